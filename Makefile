@@ -1,0 +1,37 @@
+# make demo       environment, engine, server, one RAW file denoised
+# make test       lint, types, tests
+# make serve      the server on this machine, until Ctrl-C
+# make gpu-check  everything that needs an NVIDIA card
+.PHONY: demo test serve gpu-check engine
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+demo: engine
+	$(BIN)/exposure demo --out demo
+
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# mypy cannot follow the package mapping: show it the layout that the mapping makes
+	@rm -rf build/types && mkdir -p build/types/exposure
+	@ln -s $(CURDIR)/exposure/* build/types/exposure/
+	@ln -s $(CURDIR)/export $(CURDIR)/client build/types/exposure/
+	MYPYPATH=build/types $(BIN)/mypy -p exposure
+	$(BIN)/python export/build_engine.py
+	$(BIN)/pytest
+
+serve: engine
+	$(BIN)/exposure serve
+
+gpu-check:
+	@echo "gpu-check: nothing to check yet; the CUDA kernels and the TensorRT runtime are not here"
+
+engine: .venv/installed
+	$(BIN)/python export/build_engine.py
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
