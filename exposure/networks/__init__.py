@@ -1,0 +1,7 @@
+"""The networks, behind one signature, and the checkpoints that they are read from."""
+
+from .checkpoint import CheckpointError, CheckpointInfo, load_checkpoint, save_checkpoint
+from .network import Network
+from .unet import UNet
+
+__all__ = ["CheckpointError", "CheckpointInfo", "Network", "UNet", "load_checkpoint", "save_checkpoint"]

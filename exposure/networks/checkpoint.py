@@ -1,0 +1,113 @@
+"""Checkpoints: the published `.pt` format, and `.safetensors` of the same names with provenance."""
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..schedule import PUBLISHED_PHOTON_UNIT
+from .network import Network
+from .unet import UNet
+
+
+class CheckpointError(ValueError):
+    """A file that is not a checkpoint of a network we know; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What a checkpoint says about itself. photon_unit: U in DN; the rest is free text."""
+
+    photon_unit: float = PUBLISHED_PHOTON_UNIT
+    training_noise: str = "unknown"
+    licence: str = "unknown"
+    origin: str = "unknown"
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Network:
+    """Read a network from `.safetensors` or from a `torch.save` of {"netG": state_dict, ...}.
+
+    Flags, channels and widths are read off the shapes. Returns the network in evaluation mode, FP32, ready to call
+    with (image, photon_gain, original); its `info` is the file's CheckpointInfo.
+    Raises CheckpointError, one sentence, for anything else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint file")
+    state, info = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
+    network = _network_from_state(path, state)
+    network.info = info
+    network.photon_unit = info.photon_unit
+    return network.eval()
+
+
+def save_checkpoint(
+    network: Network, path: str | os.PathLike[str], info: CheckpointInfo, *, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write `.safetensors` with the published names and the metadata of `info`; replaces `path` in one step."""
+    path = Path(path)
+    state = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
+    part = path.with_name(f".{path.name}.part")
+    try:
+        save_file(state, part, metadata={name: str(value) for name, value in asdict(info).items()})
+        part.chmod(0o644)  # the library writes for the owner alone
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
+    known = {name: metadata[name] for name in ("training_noise", "licence", "origin") if name in metadata}
+    unit = metadata.get("photon_unit", str(PUBLISHED_PHOTON_UNIT))
+    try:
+        photon_unit = float(unit)
+    except ValueError:
+        photon_unit = 0.0
+    if not 0 < photon_unit < float("inf"):
+        raise CheckpointError(f'{path}: photon_unit is "{unit}"; it must be a positive number of DN')
+    return state, CheckpointInfo(photon_unit=photon_unit, **known)
+
+
+def _read_published(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a PyTorch checkpoint that torch.load reads as plain weights") from error
+    state = saved.get("netG") if isinstance(saved, Mapping) else None
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f'{path}: holds no network; a checkpoint keeps its state dict under "netG"')
+    return dict(state), CheckpointInfo(origin=path.name)
+
+
+def _network_from_state(path: Path, state: Mapping[str, Tensor]) -> Network:
+    try:
+        network = UNet.from_state(state)
+    except (KeyError, IndexError) as error:
+        raise CheckpointError(f"{path}: not a known network; it lacks or misshapes {error}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    expected = network.state_dict()
+    missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or surplus:
+        what = f"lacks {missing[0]}" if missing else f"has the unknown name {surplus[0]}"
+        raise CheckpointError(f"{path}: {what} ({len(missing)} names missing, {len(surplus)} unknown)")
+    for name, value in state.items():
+        if value.shape != expected[name].shape:
+            wanted = list(expected[name].shape)
+            raise CheckpointError(f"{path}: {name} has shape {list(value.shape)}; this network needs {wanted}")
+        if not value.is_floating_point() or not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {name} holds values that are not finite numbers")
+    network.load_state_dict({name: value.float() for name, value in state.items()})
+    return network

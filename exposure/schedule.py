@@ -1,0 +1,68 @@
+"""The exposure schedule: every number that physics contributes to a pass."""
+
+from dataclasses import astuple, dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+PUBLISHED_PHOTON_UNIT = 15583.0
+"""Photon unit of the published checkpoints: white 16383 - black 800, in DN of the Sony A7S2."""
+
+MOST_ELECTRONS = 1e9  # a thousand times the deepest photosite; beyond, a gain is a mistake
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass: the four floats that kernels, engines and served models see instead of R, K and S."""
+
+    photon_gain: float
+    """Scales the image to the photon planes that the network was trained with."""
+    photons: float
+    """Electrons that a full-scale pixel collects during the injected exposure."""
+    keep: float
+    """Weight of the packed input in the next image."""
+    per_photon: float
+    """Signal that one injected electron adds to the next image."""
+
+
+def unroll(
+    ratio: float, gain: float, saturation: float, passes: int, *, photon_unit: float = PUBLISHED_PHOTON_UNIT
+) -> tuple[Step, ...]:
+    """Plan `passes` network evaluations from the file's own exposure to one `ratio` times longer.
+
+    ratio: R, target exposure / exposure of the file, at least 1.
+    gain: K, the system gain in DN per electron.
+    saturation: S, white - black in DN.
+    photon_unit: U, a property of the checkpoint, in DN.
+
+    Exposure is conserved in every step: `keep + per_photon * photons == 1`.
+    Raises ValueError for values outside these ranges. Source: ExposureDiffusion, ICCV 2023, section 3.
+    """
+    for name, value, least in (("ratio", ratio, 1.0), ("gain", gain, 0.0), ("saturation", saturation, 0.0)):
+        if not np.isfinite(value) or value < least or value == 0:
+            wanted = "a target exposure is at least the file's own (1)" if least else "it must be positive and finite"
+            raise ValueError(f"{name} is {value:g}; {wanted}")
+    if saturation / gain > MOST_ELECTRONS:
+        raise ValueError(f"gain is {gain:g}; a pixel of {saturation:g} DN would hold {saturation / gain:.1g} electrons")
+    if passes < 1:
+        raise ValueError(f"passes is {passes}; at least one network evaluation is needed")
+    if not photon_unit > 0:
+        raise ValueError(f"photon unit is {photon_unit:g}; it must be positive")
+    exposure = np.linspace(1.0, ratio, passes + 1).tolist()
+    full_well = saturation / (ratio * gain)  # electrons at full scale in the file's own exposure
+    return tuple(
+        Step(
+            photon_gain=now * full_well / photon_unit,
+            photons=(after - 1.0) * full_well,
+            keep=1.0 / after,
+            per_photon=1.0 / (full_well * after),
+        )
+        for now, after in pairwise(exposure)
+    )
+
+
+def table(ratio: float, gain: float, saturation: float, passes: int, *, photon_unit: float) -> NDArray[np.float32]:
+    """The schedule as served models pass it on: [passes, 4] FP32, one Step a row, fields in their order."""
+    steps = unroll(float(ratio), float(gain), float(saturation), passes, photon_unit=photon_unit)
+    return np.array([astuple(step) for step in steps], np.float32)
