@@ -1,0 +1,1 @@
+"""checkpoint -> ONNX -> engine -> model repository."""

@@ -1,0 +1,131 @@
+"""The ONNX graph: traced from the definition, named by its signature, checked against torch before anyone keeps it."""
+
+import copy
+import inspect
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import Dim
+
+from exposure.networks import Network
+
+from .scene import low_light_crops
+
+Run = Callable[..., NDArray[np.float32]]
+"""A graph or an engine: clean = run(image, photon_gain[, original]), arrays in and out."""
+
+FP32_AGREEMENT_DB = 100.0  # two FP32 implementations differ by rounding, 1e-6 of full scale
+FP16_AGREEMENT_DB = 60.0  # a half body differs by 1e-3; a broken one by far more
+
+
+class GraphError(RuntimeError):
+    """The exported graph or engine does not compute what the network computes."""
+
+
+class Traced(nn.Module):
+    """The network as engines see it. Parameter names, in capitals, are the tensor names of graph and server.
+
+    half: run the body in FP16 between two casts; inputs, photon planes, last convolution, blend and output stay FP32
+    (strongly typed: TensorRT 11 and TensorRT for RTX take precision from the graph alone).
+    """
+
+    def __init__(self, network: Network, *, half: bool = False) -> None:
+        super().__init__()
+        self.half_body = half
+        self.network = copy.deepcopy(network).eval()
+        if half:
+            self.network.half()
+            self.network.last.float()
+
+    def forward(self, image: Tensor, photon_gain: Tensor, origin_image: Tensor | None = None) -> Tensor:
+        net = self.network
+        inputs = net.inputs(image, photon_gain, origin_image)
+        features = net.features(inputs.half()).float() if self.half_body else net.features(inputs)
+        return net.blend(net.last(features), image)
+
+
+def input_names(network: Network) -> list[str]:
+    """Tensor names of the graph that belongs to this network, in order."""
+    names = [name.upper() for name in inspect.signature(Traced.forward).parameters if name != "self"]
+    return names if network.concat_origin else names[:2]
+
+
+def onnx_from_network(network: Network, path: Path, *, half: bool = False) -> None:
+    """Write the graph with dynamic sides (multiples of the network's own) and its provenance as metadata."""
+    names = input_names(network)
+    multiple = network.multiple
+    image = torch.rand(1, 4, 4 * multiple, 6 * multiple)
+    arguments = {"image": image, "photon_gain": torch.tensor([0.5]), "origin_image": image.clone()}
+    sides = {2: multiple * Dim("H"), 3: multiple * Dim("W")}
+    with warnings.catch_warnings():  # the exporter's remarks about itself
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            Traced(network, half=half),
+            tuple(arguments[name.lower()] for name in names),
+            dynamo=True,
+            verbose=False,
+            input_names=names,
+            output_names=["CLEAN"],
+            dynamic_shapes=tuple(None if name == "PHOTON_GAIN" else sides for name in names),
+        )
+    assert program is not None  # always returned by the dynamo exporter
+    model = program.model_proto
+    metadata = {"photon_unit": network.photon_unit, "multiple": multiple, "licence": network.info.licence}
+    onnx.helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
+    onnx.save(model, path)
+
+
+def onnx_runner(path: Path) -> Run:
+    """Evaluate a graph with ONNX Runtime, the reference implementation of ONNX."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [tensor.name for tensor in session.get_inputs()]
+
+    def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+        return session.run(["CLEAN"], dict(zip(names, arrays, strict=False)))[0]
+
+    return run
+
+
+def torch_runner(network: Network, *, half: bool) -> Run:
+    """Evaluate what is traced in torch itself: with half=True this shows the cost of FP16, which ONNX Runtime hides
+    by computing half graphs in FP32 on a CPU."""
+    traced = Traced(network, half=half)
+
+    def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            return traced(*(torch.from_numpy(array) for array in arrays)).numpy()
+
+    return run
+
+
+def agreement(network: Network, run: Run, least_db: float, what: str) -> float:
+    """PSNR of an engine's output against FP32 torch, the worst over simulated low-light crops, in dB.
+
+    Raises GraphError when the output holds NaN or Inf or agrees to less than `least_db`.
+    """
+    worst = float("inf")
+    for crop in low_light_crops(network.photon_unit):
+        image = torch.from_numpy(crop.image)
+        gain = torch.tensor([crop.photon_gain], dtype=torch.float32)
+        with torch.no_grad():
+            expected = network(image, gain, image).numpy()
+        clean = run(crop.image, gain.numpy(), crop.image)
+        if clean.shape != expected.shape or not np.isfinite(clean).all():
+            raise GraphError(f"{what} gives NaN, Inf or a wrong shape on a simulated low-light crop")
+        error = float(np.mean((clean.astype(np.float64) - expected) ** 2))
+        worst = min(worst, -10 * np.log10(error) if error else 200.0)
+    if worst < least_db:
+        raise GraphError(f"{what} agrees with FP32 torch to {worst:.1f} dB only; at least {least_db:.0f} dB is needed")
+    return worst

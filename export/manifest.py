@@ -1,0 +1,88 @@
+"""The manifest beside each engine: what it was built from, and what the server must know about it."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+NAME = "manifest.json"
+
+
+class EngineError(RuntimeError):
+    """An engine that is missing, incomplete or not the one its manifest describes; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """photon_unit: U in DN; multiple: of the plane sides; precision: of the body; agreement_db: worst PSNR against
+    FP32 torch; built_from: everything that, if changed, makes a new engine; files: SHA-256 by name."""
+
+    target: str
+    network: str
+    inputs: list[str]
+    photon_unit: float
+    multiple: int
+    precision: str
+    agreement_db: dict[str, float]
+    licence: str
+    built_from: dict[str, str]
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an installed engine, its files held against it. Raises EngineError."""
+    try:
+        manifest = Manifest(**json.loads((folder / NAME).read_text()))
+    except FileNotFoundError as error:
+        raise EngineError(f"no engine in {folder}; build one with: python export/build_engine.py") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise EngineError(
+            f"{folder / NAME} is not an engine manifest; rebuild with: python export/build_engine.py"
+        ) from error
+    for name, digest in manifest.files.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise EngineError(
+                f"{folder / name} is not the file that was built; rebuild with: python export/build_engine.py"
+            )
+    return manifest
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a finished engine, with the hashes of the files that lie in its folder."""
+    for file in sorted(folder.iterdir()):
+        manifest.files[file.name] = sha256(file)
+    (folder / NAME).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill; it takes the place of `folder` in one step, or vanishes if anything fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o777 & ~_umask())
+        old = part.with_name(part.name + ".old")
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
