@@ -1,0 +1,1 @@
+"""RAW file <-> mosaic and Sensor; the gRPC client; the server's launcher; the `exposure` command."""

@@ -1,0 +1,205 @@
+"""RAW files: read the mosaic and what the camera says about it, or refuse with the reason. The home of rawpy."""
+
+import contextlib
+import itertools
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rawpy
+import tifffile
+from numpy.typing import NDArray
+
+from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
+
+LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
+NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
+IFDS_READ = 16  # of a TIFF; corrupt ones chain in circles
+ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # LibRaw's flip to the TIFF tag
+
+
+class RawFileError(ValueError):
+    """A file that is not a Bayer RAW which we can read; the message is one sentence, without the path."""
+
+
+@dataclass(frozen=True)
+class RawFile:
+    """One exposure. mosaic: [H, W] uint16 DN, the visible area, first pixel at the CFA's origin.
+
+    white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
+    table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
+    iso, exposure_s: 0 where unknown; tags: TIFF and DNG tags by name, of all IFDs, the main image's first.
+    """
+
+    path: Path
+    mosaic: NDArray[np.uint16]
+    sensor: Sensor
+    model: str = ""
+    make: str = ""
+    iso: float = 0.0
+    exposure_s: float = 0.0
+    orientation: int = 1
+    white_balance: tuple[float, float, float] | None = None
+    xyz_to_camera: tuple[float, ...] | None = None
+    crop: tuple[int, int, int, int] | None = None
+    tags: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def noise_profile(self) -> tuple[float, ...]:
+        """The DNG NoiseProfile tag, empty where the file has none."""
+        return tuple(float(value) for value in np.atleast_1d(self.tags.get("NoiseProfile", ())))
+
+
+def read(path: Path) -> RawFile:
+    """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else."""
+    try:
+        with _quiet(), rawpy.imread(str(path)) as raw:
+            _refuse_other_sensors(raw)
+            tags = _tags(path, raw.raw_image.shape)
+            mosaic = np.array(raw.raw_image_visible)
+            _refuse_missing_data(path, mosaic, tags)
+            return RawFile(
+                path=path,
+                mosaic=mosaic,
+                sensor=_sensor(raw, mosaic),
+                model=str(tags.get("Model") or tags.get("UniqueCameraModel") or "").strip(" \0"),
+                make=str(tags.get("Make") or "").strip(" \0"),
+                iso=float(raw.other.iso_speed),
+                exposure_s=float(raw.other.shutter_speed),
+                orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
+                white_balance=_white_balance(raw),
+                xyz_to_camera=_xyz_to_camera(raw),
+                crop=_crop(raw.sizes, mosaic.shape),
+                tags=tags,
+            )
+    except rawpy.LibRawError as error:
+        raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
+    except OSError as error:
+        raise RawFileError(f"it cannot be opened ({error.strerror or error})") from error
+
+
+def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False) -> NDArray[Any]:
+    """Develop a mosaic as LibRaw would develop the file it came from: [h, w, 3] sRGB, 8 or 16 bit.
+
+    linear: no tone curve, for further processing.
+    """
+    with rawpy.imread(str(file.path)) as raw:
+        raw.raw_image_visible[:] = mosaic
+        return raw.postprocess(
+            use_camera_wb=file.white_balance is not None,
+            no_auto_bright=True,
+            output_bps=bits,
+            gamma=(1, 1) if linear else (2.4, 12.92),
+        )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what LibRaw prints on standard error by itself: the caller gets one sentence instead."""
+    sys.stderr.flush()
+    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(sink)
+
+
+def _refuse_other_sensors(raw: Any) -> None:
+    if raw.raw_type != rawpy.RawType.Flat:
+        raise RawFileError("it is already demosaiced (linear RGB), not a mosaic")
+    if raw.color_desc != b"RGBG" or raw.num_colors != 3:
+        raise RawFileError(f"its sensor has {raw.color_desc.decode(errors='replace')} filters, not red, green and blue")
+    pattern = raw.raw_pattern
+    if pattern is None:
+        raise RawFileError("it has no colour filter array: a monochrome picture")
+    if pattern.shape != (2, 2):
+        raise RawFileError(
+            f"its colour filter array is {shape_text(pattern.shape)} (X-Trans or the like), not 2x2 Bayer"
+        )
+
+
+def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: dict[str, Any]) -> None:
+    kind = NOT_A_MOSAIC.get(tags.get("PhotometricInterpretation", -1))
+    if kind:
+        raise RawFileError(f"it declares a {kind} picture, not a colour filter array")
+    if min(mosaic.shape) < SMALLEST_SIDE:
+        raise RawFileError(f"it is {shape_text(mosaic.shape)}; both sides must be at least {SMALLEST_SIDE}")
+    size = path.stat().st_size
+    if tags.get("end_of_data", 0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
+        raise RawFileError(f"it is truncated: {size} bytes do not hold its {shape_text(mosaic.shape)} pixels")
+    if mosaic.min() == mosaic.max():
+        raise RawFileError(f"its data is missing: every pixel reads {mosaic.flat[0]} DN")
+
+
+def _sensor(raw: Any, mosaic: NDArray[np.uint16]) -> Sensor:
+    pattern = raw.raw_colors_visible[:2, :2]  # 3 is the green of blue's rows
+    black = tuple(float(raw.black_level_per_channel[colour]) for colour in pattern.ravel())
+    try:
+        sensor = Sensor(black, float(raw.white_level), np.where(pattern == 3, 1, pattern))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise RawFileError(f"its levels make no sense: {error}") from error
+    if mosaic.max() <= min(black):
+        raise RawFileError(f"it holds no light: no pixel is above black ({min(black):g} DN)")
+    return sensor
+
+
+def _white_balance(raw: Any) -> tuple[float, float, float] | None:
+    red, green, blue, _ = raw.camera_whitebalance
+    return (red / green, 1.0, blue / green) if min(red, green, blue) > 0 else None
+
+
+def _xyz_to_camera(raw: Any) -> tuple[float, ...] | None:
+    matrix = raw.rgb_xyz_matrix[:3]
+    return tuple(float(value) for value in matrix.ravel()) if np.any(matrix) else None
+
+
+def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
+    left, top = sizes.crop_left_margin - sizes.left_margin, sizes.crop_top_margin - sizes.top_margin
+    fits = left >= 0 and top >= 0 and left + sizes.crop_width <= shape[1] and top + sizes.crop_height <= shape[0]
+    return (left, top, sizes.crop_width, sizes.crop_height) if sizes.crop_width and sizes.crop_height and fits else None
+
+
+def _tags(path: Path, raw_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Tags by name of a TIFF-like file: those of the IFD that holds the mosaic win; empty for other containers.
+
+    `end_of_data` is added: one past the last byte of the mosaic's strips or tiles.
+    """
+    found: dict[str, Any] = {}
+    try:
+        with tifffile.TiffFile(path) as tif:
+            pages = list(_ifds(tif))
+            main = next((page for page in pages if page.tags.get(262) and page.tags[262].value == 32803), None)
+            main = main or next((page for page in pages if page.shape[:2] == raw_shape), None)
+            for page in (main, *pages):
+                for tag in page.tags if page is not None else ():
+                    found.setdefault(tag.name, tag.value)
+            if main is None:
+                found.pop("PhotometricInterpretation", None)  # a preview's
+            else:
+                ends = (start + count for start, count in zip(main.dataoffsets, main.databytecounts, strict=False))
+                found["end_of_data"] = max(ends, default=0)
+                if 262 not in main.tags:
+                    found.pop("PhotometricInterpretation", None)
+    except Exception:  # tifffile raises many kinds on foreign or broken files; LibRaw has already read the pixels
+        return {}
+    return found
+
+
+def _ifds(tif: tifffile.TiffFile) -> Iterator[Any]:
+    for page in itertools.islice(tif.pages, IFDS_READ):
+        yield page
+        yield from itertools.islice(getattr(page, "pages", None) or (), IFDS_READ)
+
+
+def _reason(error: Exception) -> str:
+    argument = error.args[0] if error.args else ""
+    return argument.decode(errors="replace") if isinstance(argument, bytes) else str(argument) or type(error).__name__

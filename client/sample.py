@@ -1,0 +1,89 @@
+"""A low-light RAW file of known truth: a public-domain photograph, unprocessed to what a sensor would have read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.noise import CAMERAS, expose_short
+from exposure.sensor import Sensor, pack, unpack
+
+from .dng import write_dng
+from .output import whole
+from .rawfile import RawFile
+
+# A camera with the levels of the Sony A7S2, and a daylight colour matrix (XYZ to camera, D65).
+SENSOR = Sensor(black=(800, 800, 800, 800), white=16383, cfa=((0, 1), (1, 2)))
+XYZ_TO_CAMERA = np.array([[0.66, -0.19, -0.05], [-0.46, 1.23, 0.26], [-0.06, 0.14, 0.65]])
+SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # IEC 61966-2-1
+CAMERA = "SonyA7S2"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The two files: `dark` is noisy and `ratio` times too short, `clean` the noiseless long exposure."""
+
+    dark: Path
+    clean: Path
+    ratio: float
+    gain: float
+
+
+def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed: int = 0) -> Sample:
+    """Write sample.dng and sample_clean.dng, 512x512 RGGB, 14 bit, with a noise profile in the dark one.
+
+    The scene is NASA's portrait of the astronaut Eileen Collins (public domain, shipped with scikit-image); the noise
+    is the `P+g` model of the Sony A7S2.
+    """
+    camera = CAMERAS[CAMERA]
+    gain = camera.gain(iso)
+    read_noise = camera.read_noise(gain)
+    clean = unpack(_scene(), SENSOR, (512, 512))
+    signal = pack(clean, SENSOR)
+    dark_dn = expose_short(
+        signal, ratio=ratio, gain=gain, saturation=SENSOR.saturation, read_noise=read_noise, seed=seed
+    )
+    dark = _recorded(dark_dn)
+    profile = (gain / SENSOR.saturation, (read_noise / SENSOR.saturation) ** 2)
+    folder.mkdir(parents=True, exist_ok=True)
+    sample = Sample(folder / "sample.dng", folder / "sample_clean.dng", ratio, gain)
+    for path, mosaic, noise in ((sample.dark, dark, profile), (sample.clean, clean, None)):
+        with whole(path) as part:
+            write_dng(part, _described(path, mosaic, iso), mosaic, noise)
+    return sample
+
+
+def _scene() -> NDArray[np.float32]:
+    """The photograph as linear camera signal under D65, packed, [4, 256, 256], brightest just below white."""
+    from skimage import data
+
+    srgb = data.astronaut() / 255.0
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    camera_rgb = np.clip(linear @ (XYZ_TO_CAMERA @ SRGB_TO_XYZ).T, 0, None)
+    scene = 0.98 * camera_rgb / camera_rgb.max()
+    planes = [scene[row::2, column::2, SENSOR.cfa[row][column]] for row, column in SENSOR.planes]
+    return np.stack(planes).astype(np.float32)
+
+
+def _recorded(dn: NDArray[np.float64]) -> NDArray[np.uint16]:
+    """DN above black, packed, as the sensor writes them: black added, rounded, clipped; noise below black survives."""
+    mosaic = np.empty((2 * dn.shape[1], 2 * dn.shape[2]), np.uint16)
+    for plane, (row, column) in zip(dn, SENSOR.planes, strict=True):
+        mosaic[row::2, column::2] = np.clip(np.rint(plane + SENSOR.black_at(row, column)), 0, SENSOR.white)
+    return mosaic
+
+
+def _described(path: Path, mosaic: NDArray[np.uint16], iso: float) -> RawFile:
+    neutral = XYZ_TO_CAMERA @ SRGB_TO_XYZ @ np.ones(3)
+    red, green, blue = (neutral[1] / neutral).tolist()
+    return RawFile(
+        path=path,
+        mosaic=mosaic,
+        sensor=SENSOR,
+        make="exposure",
+        model=f"simulated {CAMERA}",
+        iso=iso,
+        white_balance=(red, green, blue),
+        xyz_to_camera=tuple(XYZ_TO_CAMERA.ravel().tolist()),
+    )

@@ -1,0 +1,196 @@
+"""Start, watch and stop a real Triton server: the one that PyPI's pytriton wheel carries."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from exposure.assets import MODEL_REPOSITORY
+
+from .triton import Client, ServerError
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+# Large frames are allocated anew for each request; without these, page faults dominate the copies.
+MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """Loopback only unless `host` says otherwise; port 0 picks a free one."""
+
+    repository: Path = MODEL_REPOSITORY
+    config_name: str = "cpu"
+    host: str = "127.0.0.1"
+    grpc_port: int = 8001
+    http_port: int = 8000
+    metrics_port: int = 8002
+
+
+class Server:
+    """A running tritonserver. Made by `running_server`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+        self.process, self.address, self.log = process, address, log
+
+    def failure(self) -> str:
+        """What the server said last, for an error message."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        telling = [
+            line for line in lines if "error:" in line.lower() or "failed" in line.lower() or line.startswith("E")
+        ]
+        return " ".join((telling or lines)[-1:])[-600:] or "it said nothing"
+
+
+@contextlib.contextmanager
+def running_server(options: ServerOptions) -> Iterator[Server]:
+    """Serve until the block ends. Yields only after a real inference succeeded in every ensemble.
+
+    Raises ServerError, one sentence, for a taken port, a missing engine or a server that does not start.
+    """
+    _check_engine(options)
+    options = _with_ports(options)
+    with tempfile.TemporaryDirectory(prefix="exposure-server-") as folder:
+        run = Path(folder)
+        shm_prefix = f"exposure_{os.getpid()}_{time.monotonic_ns():x}_"
+        with (run / "log").open("wb") as log:
+            process = subprocess.Popen(  # its own session: Ctrl-C reaches us, and we stop it in order
+                _command(options, _backends(run), shm_prefix),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=_environment(),
+                start_new_session=True,
+            )
+        server = Server(process, f"{_reachable(options.host)}:{options.grpc_port}", run / "log")
+        try:
+            _wait_until_ready(server)
+            yield server
+        finally:
+            _stop(process)
+            for leftover in Path("/dev/shm").glob(f"{shm_prefix}*"):
+                leftover.unlink(missing_ok=True)
+
+
+def _check_engine(options: ServerOptions) -> None:
+    engine = options.repository / "denoiser" / "1" / "openvino"
+    if not (options.repository / "denoiser").is_dir():
+        raise ServerError(f"{options.repository} is not a model repository; it has no denoiser folder")
+    if options.config_name == "cpu" and not (engine / "manifest.json").is_file():
+        raise ServerError(f"no engine in {engine}; build one with: python export/build_engine.py")
+
+
+def _with_ports(options: ServerOptions) -> ServerOptions:
+    """Replace every port 0 by a free one, and refuse taken ones by name."""
+    chosen: dict[str, int] = {}
+    with contextlib.ExitStack() as held:  # all at once, so that no port is given twice
+        for name in ("grpc_port", "http_port", "metrics_port"):
+            wanted = getattr(options, name)
+            trial = held.enter_context(socket.socket())
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((options.host, wanted))
+            except OSError as error:
+                flag = "--" + name.replace("_", "-")
+                raise ServerError(f"cannot listen on {options.host}:{wanted} ({error.strerror}); try {flag}") from error
+            chosen[name] = trial.getsockname()[1]
+    return ServerOptions(options.repository, options.config_name, options.host, **chosen)
+
+
+def _tritonserver() -> Path:
+    spec = find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise ServerError("no Triton server is installed; get one with: pip install 'exposure[server]'")
+    return Path(spec.submodule_search_locations[0]) / "tritonserver"
+
+
+def _backends(run: Path) -> Path:
+    """A backend folder: the wheel's Python backend, with the stub of this interpreter's version beside it."""
+    triton = _tritonserver()
+    python = run / "backends" / "python"
+    python.mkdir(parents=True)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise ServerError(f"the Triton wheel has no Python {version} stub; use Python 3.11 to 3.13")
+    for source in (*(triton / "backends" / "python").iterdir(), stub):
+        (python / source.name).symlink_to(source)
+    return python.parent
+
+
+def _command(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:
+    host = options.host
+    return [
+        str(_tritonserver() / "bin" / "tritonserver"),
+        f"--model-repository={options.repository}",
+        f"--backend-directory={backends}",
+        f"--model-config-name={options.config_name}",
+        "--disable-auto-complete-config",  # the checked-in text is the truth
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        *(f"--{kind}-address={host}" for kind in ("grpc", "http")),
+        f"--metrics-address={host}",
+        f"--grpc-port={options.grpc_port}",
+        f"--http-port={options.http_port}",
+        f"--metrics-port={options.metrics_port}",
+        "--exit-timeout-secs=5",
+    ]
+
+
+def _environment() -> dict[str, str]:
+    libraries = [str(_tritonserver().parent.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
+    inherited = os.environ.get("LD_LIBRARY_PATH")
+    return {
+        **os.environ,
+        **MALLOC,
+        "LD_LIBRARY_PATH": ":".join([*libraries, *([inherited] if inherited else [])]),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+    }
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::") else host
+
+
+def _wait_until_ready(server: Server) -> None:
+    """Ready is an answered request in every ensemble: health stays 200 when a model process has died."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    with Client(server.address) as client:
+        while True:
+            if server.process.poll() is not None:
+                raise ServerError(f"the server did not start: {server.failure()}")
+            try:
+                client.probe()
+                return
+            except ServerError as error:
+                if time.monotonic() > deadline:
+                    raise ServerError(f"the server is not ready after {START_TIMEOUT_S:.0f} s: {error}") from error
+            time.sleep(0.1)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ask, wait, then make sure; the whole session, so that no model process stays behind."""
+    process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_TIMEOUT_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def server_is_installed() -> bool:
+    """Whether this environment can start a server of its own."""
+    return (
+        find_spec("pytriton") is not None
+        and shutil.which("tritonserver", path=str(_tritonserver() / "bin")) is not None
+    )
