@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -103,6 +104,7 @@ def client_for(address: str | None) -> Iterator[Client]:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = ServerOptions(
         options.repository, "cpu", options.host, options.grpc_port, options.http_port, options.metrics_port
     )

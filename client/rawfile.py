@@ -70,7 +70,7 @@ def read(path: Path) -> RawFile:
                 sensor=_sensor(raw, mosaic),
                 model=str(tags.get("Model") or tags.get("UniqueCameraModel") or "").strip(" \0"),
                 make=str(tags.get("Make") or "").strip(" \0"),
-                iso=float(raw.other.iso_speed),
+                iso=float(raw.other.iso_speed or np.max(tags.get("ISOSpeedRatings", 0))),
                 exposure_s=float(raw.other.shutter_speed),
                 orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
                 white_balance=_white_balance(raw),
@@ -78,7 +78,7 @@ def read(path: Path) -> RawFile:
                 crop=_crop(raw.sizes, mosaic.shape),
                 tags=tags,
             )
-    except rawpy.LibRawError as error:
+    except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
     except OSError as error:
         raise RawFileError(f"it cannot be opened ({error.strerror or error})") from error

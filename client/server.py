@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -44,12 +45,12 @@ class Server:
         self.process, self.address, self.log = process, address, log
 
     def failure(self) -> str:
-        """What the server said last, for an error message."""
-        lines = self.log.read_text(errors="replace").splitlines()
-        telling = [
-            line for line in lines if "error:" in line.lower() or "failed" in line.lower() or line.startswith("E")
-        ]
-        return " ".join((telling or lines)[-1:])[-600:] or "it said nothing"
+        """Why a model did not load, or what the server said last: the tail of an error message."""
+        log = self.log.read_text(errors="replace")
+        unloaded = re.search(r'failed to load .* version \d+: (?:\w+: )*(.*?)(?:\\n|"|$)', log, re.MULTILINE)
+        if unloaded:
+            return unloaded[1]
+        return next((line for line in reversed(log.splitlines()) if line), "it said nothing").removeprefix("error: ")
 
 
 @contextlib.contextmanager

@@ -115,9 +115,8 @@ def _fill(folder: Path, network: Network, target: str, compute_capability: int |
         if target == "onnx":
             return "f32", measured
         if half:
-            run = torch_runner(network, half=True)
-            measured["f16"] = agreement(network, run, FP16_AGREEMENT_DB, "the network with an FP16 body")
-            print(f"    with an FP16 body, in torch, to {measured['f16']:.1f} dB")
+            measured["f16"] = _stage("compute it once with an FP16 body, in torch", lambda: _half_agreement(network))
+            print(f"    it agrees with FP32 torch to {measured['f16']:.1f} dB")
             what = target if compute_capability is None else f"{target} for SM{compute_capability}"
             plan = folder / PLAN
             _stage(f"build {what}", lambda: plan_from_onnx(graph, plan, target, compute_capability))
@@ -141,6 +140,12 @@ def _openvino(folder: Path, network: Network, graph: Path, measured: dict[str, f
 
 def _graph_agreement(network: Network, graph: Path) -> float:
     return agreement(network, onnx_runner(graph), FP32_AGREEMENT_DB, "the ONNX graph")
+
+
+def _half_agreement(network: Network) -> float:
+    # one crop: CPUs take 10 s and more for it, and only this arithmetic shows the rounding before a card does
+    run = torch_runner(network, half=True)
+    return agreement(network, run, FP16_AGREEMENT_DB, "the network with an FP16 body", crops=1)
 
 
 def _stage(what: str, work: Callable[[], T]) -> T:

@@ -5,6 +5,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -110,13 +111,14 @@ def torch_runner(network: Network, *, half: bool) -> Run:
     return run
 
 
-def agreement(network: Network, run: Run, least_db: float, what: str) -> float:
+def agreement(network: Network, run: Run, least_db: float, what: str, *, crops: int | None = None) -> float:
     """PSNR of an engine's output against FP32 torch, the worst over simulated low-light crops, in dB.
 
+    crops: how many of them, all by default.
     Raises GraphError when the output holds NaN or Inf or agrees to less than `least_db`.
     """
     worst = float("inf")
-    for crop in low_light_crops(network.photon_unit):
+    for crop in islice(low_light_crops(network.photon_unit), crops):
         image = torch.from_numpy(crop.image)
         gain = torch.tensor([crop.photon_gain], dtype=torch.float32)
         with torch.no_grad():

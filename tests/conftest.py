@@ -1,0 +1,69 @@
+"""What tests share: the real data, the shipped network, one engine, one running server."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from exposure import Sensor, load_checkpoint
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.client.server import ServerOptions, running_server
+from exposure.client.triton import Client
+from exposure.export.build_engine import build
+from exposure.networks import Network
+
+PROJECT = Path(__file__).parents[1]
+CFAS = {
+    "RGGB": ((0, 1), (1, 2)),
+    "GRBG": ((1, 0), (2, 1)),
+    "GBRG": ((1, 2), (0, 1)),
+    "BGGR": ((2, 1), (1, 0)),
+}
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real RAW files; EXPOSURE_DATA names it where it is not beside the project."""
+    folder = Path(os.environ.get("EXPOSURE_DATA", PROJECT.parent / "shared"))
+    if not (folder / "raw").is_dir():
+        pytest.skip(f"no real RAW files in {folder}; set EXPOSURE_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def network() -> Network:
+    return load_checkpoint(CHECKPOINT)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The project's own model repository, with an engine for this CPU."""
+    build(CHECKPOINT, "openvino", MODEL_REPOSITORY)
+    return MODEL_REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def address(repository: Path) -> Iterator[str]:
+    """gRPC address of a real Triton server."""
+    with running_server(ServerOptions(repository, grpc_port=0, http_port=0, metrics_port=0)) as server:
+        yield server.address
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    with Client(address) as client:
+        yield client
+
+
+def dslr(data: Path, phase: str) -> tuple[NDArray[np.uint16], Sensor]:
+    """The 768x512 crop of a DSLR frame in one of the four Bayer phases, 14 bit."""
+    mosaic = np.fromfile(data / "raw" / f"dslr_768x512_{phase.lower()}.u16", "<u2").reshape(512, 768)
+    return mosaic, Sensor((600, 600, 600, 600), 15520, CFAS[phase])
+
+
+def shared_memory() -> set[str]:
+    """Names of the blocks in /dev/shm, to see what a server or client leaves."""
+    return {path.name for path in Path("/dev/shm").iterdir()}

@@ -1,0 +1,160 @@
+"""The command as people run it, on real files, with the real server."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from conftest import shared_memory
+from PIL import Image
+
+from exposure.assets import MODEL_REPOSITORY
+from exposure.client import command
+from exposure.client.rawfile import read
+from exposure.client.sample import make_sample
+
+# Photon transfer on the file itself: the variance of second differences along rows, against the mean, within each
+# plane. The line through the 19 brightness classes has slope 1.7 to 1.8 DN per electron in all four planes.
+BLACKMAGIC_GAIN = 1.77
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sample(tmp_path_factory.mktemp("sample")).dark
+
+
+def exposure(address: str, *arguments: object) -> int:
+    return command.main(["denoise", "--server", address, *map(str, arguments)])
+
+
+def test_blackmagic(address: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = data / "raw" / "blackmagic_dark_GBRG_12bit.dng"
+    formats = ["--format", "dng,tiff,png", "--preview"]
+    assert exposure(address, source, "--ratio", 8, "--gain", BLACKMAGIC_GAIN, "--out", tmp_path, *formats) == 0
+    stem = "blackmagic_dark_GBRG_12bit"
+    names = {f"{stem}_exposed.dng", f"{stem}_exposed.tiff", f"{stem}_exposed.png", f"{stem}_preview.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    before, after = read(source), read(tmp_path / f"{stem}_exposed.dng")
+    assert (after.sensor, after.crop, after.white_balance) == (before.sensor, before.crop, before.white_balance)
+    signal = [np.median(file.mosaic.astype(float) - 256) for file in (before, after)]
+    assert signal[1] / signal[0] == pytest.approx(8, rel=0.15)  # exposed 8 times longer, medians nearly keep
+    tiff = tifffile.imread(tmp_path / f"{stem}_exposed.tiff")
+    with Image.open(tmp_path / f"{stem}_exposed.png") as png, Image.open(tmp_path / f"{stem}_preview.png") as pair:
+        assert tiff.dtype == np.uint16
+        assert tiff.shape[:2] == (png.height, png.width)
+        assert (pair.width, pair.height) == (2 * png.width, png.height)
+    assert "gain 1.77 DN/e- (as given)" in capsys.readouterr().out
+
+
+def test_kodak(address: str, data: Path, tmp_path: Path) -> None:
+    source = data / "raw" / "kodak_dc50_GRBG.kdc"
+    assert exposure(address, source, "--ratio", 2, "--gain", 10, "--out", tmp_path) == 0
+    assert read(tmp_path / "kodak_dc50_GRBG_exposed.dng").sensor == read(source).sensor
+
+
+def test_the_sample_gets_cleaner(address: str, sample: Path, tmp_path: Path) -> None:
+    from exposure.client.demo import quality
+    from exposure.sensor import pack
+
+    assert exposure(address, sample, "--ratio", 100, "--out", tmp_path) == 0
+    noisy, result, truth = read(sample), read(tmp_path / "sample_exposed.dng"), read(sample.with_stem("sample_clean"))
+    clean = pack(truth.mosaic, truth.sensor)
+    psnr_before, ssim_before = quality(pack(noisy.mosaic, noisy.sensor, 100), clean)
+    psnr_after, ssim_after = quality(pack(result.mosaic, result.sensor), clean)
+    assert psnr_after > psnr_before + 1
+    assert ssim_after > ssim_before + 0.1
+
+
+def test_refused_files_leave_nothing(
+    address: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [
+        *sorted((data / "corrupt").iterdir()),
+        *sorted((data / "raw").glob("*linear*")),
+        data / "raw/canon_g1_cmyg.crw",
+    ]
+    assert exposure(address, *files, "--ratio", 10, "--gain", 2, "--out", tmp_path) == 1
+    assert list(tmp_path.iterdir()) == []
+    sentences = capsys.readouterr().err.splitlines()
+    assert len(sentences) == len(files) + 1
+    assert sentences[-1] == f"exposure: {len(files)} of {len(files)} files failed"
+    for path, sentence in zip(files, sentences, strict=False):
+        assert sentence.startswith(f"exposure: {path}: ")
+
+
+def test_one_bad_file_is_skipped(
+    address: str, sample: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = (data / "corrupt" / "lfs_pointer.dng", sample)
+    assert exposure(address, *files, "--ratio", 20, "--out", tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["sample_exposed.dng"]
+    assert "1 of 2 files failed" in capsys.readouterr().err
+
+
+def test_two_files_of_one_name_do_not_overwrite(
+    address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exposure(address, sample, sample, "--ratio", 20, "--out", tmp_path) == 1
+    assert "another file named sample" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--ratio", "0.5"], "--ratio is 0.5; a target exposure is at least the file's own (1)"),
+        (["--ratio", "nan"], "--ratio is nan"),
+        (["--ratio", "10", "--gain", "0"], "GAIN is 0; it must be positive"),
+        (["--ratio", "10", "--gain", "-2"], "GAIN is -2"),
+        (["--ratio", "10", "--seed", "-1"], "seed is -1"),
+        (["--ratio", "10", "--format", "dng,jpg"], "--format jpg is unknown; choose from dng,tiff,png"),
+    ],
+)
+def test_misuse_is_one_sentence(
+    address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], sentence: str
+) -> None:
+    assert exposure(address, sample, "--out", tmp_path, *arguments) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("exposure: ")
+    assert complaint.count("\n") == 1
+    assert sentence in complaint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_gain_is_asked_for(
+    address: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exposure(address, data / "raw" / "kodak_dc50_GRBG.kdc", "--ratio", 2, "--out", tmp_path) == 1
+    assert "give --gain in DN per electron" in capsys.readouterr().err
+
+
+def test_an_absent_server_is_one_sentence(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exposure("127.0.0.1:9", sample, "--ratio", 2, "--out", tmp_path) == 1
+    assert capsys.readouterr().err == "exposure: no exposure server answers at 127.0.0.1:9\n"
+
+
+def test_without_a_server_one_is_started(sample: Path, tmp_path: Path, repository: Path) -> None:
+    """The installed command, from anywhere; nothing stays in shared memory."""
+    assert repository == MODEL_REPOSITORY
+    before = shared_memory()
+    program = Path(sys.executable).with_name("exposure")
+    result = subprocess.run(
+        [program, "denoise", sample, "--ratio", "100", "--passes", "1"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "starting a server for this call ...\n")
+    assert (tmp_path / "sample_exposed.dng").exists()
+    assert shared_memory() <= before
+
+
+def test_demo_reports(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["demo", "--server", address, "--out", str(tmp_path)]) == 0
+    report = capsys.readouterr().out
+    for word in ("PSNR", "SSIM", "brightened", "denoised", "pack", "denoiser", "expose", "unpack", "before_after.png"):
+        assert word in report
+    with Image.open(tmp_path / "before_after.png") as pair:
+        assert pair.size == (1024, 512)

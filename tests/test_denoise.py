@@ -1,0 +1,112 @@
+"""The loop, against the paper's recurrence written out by hand."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from exposure import denoise, unroll
+from exposure.networks import UNet
+
+PHYSICS = {"ratio": 100.0, "gain": 3.0, "saturation": 15583.0}
+
+
+def half_way(x: Tensor, photon_gain: float, original: Tensor) -> Tensor:
+    """A stand-in for a network with a closed form: moves half way to grey, and sees the photon gain."""
+    return (0.5 * x + 0.2 + 0.01 * photon_gain + 0.05 * original).clamp(0, 1)
+
+
+@pytest.fixture(scope="module")
+def small() -> UNet:
+    torch.manual_seed(0)
+    return UNet(widths=(8, 8, 8, 8, 8)).eval()
+
+
+def test_mean_noise_is_the_recurrence() -> None:
+    image = torch.rand(2, 4, 16, 16)
+    for passes in (1, 2, 3, 4):
+        x = image
+        exposures = np.linspace(1, 100, passes + 1)
+        for i, (now, after) in enumerate(itertools.pairwise(exposures)):
+            clean = half_way(x, now * 15583 / (100 * 3 * 15583), image)
+            if i + 1 < passes:  # photons of the file, plus those of after - 1 further exposures
+                electrons = image / 100 / 3 * 15583 + clean / 100 * (after - 1) / 3 * 15583
+                x = electrons / after * 100 * 3 / 15583
+        result = denoise(half_way, image, **PHYSICS, passes=passes, noise="mean")
+        torch.testing.assert_close(result, clean, rtol=0, atol=1e-5)
+
+
+def test_poisson_noise_has_the_injections_moments() -> None:
+    """After one injection, x = keep * x_0 + per_photon * Poisson(photons * clean)."""
+    seen: list[Tensor] = []
+
+    def watch(x: Tensor, *_: object) -> Tensor:
+        seen.append(x)
+        return torch.full_like(x, 0.3)
+
+    image = torch.full((1, 4, 128, 128), 0.6)
+    denoise(watch, image, **PHYSICS, passes=2, seed=5)
+    step = unroll(100, 3, 15583, 2)[0]
+    x, n = seen[1].double(), image.numel()
+    mean, variance = step.keep * 0.6 + (1 - step.keep) * 0.3, step.per_photon**2 * step.photons * 0.3
+    assert abs(x.mean().item() - mean) < 5 * (variance / n) ** 0.5
+    assert abs(x.var().item() / variance - 1) < 5 * (2 / n) ** 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 3), (16, 32), (33, 50)])
+def test_any_size(small: UNet, size: tuple[int, int]) -> None:
+    image = torch.rand(1, 4, *size)
+    result = denoise(small, image, **PHYSICS, passes=2)
+    assert result.shape == image.shape
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+def test_padding_is_reflection_at_bottom_and_right(small: UNet) -> None:
+    image = torch.rand(1, 4, 20, 30)
+    padded = torch.nn.functional.pad(image, (0, 2, 0, 12), mode="reflect")
+    result = denoise(small, image, **PHYSICS, passes=3, noise="mean")
+    torch.testing.assert_close(result, denoise(small, padded, **PHYSICS, passes=3, noise="mean")[..., :20, :30])
+
+
+def test_the_seed_decides(small: UNet) -> None:
+    image = torch.rand(1, 4, 32, 32)
+    first = denoise(small, image, **PHYSICS, seed=7)
+    assert torch.equal(first, denoise(small, image, **PHYSICS, seed=7))
+    assert not torch.equal(first, denoise(small, image, **PHYSICS, seed=8))
+    assert torch.equal(denoise(small, image, **PHYSICS, passes=1, seed=1), denoise(small, image, **PHYSICS, passes=1))
+
+
+def test_a_batch_is_its_images_alone(small: UNet) -> None:
+    images = torch.rand(3, 4, 32, 32)
+    batch = denoise(small, images, **PHYSICS, noise="mean")
+    torch.testing.assert_close(batch[1:2], denoise(small, images[1:2], **PHYSICS, noise="mean"), rtol=0, atol=1e-5)
+
+
+def test_the_input_is_not_changed(small: UNet) -> None:
+    image = torch.rand(1, 4, 32, 32) * 2 - 0.5
+    before = image.clone()
+    denoise(small, image, **PHYSICS)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"ratio": 0.5}, "ratio is 0.5"),
+        ({"gain": 0}, "gain is 0"),
+        ({"saturation": -1}, "saturation is -1"),
+        ({"passes": 0}, "passes is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"noise": "gauss"}, 'noise is "gauss"'),
+        ({"image": torch.rand(4, 8, 8)}, "image is torch.float32 4x8x8"),
+        ({"image": torch.rand(1, 3, 8, 8)}, "image is torch.float32 1x3x8x8"),
+        ({"image": torch.zeros(1, 4, 8, 8, dtype=torch.int32)}, "image is torch.int32"),
+    ],
+)
+def test_misuse_is_one_sentence(small: UNet, change: dict[str, object], sentence: str) -> None:
+    arguments = {"image": torch.rand(1, 4, 16, 16), **PHYSICS, **change}
+    with pytest.raises(ValueError, match=sentence):
+        denoise(small, arguments.pop("image"), **arguments)  # type: ignore[arg-type]

@@ -1,0 +1,149 @@
+"""The U-Net against its description, and checkpoints that are, or are not, what they claim."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from exposure.networks import CheckpointError, CheckpointInfo, UNet, load_checkpoint, save_checkpoint
+
+VARIANTS = [(inputs, adaptive) for inputs in (4, 8, 12) for adaptive in (False, True)]
+
+
+def variant(inputs: int, adaptive: bool, width: int = 4) -> UNet:
+    torch.manual_seed(inputs + adaptive)
+    widths = [width * 2**level for level in range(5)]
+    return UNet(with_photon=inputs > 4, concat_origin=inputs > 8, adaptive=adaptive, widths=widths).eval()
+
+
+def described(state: dict[str, Tensor], x: Tensor, image: Tensor) -> Tensor:
+    """The network once more, from the papers' text and the published parameter names."""
+
+    def block(level: int, x: Tensor) -> Tensor:
+        for name in (f"conv{level}_1", f"conv{level}_2"):
+            x = F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
+            x = torch.maximum(0.2 * x, x)
+        return x
+
+    skips = []
+    for level in (1, 2, 3, 4):
+        x = block(level, x)
+        skips.append(x)
+        x = F.max_pool2d(x, 2)
+    x = block(5, x)
+    for level in (6, 7, 8, 9):
+        up = F.conv_transpose2d(x, state[f"upv{level}.weight"], state[f"upv{level}.bias"], stride=2)
+        x = block(level, torch.cat([up, skips.pop()], 1))
+    out = F.conv2d(x, state["conv10_1.weight"], state["conv10_1.bias"])
+    if out.shape[1] == 4:
+        return out.clamp(0, 1)
+    m = torch.sigmoid(out[:, :1])
+    return out[:, 1:5].clamp(0, 1) * m + (out[:, 5:] + image).clamp(0, 1) * (1 - m)
+
+
+@pytest.mark.parametrize(("inputs", "adaptive"), VARIANTS)
+def test_forward_is_the_description(inputs: int, adaptive: bool) -> None:
+    network = variant(inputs, adaptive)
+    image, original = torch.rand(2, 4, 32, 48), torch.rand(2, 4, 32, 48)
+    planes = torch.cat([image, image * 0.4, original], 1)[:, :inputs]
+    with torch.no_grad():
+        expected = described(network.state_dict(), planes, image)
+        torch.testing.assert_close(network(image, 0.4, original), expected, rtol=0, atol=1e-6)
+        per_image = network(image, torch.tensor([0.4, 0.4]), original)
+        torch.testing.assert_close(per_image, expected, rtol=0, atol=1e-6)
+
+
+def test_published_size() -> None:
+    assert sum(p.numel() for p in UNet().parameters()) == 7_761_801
+
+
+@pytest.mark.parametrize(("inputs", "adaptive"), VARIANTS)
+def test_both_formats_are_read_off_their_shapes(tmp_path: Path, inputs: int, adaptive: bool) -> None:
+    network = variant(inputs, adaptive)
+    published = {"netG": network.state_dict(), "opt_g": {}, "epoch": 1, "iterations": 2}
+    torch.save(published, tmp_path / "a.pt")
+    info = CheckpointInfo(photon_unit=1234.0, training_noise="P+g", licence="CC0-1.0", origin="a test")
+    save_checkpoint(network, tmp_path / "a.safetensors", info, dtype=torch.float32)
+    image = torch.rand(1, 4, 16, 16)
+    with torch.no_grad():
+        expected = network(image, 0.3, image)
+        for name, unit in (("a.pt", 15583.0), ("a.safetensors", 1234.0)):
+            loaded = load_checkpoint(tmp_path / name)
+            assert (loaded.photon_unit, loaded.in_channels) == (unit, inputs)
+            torch.testing.assert_close(loaded(image, 0.3, image), expected, rtol=0, atol=0)
+    assert load_checkpoint(tmp_path / "a.safetensors").info == info
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_missing_inputs_are_named() -> None:
+    image = torch.rand(1, 4, 16, 16)
+    with pytest.raises(ValueError, match="photon_gain is missing"):
+        variant(8, True)(image)
+    with pytest.raises(ValueError, match="original is missing"):
+        variant(12, True)(image, 0.5)
+
+
+def _broken(tmp_path: Path, change: str) -> Path:
+    state = variant(8, True).state_dict()
+    if change == "lacks a name":
+        del state["upv7.bias"]
+    elif change == "lacks the first layer":
+        del state["conv1_1.weight"]
+    elif change == "has a surplus name":
+        state["conv11_1.weight"] = torch.zeros(1)
+    elif change == "has a wrong shape":
+        state["conv3_2.weight"] = torch.zeros(16, 16, 5, 5)
+    elif change == "has 6 inputs":
+        state["conv1_1.weight"] = torch.zeros(4, 6, 3, 3)
+    elif change == "has 3 outputs":
+        state["conv10_1.weight"], state["conv10_1.bias"] = torch.zeros(3, 4, 1, 1), torch.zeros(3)
+    elif change == "has NaN":
+        state["conv5_1.bias"][3] = float("nan")
+    elif change == "has a scalar":
+        state["conv1_1.weight"] = torch.tensor(1.0)
+    path = tmp_path / "broken.pt"
+    torch.save({"weights": state} if change == "has no netG" else {"netG": state}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("lacks a name", r"lacks upv7\.bias"),
+        ("lacks the first layer", r"conv1_1\.weight"),
+        ("has a surplus name", r"unknown name conv11_1\.weight"),
+        ("has a wrong shape", r"conv3_2\.weight has shape \[16, 16, 5, 5\]"),
+        ("has 6 inputs", "conv1_1 has 6 inputs"),
+        ("has 3 outputs", "conv10_1 has 3 outputs"),
+        ("has NaN", r"conv5_1\.bias holds values that are not finite"),
+        ("has a scalar", "not a known network"),
+        ("has no netG", '"netG"'),
+    ],
+)
+def test_broken_checkpoints_are_one_sentence(tmp_path: Path, change: str, sentence: str) -> None:
+    with pytest.raises(CheckpointError, match=sentence) as caught:
+        load_checkpoint(_broken(tmp_path, change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"a text", b"\x80\x02junk", bytes(range(256)) * 40])
+def test_other_files_are_one_sentence(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match="not a") as caught:
+        load_checkpoint(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_absent_files_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "nowhere.pt")
+
+
+def test_a_photon_unit_must_be_a_number(tmp_path: Path) -> None:
+    info = CheckpointInfo(photon_unit="many")  # type: ignore[arg-type]
+    save_checkpoint(variant(8, True), tmp_path / "a.safetensors", info)
+    with pytest.raises(CheckpointError, match='photon_unit is "many"'):
+        load_checkpoint(tmp_path / "a.safetensors")

@@ -1,0 +1,82 @@
+"""Photon counts, the P+g camera, and where a gain comes from."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from exposure.noise import CAMERAS, choose_gain, expose_short, gain_from_noise_profile, poisson
+
+
+@pytest.mark.parametrize("rate", [0.01, 1.0, 9.5, 30.0, 1e3, 1.6e5])
+def test_counts_are_poisson(rate: float) -> None:
+    counts = poisson(np.full((4, 200, 250), rate, np.float32), seed=int(rate * 100), step=0).ravel()
+    n = counts.size
+    # 5 standard errors: of a mean of n counts, and of their variance
+    assert abs(counts.mean() - rate) < 5 * np.sqrt(rate / n)
+    assert abs(counts.var() - rate) < 5 * np.sqrt((rate + 2 * rate**2) / n)
+    if rate < 100:
+        edges = np.arange(int(stats.poisson.ppf(1e-4, rate)), int(stats.poisson.ppf(1 - 1e-4, rate)) + 1)
+        observed = np.array([np.sum(counts == k) for k in edges])
+        expected = stats.poisson.pmf(edges, rate) * n
+        enough = expected > 5
+        assert stats.chi2.sf(np.sum((observed - expected)[enough] ** 2 / expected[enough]), enough.sum()) > 1e-5
+
+
+def test_streams_are_reproducible_and_independent() -> None:
+    rate = np.full((4, 64, 64), 50, np.float32)
+    first = poisson(rate, seed=1, step=0)
+    np.testing.assert_array_equal(first, poisson(rate, seed=1, step=0))
+    others = [poisson(rate, seed=2, step=0), poisson(rate, seed=1, step=1), first[[1, 2, 3, 0]]]
+    for other in [*others, poisson(rate, seed=1, step=0, origin=(0, 2))]:
+        correlation = np.corrcoef(first.ravel(), other.ravel())[0, 1]
+        assert abs(correlation) < 5 / np.sqrt(first.size)
+
+
+def test_a_batch_is_its_images_alone() -> None:
+    rate = np.random.default_rng(0).uniform(0, 100, (3, 4, 8, 8)).astype(np.float32)
+    batch = poisson(rate, seed=9, step=2)
+    np.testing.assert_array_equal(batch[1], poisson(rate[1], seed=9, step=2))
+
+
+def test_short_exposure_has_the_models_moments() -> None:
+    clean = np.full((500, 500), 0.5)
+    dn = expose_short(clean, ratio=100, gain=3.0, saturation=15583, read_noise=6.0, seed=3)
+    mean = 0.5 * 15583 / 100
+    variance = 3.0 * mean + 36
+    assert abs(dn.mean() - mean) < 5 * np.sqrt(variance / dn.size)
+    assert abs(dn.var() / variance - 1) < 5 * np.sqrt(2 / dn.size)
+
+
+def test_calibrated_gains() -> None:
+    assert CAMERAS["SonyA7S2"].gain(3200) == pytest.approx(3.0, abs=0.01)
+    assert CAMERAS["NikonD850"].gain(100) == pytest.approx(0.415, abs=1e-3)
+    assert choose_gain("ILCE-7SM2", 3200, (), 15583)[0] == pytest.approx(3.0, abs=0.01)
+    assert choose_gain("Canon EOS REBEL T5i", 6400, (), 15583)[0] == pytest.approx(28.65, abs=0.01)
+
+
+def test_calibration_matches_the_published_files(data) -> None:  # type: ignore[no-untyped-def]
+    import json
+
+    for name, camera in CAMERAS.items():
+        published = json.loads((data / "cameras" / f"{name}.json").read_text())
+        scale = published["Profile-1"]["g_scale"]
+        assert (camera.gain_100, camera.gain_6400) == pytest.approx((published["Kmin"], published["Kmax"]), rel=1e-6)
+        assert (camera.read_slope, camera.read_bias) == pytest.approx((scale["slope"], scale["bias"]), rel=1e-6)
+
+
+@given(gain=st.floats(0.01, 50), saturation=st.floats(100, 65535))
+def test_noise_profile_gives_the_gain(gain: float, saturation: float) -> None:
+    scale = gain / saturation  # variance K * DN, in units of S
+    assert gain_from_noise_profile([scale, 1e-7], saturation) == pytest.approx(gain)
+    assert gain_from_noise_profile([scale, 1e-7] * 3, saturation) == pytest.approx(gain)
+
+
+def test_an_unknown_gain_is_asked_for() -> None:
+    with pytest.raises(ValueError, match=r"no calibration of X100.*--gain"):
+        choose_gain("X100", 200, (), 4000)
+    with pytest.raises(ValueError, match="--iso"):
+        choose_gain("NIKON D850", 0, (), 4000)
+    with pytest.raises(ValueError, match="noise profile"):
+        choose_gain("X100", 200, (-1.0, 0.0), 4000)

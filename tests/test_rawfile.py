@@ -1,0 +1,195 @@
+"""Reading and judging real RAW files; DNGs that come back as they were."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rawpy
+import tifffile
+from conftest import CFAS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from exposure import Sensor
+from exposure.client.dng import write_dng
+from exposure.client.output import brightened, whole, write
+from exposure.client.rawfile import RawFile, RawFileError, read, render
+from exposure.client.sample import make_sample
+from exposure.noise import choose_gain
+
+
+def written(path: Path, sensor: Sensor, shape: tuple[int, int] = (64, 80), **described: Any) -> RawFile:
+    """A DNG of random DN within the sensor's levels, and what it was written from."""
+    mosaic = np.random.default_rng(0).integers(int(min(sensor.black)), int(sensor.white) + 1, shape).astype(np.uint16)
+    file = RawFile(path=path, mosaic=mosaic, sensor=sensor, **described)
+    write_dng(path, file, mosaic)
+    return file
+
+
+def test_blackmagic(data: Path) -> None:
+    file = read(data / "raw" / "blackmagic_dark_GBRG_12bit.dng")
+    assert file.mosaic.shape == (1112, 1952)
+    assert file.sensor == Sensor((256, 256, 256, 256), 51080, CFAS["GBRG"])
+    assert file.crop == (16, 16, 1920, 1080)
+    assert file.model == "Blackmagic Pocket Cinema Camera"
+    assert file.white_balance == pytest.approx((10000 / 8722, 1, 10000 / 5928))  # AsShotNeutral
+
+
+def test_kodak(data: Path) -> None:
+    file = read(data / "raw" / "kodak_dc50_GRBG.kdc")
+    assert file.mosaic.shape == (512, 768)
+    assert file.sensor == Sensor((0, 0, 0, 0), 16383, CFAS["GRBG"])
+    assert file.iso == 84
+
+
+@pytest.mark.parametrize("name", ["blackmagic_dark_GBRG_12bit.dng", "kodak_dc50_GRBG.kdc"])
+def test_a_result_opens_like_its_source(data: Path, tmp_path: Path, name: str) -> None:
+    source = read(data / "raw" / name)
+    write(tmp_path / "copy.dng", source, source.mosaic)
+    copy = read(tmp_path / "copy.dng")
+    np.testing.assert_array_equal(copy.mosaic, source.mosaic)
+    assert (copy.sensor, copy.crop, copy.orientation) == (source.sensor, source.crop, source.orientation)
+    assert (copy.model, copy.make, copy.iso) == (source.model, source.make, source.iso)
+    assert copy.white_balance == pytest.approx(source.white_balance, rel=1e-5)
+    with rawpy.imread(str(source.path)) as a, rawpy.imread(str(copy.path)) as b:
+        np.testing.assert_allclose(b.color_matrix, a.color_matrix, atol=1e-4)
+        np.testing.assert_array_equal(b.raw_pattern, a.raw_pattern)
+    if name.endswith(".dng"):  # for the Kodak, LibRaw has a matrix built in that it tells nobody
+        np.testing.assert_array_equal(render(copy, copy.mosaic), render(source, source.mosaic))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    phase=st.sampled_from(list(CFAS)),
+    black=st.tuples(*[st.integers(0, 2000)] * 4),
+    white=st.integers(4000, 65535),
+    shape=st.tuples(st.integers(32, 90), st.integers(32, 90)),
+    orientation=st.sampled_from([1, 3, 6, 8]),
+)
+def test_dng_round_trip(
+    tmp_path: Path, phase: str, black: Any, white: int, shape: tuple[int, int], orientation: int
+) -> None:
+    described = {"orientation": orientation, "make": "Maker", "model": "Model 1", "white_balance": (2.0, 1.0, 1.5)}
+    file = written(tmp_path / "a.dng", Sensor(black, white, CFAS[phase]), shape, **described)
+    back = read(file.path)
+    np.testing.assert_array_equal(back.mosaic, file.mosaic)
+    assert (back.sensor, back.orientation, back.model) == (file.sensor, orientation, "Model 1")
+    assert back.white_balance == pytest.approx(file.white_balance, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("top", "left", "black"), [(2, 4, (500, 510, 520, 530)), (1, 1, (500, 500, 500, 500)), (3, 2, (500, 500, 500, 500))]
+)
+def test_the_visible_area_has_its_own_phase(tmp_path: Path, top: int, left: int, black: tuple[int, ...]) -> None:
+    """CFA pattern and black of a DNG count from its active area; LibRaw trims an odd margin to the next even one."""
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    tags = [
+        (50706, 1, 4, (1, 4, 0, 0), True),  # DNGVersion
+        (33421, 3, 2, (2, 2), True),  # CFARepeatPatternDim
+        (33422, 1, 4, CFAS["BGGR"][0] + CFAS["BGGR"][1], True),  # CFAPattern
+        (50829, 4, 4, (top, left, 64, 80), True),  # ActiveArea
+        (50713, 3, 2, (2, 2), True),  # BlackLevelRepeatDim
+        (50714, 4, 4, black, True),  # BlackLevel
+        (50717, 4, 1, 4095, True),  # WhiteLevel
+    ]
+    tifffile.imwrite(tmp_path / "a.dng", mosaic, photometric="cfa", metadata=None, extratags=tags)
+    file = read(tmp_path / "a.dng")
+    row, column = top % 2, left % 2  # of the first visible pixel, counted from the active area
+    height, width = file.mosaic.shape
+    np.testing.assert_array_equal(file.mosaic, mosaic[top + row :, left + column :][:height, :width])
+    np.testing.assert_array_equal(file.sensor.cfa, np.roll(CFAS["BGGR"], (-row, -column), (0, 1)))
+    assert file.sensor.black == black
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("raw/nikon_d500_linear_rgb.dng", "already demosaiced"),
+        ("raw/canon_6d_linear_lossy.dng", "already demosaiced"),
+        ("raw/canon_g1_cmyg.crw", "GMCY filters"),
+        ("corrupt/notbayer_DJI_FLIR_thermal.tif", "grayscale"),
+        ("corrupt/notbayer_gray16_512.tif", "grayscale"),
+        ("corrupt/notbayer_palette_73x43.tif", "palette"),
+        ("corrupt/exiftool_DNG.dng", "truncated"),
+        ("corrupt/twelvemonkeys_1952x1112_GBRG_trunc1k.dng", "truncated"),
+        ("corrupt/lfs_pointer.dng", "LibRaw cannot read it"),
+    ],
+)
+def test_refusals_tell_the_reason(data: Path, name: str, reason: str) -> None:
+    with pytest.raises(RawFileError, match=reason):
+        read(data / name)
+
+
+def test_every_corrupt_file_is_refused(data: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = sorted((data / "corrupt").iterdir())
+    assert len(files) >= 30
+    for path in files:
+        with pytest.raises(RawFileError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value), path
+    assert capfd.readouterr().err == ""  # neither LibRaw nor tifffile speaks for itself
+
+
+def test_other_paths_are_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "nowhere.dng"):
+        with pytest.raises(RawFileError):
+            read(path)
+
+
+@pytest.mark.parametrize("fill", [0, 512, 16383])
+def test_constant_data_is_refused(tmp_path: Path, fill: int) -> None:
+    file = written(tmp_path / "a.dng", Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"]))
+    write_dng(file.path, file, np.full_like(file.mosaic, fill))
+    with pytest.raises(RawFileError, match=f"every pixel reads {fill} DN"):
+        read(file.path)
+
+
+def test_lightless_and_small_files_are_refused(tmp_path: Path) -> None:
+    sensor = Sensor((5000, 5000, 5000, 5000), 16383, CFAS["RGGB"])
+    file = written(tmp_path / "a.dng", sensor)
+    write_dng(file.path, file, (file.mosaic // 8).astype(np.uint16))
+    with pytest.raises(RawFileError, match="holds no light"):
+        read(file.path)
+    written(file.path, sensor, (30, 80))
+    with pytest.raises(RawFileError, match="30x80; both sides must be at least 32"):
+        read(file.path)
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.99])
+def test_truncated_dngs_are_refused(tmp_path: Path, keep: float) -> None:
+    file = written(tmp_path / "a.dng", Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"]))
+    content = file.path.read_bytes()
+    file.path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(RawFileError):
+        read(file.path)
+
+
+def test_the_sample_is_what_it_says(tmp_path: Path) -> None:
+    sample = make_sample(tmp_path, ratio=100, iso=3200, seed=1)
+    dark, clean = read(sample.dark), read(sample.clean)
+    gain, reason = choose_gain(dark.model, dark.iso, dark.noise_profile, dark.sensor.saturation)
+    assert (gain, reason) == (pytest.approx(sample.gain, rel=1e-6), "noise profile of the file")
+    assert clean.noise_profile == ()
+    expected = (clean.mosaic.astype(float) - 800) / 100
+    error = dark.mosaic.astype(float) - 800 - expected
+    variance = gain * expected + 6.13**2 + 1 / 12  # shot, read (A7S2 at K = 3.0), quantisation
+    assert abs(np.mean(error**2 / variance) - 1) < 0.02
+    assert abs(np.mean(error)) < 5 * np.sqrt(variance.mean() / error.size)
+
+
+def test_an_existing_file_survives_a_failed_write(tmp_path: Path) -> None:
+    target = tmp_path / "a.dng"
+    target.write_text("precious")
+    with contextlib.suppress(ValueError), whole(target) as part:
+        part.write_text("half")
+        raise ValueError("disk full")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.dng"]
+    assert target.read_text() == "precious"
+
+
+def test_brightening_keeps_the_levels(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.dng", Sensor((500, 510, 520, 530), 4095, CFAS["GRBG"]), (33, 47))
+    np.testing.assert_array_equal(brightened(file, 1), file.mosaic.clip(None, 4095))
+    assert brightened(file, 1000).max() == 4095

@@ -1,0 +1,259 @@
+"""The served ensembles, through the real Triton server: the contract, the result, the refusals, the life cycle."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tritonclient.grpc as grpc
+from conftest import CFAS, dslr, shared_memory
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from exposure import Sensor, denoise, pack, unpack
+from exposure.client.server import ServerOptions, running_server
+from exposure.client.triton import PASSES, Client, ServerError
+from exposure.networks import Network
+
+FREE: dict[str, int] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
+
+
+def dark(shape: tuple[int, int], sensor: Sensor, seed: int = 0) -> NDArray[np.uint16]:
+    """A gradient at 1/50 of full exposure, with shot and read noise, in DN."""
+    random = np.random.default_rng(seed)
+    light = np.add.outer(np.linspace(0.1, 0.6, shape[0]), np.linspace(0, 0.3, shape[1])) * sensor.saturation / 50
+    level = random.poisson(light / 3) * 3 + random.normal(sensor.black[0], 5, shape)
+    return np.clip(np.rint(level), 0, sensor.white).astype(np.uint16)
+
+
+def defined(network: Network, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
+    """What the server should answer, by the definitions alone."""
+    image = torch.from_numpy(pack(mosaic, sensor, physics["ratio"]))[None]
+    clean = denoise(network, image, saturation=sensor.saturation, **physics)
+    return unpack(clean[0].numpy(), sensor, mosaic.shape)
+
+
+def differ(a: NDArray[np.uint16], b: NDArray[np.uint16]) -> int:
+    return int(np.abs(a.astype(int) - b).max())
+
+
+@pytest.mark.parametrize("phase", CFAS)
+@pytest.mark.parametrize("shape", [(32, 32), (64, 96), (33, 47), (130, 61)])
+def test_one_pass_is_the_definition(client: Client, network: Network, phase: str, shape: tuple[int, int]) -> None:
+    sensor = Sensor((500, 510, 520, 530), 16383, CFAS[phase])
+    mosaic = dark(shape, sensor)
+    served = client.denoise(mosaic, sensor, ratio=50, gain=3, passes=1)
+    assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=1)) <= 1  # the engine's rounding
+
+
+@pytest.mark.parametrize("phase", CFAS)
+def test_real_phases_through_the_loop(client: Client, network: Network, data: Path, phase: str) -> None:
+    """The same scene in four phases: at 3 passes, rounding flips some draws and moves streams."""
+    mosaic, sensor = dslr(data, phase)
+    mosaic = mosaic[:256, :256]
+    served = client.denoise(mosaic, sensor, ratio=4, gain=2.5, passes=1)
+    assert differ(served, defined(network, mosaic, sensor, ratio=4, gain=2.5, passes=1)) <= 1
+    thrice = client.denoise(mosaic, sensor, ratio=4, gain=2.5, passes=3, seed=3)
+    expected = defined(network, mosaic, sensor, ratio=4, gain=2.5, passes=3, seed=3)
+    assert abs(thrice.mean() - expected.mean()) < 0.002 * sensor.saturation
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_same_seed_same_bytes(client: Client, passes: int) -> None:
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    mosaic = dark((64, 64), sensor)
+    first, again, other = (
+        client.denoise(mosaic, sensor, ratio=50, gain=3, passes=passes, seed=seed) for seed in (2**63 + 5, 2**63 + 5, 6)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (differ(first, other) > 0) == (passes > 1)
+
+
+@pytest.mark.parametrize("passes", [2, 3])
+def test_same_distribution_over_seeds(client: Client, network: Network, passes: int) -> None:
+    """Server and definition with different seeds: pixel means agree within their standard errors."""
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    mosaic, n = dark((64, 64), sensor), 40
+    physics = {"ratio": 50.0, "gain": 3.0, "passes": passes}
+    served = np.stack([client.denoise(mosaic, sensor, **physics, seed=seed) for seed in range(n)]).astype(float)
+    expected = np.stack([defined(network, mosaic, sensor, **physics, seed=1000 + s) for s in range(n)]).astype(float)
+    rounding = 2 / 12  # DN^2; pixels at white do not vary at all
+    error = np.sqrt((served.var(0, ddof=1) + expected.var(0, ddof=1) + rounding) / n)
+    z = (served.mean(0) - expected.mean(0)) / error
+    assert abs(z).max() < 6.5  # 4096 pixels, a Student tail at 78 degrees of freedom
+    assert 0.8 < np.sqrt(np.mean(z**2)) < 1.2  # neighbours are correlated: about 100 independent ones
+    spread = served.var(0, ddof=1).mean() / expected.var(0, ddof=1).mean()
+    assert 0.8 < spread < 1.25
+
+
+def test_grpc_and_shared_memory_give_the_same(address: str, client: Client) -> None:
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["GBRG"])
+    mosaic = dark((96, 80), sensor)
+    with Client(address) as remote:
+        remote.shared_memory = False
+        np.testing.assert_array_equal(
+            remote.denoise(mosaic, sensor, ratio=50, gain=3), client.denoise(mosaic, sensor, ratio=50, gain=3)
+        )
+    assert client.shared_memory
+
+
+GOOD: dict[str, NDArray[Any]] = {
+    "MOSAIC": np.full((32, 34), 700, np.uint16),
+    "CFA": np.array([[1, 2], [0, 1]], np.uint8),
+    "BLACK": np.full(4, 512, np.float32),
+    "WHITE": np.array([16383], np.float32),
+    "RATIO": np.array([10], np.float32),
+    "GAIN": np.array([2], np.float32),
+    "SEED": np.array([2**64 - 1], np.uint64),
+    "ORIGIN": np.array([10, 4], np.int32),
+}
+
+
+def infer(address: str, tensors: dict[str, NDArray[Any]], model: str = "exposure_3") -> NDArray[np.uint16]:
+    """A request by other people's means: tritonclient alone."""
+    server = grpc.InferenceServerClient(address)
+    inputs = []
+    for name, array in tensors.items():
+        tensor = grpc.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return server.infer(model, inputs).as_numpy("DENOISED")
+
+
+@pytest.mark.parametrize("passes", PASSES)
+def test_the_contract(address: str, passes: int) -> None:
+    server = grpc.InferenceServerClient(address)
+    metadata = server.get_model_metadata(f"exposure_{passes}", as_json=True)
+    dtypes = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in metadata["inputs"]}
+    assert dtypes == {
+        "MOSAIC": ("UINT16", ["-1", "-1"]),
+        "CFA": ("UINT8", ["2", "2"]),
+        "BLACK": ("FP32", ["4"]),
+        "WHITE": ("FP32", ["1"]),
+        "RATIO": ("FP32", ["1"]),
+        "GAIN": ("FP32", ["1"]),
+        "SEED": ("UINT64", ["1"]),
+        "ORIGIN": ("INT32", ["2"]),
+    }
+    assert metadata["outputs"] == [{"name": "DENOISED", "datatype": "UINT16", "shape": ["-1", "-1"]}]
+    denoised = infer(address, GOOD, f"exposure_{passes}")
+    assert (denoised.dtype, denoised.shape) == (np.dtype(np.uint16), (32, 34))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("RATIO", np.array([0.5], np.float32), "RATIO is 0.5; a target exposure is at least the file's own"),
+        ("RATIO", np.array([np.nan], np.float32), "RATIO is nan"),
+        ("GAIN", np.array([0], np.float32), "GAIN is 0; it must be positive"),
+        ("GAIN", np.array([-3], np.float32), "GAIN is -3"),
+        ("GAIN", np.array([1e-20], np.float32), "GAIN is 1e-20"),
+        ("WHITE", np.array([100], np.float32), "WHITE is 100; it must lie above black"),
+        ("BLACK", np.array([512, 512, 512, np.inf], np.float32), "BLACK is"),
+        ("CFA", np.array([[0, 1], [2, 1]], np.uint8), "CFA is .*; a Bayer cell has red and blue on one diagonal"),
+        ("ORIGIN", np.array([0, -1], np.int32), "ORIGIN is .*; it must lie in the frame"),
+        ("MOSAIC", np.zeros((31, 64), np.uint16), "MOSAIC is 31x64; both sides must be at least 32"),
+        ("MOSAIC", np.zeros((0, 64), np.uint16), "MOSAIC"),
+        ("MOSAIC", np.zeros((64, 64), np.int16), "MOSAIC"),
+        ("MOSAIC", np.zeros((1, 64, 64), np.uint16), "MOSAIC"),
+        ("BLACK", np.zeros(3, np.float32), "BLACK"),
+    ],
+)
+def test_refusals_name_the_tensor(address: str, name: str, value: NDArray[Any], sentence: str) -> None:
+    with pytest.raises(InferenceServerException, match=sentence) as caught:
+        infer(address, {**GOOD, name: value})
+    assert "INVALID_ARGUMENT" in caught.value.status()
+    infer(address, GOOD)  # and it still serves
+
+
+def test_the_client_refuses_before_sending(client: Client) -> None:
+    sensor, mosaic = Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"]), np.zeros((64, 64), np.uint16)
+    for change, sentence in (
+        ({"passes": 5}, "passes is 5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**64}, "seed is"),
+    ):
+        with pytest.raises(ServerError, match=sentence):
+            client.denoise(mosaic, sensor, ratio=2, gain=1, **change)
+    with pytest.raises(ServerError, match="uint16"):
+        client.denoise(mosaic.astype(np.float32), sensor, ratio=2, gain=1)  # type: ignore[arg-type]
+
+
+def test_statistics_tell_the_stages(client: Client) -> None:
+    before = client.stage_seconds()
+    client.probe()
+    after = client.stage_seconds()
+    assert all(after[stage] > before[stage] for stage in ("pack", "denoiser", "expose", "unpack"))
+
+
+@pytest.mark.parametrize("address", ["localhost", "localhost:http", ""])
+def test_an_address_has_a_port(address: str) -> None:
+    with pytest.raises(ServerError, match="write HOST:PORT"):
+        Client(address)
+
+
+def test_an_absent_server_is_one_sentence() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(ServerError, match="no server answers at"):
+            client.probe()
+
+
+def test_a_taken_port_is_one_sentence(repository: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = ServerOptions(repository, **{**FREE, "grpc_port": port})
+        with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* try --grpc-port"):
+            running_server(options).__enter__()
+
+
+def test_a_missing_engine_is_one_sentence(tmp_path: Path, repository: Path) -> None:
+    with pytest.raises(ServerError, match="not a model repository"):
+        running_server(ServerOptions(tmp_path, **FREE)).__enter__()
+    copy = tmp_path / "repository"
+    shutil.copytree(repository, copy, ignore=shutil.ignore_patterns("openvino"))
+    with pytest.raises(ServerError, match=r"no engine in .*; build one with: python export/build_engine\.py"):
+        running_server(ServerOptions(copy, **FREE)).__enter__()
+
+
+def test_a_broken_engine_is_told_at_start(tmp_path: Path, repository: Path) -> None:
+    copy = tmp_path / "repository"
+    shutil.copytree(repository, copy)
+    (copy / "denoiser" / "1" / "openvino" / "model.bin").write_bytes(b"cut short")
+    before = shared_memory()
+    with pytest.raises(ServerError, match=r"model\.bin is not the file that was built") as caught:
+        running_server(ServerOptions(copy, **FREE)).__enter__()
+    assert "\n" not in str(caught.value)
+    assert shared_memory() == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_serve_stops_cleanly(repository: Path, how: signal.Signals) -> None:
+    before = shared_memory()
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    command = [sys.executable, "-m", "exposure.client.command", "serve", "--repository", str(repository), *ports]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith("ready: gRPC at 127.0.0.1:")
+    address = line.split(" at ")[1].split(";")[0]
+    assert infer(address, GOOD).shape == (32, 34)
+    process.send_signal(how)
+    _, complaint = process.communicate(timeout=30)
+    assert (process.returncode, complaint) == (0, "")
+    deadline = time.monotonic() + 5
+    while shared_memory() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert shared_memory() <= before
+    with Client(address) as client:
+        assert not client.is_ready()
