@@ -8,12 +8,16 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
+import exposure
 from exposure import Sensor, pack
 from exposure.assets import MODEL_REPOSITORY
 from exposure.client.server import ServerOptions, running_server
@@ -59,6 +63,13 @@ def main() -> None:
         json.dumps(
             {
                 "machine": f"{_processor()}, {os.cpu_count()} cores",
+                "date": datetime.now(tz=UTC).date().isoformat(),
+                "command": " ".join(["python", *sys.argv]),
+                "versions": {
+                    "exposure": exposure.__version__,
+                    "openvino": version("openvino"),
+                    "tritonserver": "2.51.0",
+                },
                 "frame": options.frame,
                 "passes": options.passes,
                 "precision": engine.precision,
