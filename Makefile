@@ -19,7 +19,7 @@ test: .venv/installed
 	@ln -s $(CURDIR)/exposure/* build/types/exposure/
 	@ln -s $(CURDIR)/export $(CURDIR)/client build/types/exposure/
 	MYPYPATH=build/types $(BIN)/mypy -p exposure
-	$(BIN)/python export/build_engine.py
+	$(BIN)/python export/build_engine.py --target openvino
 	$(BIN)/pytest
 
 serve: engine
@@ -29,7 +29,7 @@ gpu-check:
 	@echo "gpu-check: nothing to check yet; the CUDA kernels and the TensorRT runtime are not here"
 
 engine: .venv/installed
-	$(BIN)/python export/build_engine.py
+	$(BIN)/python export/build_engine.py --target openvino
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv

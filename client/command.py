@@ -12,12 +12,13 @@ from tqdm import tqdm
 
 import exposure
 from exposure.assets import MODEL_REPOSITORY
-from exposure.noise import choose_gain
+from exposure.noise import calibrated_camera, choose_gain
+from exposure.schedule import SERVED_PASSES
 
 from . import demo, output, rawfile
 from .sample import make_sample
 from .server import ServerOptions, running_server, server_is_installed
-from .triton import PASSES, Client, ServerError
+from .triton import Client, ServerError, ServerGoneError
 
 DEFAULT_SERVER = "localhost:8001"
 
@@ -25,10 +26,15 @@ DEFAULT_SERVER = "localhost:8001"
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 on success, 1 with a sentence on standard error otherwise, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # end like Ctrl-C does: in order, with nothing left behind
+        signal.signal(ending, signal.default_int_handler)
     try:
         return int(options.run(options))
     except (ServerError, ValueError, OSError) as error:
         _complain(str(error))
+        return 1
+    except ModuleNotFoundError as error:
+        _complain(f"{error.name} is not installed; the sample and the demo need it: pip install 'exposure[demo]'")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -43,44 +49,56 @@ def denoise_files(options: argparse.Namespace) -> int:
     if unknown:
         raise ValueError(f"--format {unknown.pop()} is unknown; choose from {','.join(output.FORMATS)}")
     options.out.mkdir(parents=True, exist_ok=True)
+    inputs = {path.resolve() for path in options.files}
     failed, taken = 0, set[str]()
     with client_for(options.server) as client:
         for path in tqdm(options.files, unit="file", disable=len(options.files) < 2 or not sys.stderr.isatty()):
             try:
                 if path.stem in taken:
                     raise rawfile.RawFileError(f"another file named {path.stem} has been written to {options.out}")
-                _denoise_file(client, path, formats, options)
+                targets = [options.out / f"{path.stem}_exposed.{suffix}" for suffix in formats]
+                for target in targets:
+                    if target.resolve() in inputs:
+                        raise rawfile.RawFileError(f"its result {target} is an input too; choose another --out")
+                _denoise_file(client, path, targets, options)
                 taken.add(path.stem)
-            except (rawfile.RawFileError, ValueError, OSError) as error:
+            except ServerGoneError:
+                raise
+            except Exception as error:  # whatever is odd about one file, the others get their turn
                 failed += 1
-                _complain(f"{path}: {error}")
+                known = isinstance(error, ServerError | ValueError | OSError)
+                _complain(f"{path}: {error if known else f'it cannot be processed ({error!r})'}")
     if failed and len(options.files) > 1:
         _complain(f"{failed} of {len(options.files)} files failed")
     return 1 if failed else 0
 
 
-def _denoise_file(client: Client, path: Path, formats: list[str], options: argparse.Namespace) -> None:
+def _denoise_file(client: Client, path: Path, targets: list[Path], options: argparse.Namespace) -> None:
     file = rawfile.read(path)
-    if options.gain is not None:
-        gain, reason = options.gain, "as given"
-    else:
-        iso = options.iso or file.iso
-        gain, reason = choose_gain(file.model, iso, file.noise_profile, file.sensor.saturation)
+    gain, reason = _gain(file, options)
     started = time.perf_counter()
     result = client.denoise(
         file.mosaic, file.sensor, ratio=options.ratio, gain=gain, passes=options.passes, seed=options.seed
     )
     seconds = time.perf_counter() - started
-    targets = [options.out / f"{path.stem}_exposed.{suffix}" for suffix in formats]
     for target in targets:
         output.write(target, file, result)
     if options.preview:
-        targets.append(options.out / f"{path.stem}_preview.png")
+        targets = [*targets, options.out / f"{path.stem}_preview.png"]
         output.write_preview(targets[-1], file, result, options.ratio)
     megapixels = file.mosaic.size / 1e6
     tqdm.write(f"{path}: {megapixels:.1f} MP, gain {gain:.3g} DN/e- ({reason}), {seconds:.1f} s")
     for target in targets:
         tqdm.write(f"  {target}")
+
+
+def _gain(file: rawfile.RawFile, options: argparse.Namespace) -> tuple[float, str]:
+    if options.gain is not None:
+        return options.gain, "as given"
+    if options.iso is not None and not calibrated_camera(file.model):
+        raise ValueError(f"--iso needs a calibrated camera, and {file.model or 'this one'} is none; give --gain")
+    iso = file.iso if options.iso is None else options.iso
+    return choose_gain(file.model, iso, file.noise_profile, file.sensor.saturation)
 
 
 @contextlib.contextmanager
@@ -104,7 +122,6 @@ def client_for(address: str | None) -> Iterator[Client]:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = ServerOptions(
         options.repository, "cpu", options.host, options.grpc_port, options.http_port, options.metrics_port
     )
@@ -147,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     this.add_argument("--ratio", type=float, required=True, help="target exposure / exposure of the file, 1 to 300")
     this.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
     this.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
-    this.add_argument("--passes", type=int, choices=PASSES, default=3, help="network evaluations (default: 3)")
+    this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
     this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")
     this.add_argument("--server", metavar="HOST:PORT", help=f"default: {DEFAULT_SERVER}, else one started for the call")
     this.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where results go (default: here)")

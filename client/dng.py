@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 
 import exposure
 
-from .rawfile import RawFile
+from .rawfile import RawFile, text_of
 
 # TIFF field types
 ASCII, BYTE, SHORT, LONG, RATIONAL, SRATIONAL, DOUBLE = 2, 1, 3, 4, 5, 10, 12
 D65 = 21  # EXIF LightSource
 
-# What a DNG says about colour, carried over as it is: code and type by tifffile's name.
+# What a DNG says about colour, carried over as it is: code by tifffile's name.
 COLOUR_TAGS = {
-    "ColorMatrix1": (50721, SRATIONAL),
-    "ColorMatrix2": (50722, SRATIONAL),
-    "CameraCalibration1": (50723, SRATIONAL),
-    "CameraCalibration2": (50724, SRATIONAL),
-    "AnalogBalance": (50727, RATIONAL),
-    "AsShotNeutral": (50728, RATIONAL),
-    "AsShotWhiteXY": (50729, RATIONAL),
-    "BaselineExposure": (50730, SRATIONAL),
-    "CalibrationIlluminant1": (50778, SHORT),
-    "CalibrationIlluminant2": (50779, SHORT),
-    "ForwardMatrix1": (50964, SRATIONAL),
-    "ForwardMatrix2": (50965, SRATIONAL),
+    "ColorMatrix1": 50721,
+    "ColorMatrix2": 50722,
+    "CameraCalibration1": 50723,
+    "CameraCalibration2": 50724,
+    "AnalogBalance": 50727,
+    "AsShotNeutral": 50728,
+    "AsShotWhiteXY": 50729,
+    "BaselineExposure": 50730,
+    "CalibrationIlluminant1": 50778,
+    "CalibrationIlluminant2": 50779,
+    "ForwardMatrix1": 50964,
+    "ForwardMatrix2": 50965,
 }
 
 Tag = tuple[int, int, int, Any, bool]
@@ -77,7 +77,7 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
 
 def _colour_tags(file: RawFile) -> list[Tag]:
     if "ColorMatrix1" in file.tags:
-        return [_tag(*COLOUR_TAGS[name], file.tags[name]) for name in COLOUR_TAGS if name in file.tags]
+        return [_tag(code, *file.tags[name]) for name, code in COLOUR_TAGS.items() if name in file.tags]
     tags = []
     if file.xyz_to_camera:
         tags += [_tag(50721, SRATIONAL, _rationals(file.xyz_to_camera)), _tag(50778, SHORT, (D65,))]
@@ -87,11 +87,11 @@ def _colour_tags(file: RawFile) -> list[Tag]:
 
 
 def _camera_tags(file: RawFile) -> list[Tag]:
-    name = file.tags.get("UniqueCameraModel") or f"{file.make} {file.model}".strip() or "unknown camera"
+    name = text_of(file.tags, "UniqueCameraModel") or f"{file.make} {file.model}".strip() or "unknown camera"
     tags = [_text(50708, name), _tag(274, SHORT, (file.orientation,))]  # UniqueCameraModel, Orientation
     tags += [_text(code, text) for code, text in ((271, file.make), (272, file.model)) if text]
-    if file.iso:
-        tags.append(_tag(34855, SHORT, (min(round(file.iso), 65535),)))  # ISOSpeedRatings
+    if 0 < file.iso <= 65535:
+        tags.append(_tag(34855, SHORT, (round(file.iso),)))  # ISOSpeedRatings
     if file.exposure_s:
         tags.append(_tag(33434, RATIONAL, _rationals([file.exposure_s])))  # ExposureTime
     return tags

@@ -10,6 +10,8 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from exposure.sensor import pack, unpack
+
 from .dng import write_dng
 from .rawfile import RawFile, render
 
@@ -40,10 +42,7 @@ def write(path: Path, file: RawFile, mosaic: NDArray[np.uint16]) -> None:
 
 def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:
     """The file's own mosaic, multiplied: what one gets without denoising."""
-    height, width = file.mosaic.shape
-    black = np.tile(np.reshape(file.sensor.black, (2, 2)), (-(-height // 2), -(-width // 2)))[:height, :width]
-    level = (file.mosaic - black.astype(np.float32)) * np.float32(ratio) + black
-    return np.rint(np.clip(level, 0, file.sensor.white)).astype(np.uint16)
+    return unpack(pack(file.mosaic, file.sensor, ratio), file.sensor, file.mosaic.shape)
 
 
 def write_preview(path: Path, file: RawFile, mosaic: NDArray[np.uint16], ratio: float) -> None:

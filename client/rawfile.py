@@ -21,7 +21,10 @@ LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the 
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
 IFDS_READ = 16  # of a TIFF; corrupt ones chain in circles
+END_OF_DATA = "end of data"
 ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # LibRaw's flip to the TIFF tag
+
+Tags = dict[str, tuple[int, Any]]
 
 
 class RawFileError(ValueError):
@@ -34,7 +37,7 @@ class RawFile:
 
     white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
     table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
-    iso, exposure_s: 0 where unknown; tags: TIFF and DNG tags by name, of all IFDs, the main image's first.
+    iso, exposure_s: 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the main image's first.
     """
 
     path: Path
@@ -48,12 +51,12 @@ class RawFile:
     white_balance: tuple[float, float, float] | None = None
     xyz_to_camera: tuple[float, ...] | None = None
     crop: tuple[int, int, int, int] | None = None
-    tags: dict[str, Any] = field(default_factory=dict, repr=False)
+    tags: Tags = field(default_factory=dict, repr=False)
 
     @property
     def noise_profile(self) -> tuple[float, ...]:
         """The DNG NoiseProfile tag, empty where the file has none."""
-        return tuple(float(value) for value in np.atleast_1d(self.tags.get("NoiseProfile", ())))
+        return _numbers(self.tags, "NoiseProfile")
 
 
 def read(path: Path) -> RawFile:
@@ -68,9 +71,9 @@ def read(path: Path) -> RawFile:
                 path=path,
                 mosaic=mosaic,
                 sensor=_sensor(raw, mosaic),
-                model=str(tags.get("Model") or tags.get("UniqueCameraModel") or "").strip(" \0"),
-                make=str(tags.get("Make") or "").strip(" \0"),
-                iso=float(raw.other.iso_speed or np.max(tags.get("ISOSpeedRatings", 0))),
+                model=text_of(tags, "Model") or text_of(tags, "UniqueCameraModel"),
+                make=text_of(tags, "Make"),
+                iso=float(raw.other.iso_speed) or max(_numbers(tags, "ISOSpeedRatings"), default=0.0),
                 exposure_s=float(raw.other.shutter_speed),
                 orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
                 white_balance=_white_balance(raw),
@@ -94,6 +97,7 @@ def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: 
         return raw.postprocess(
             use_camera_wb=file.white_balance is not None,
             no_auto_bright=True,
+            adjust_maximum_thr=0.0,  # else LibRaw takes a picture's brightest pixel for white
             output_bps=bits,
             gamma=(1, 1) if linear else (2.4, 12.92),
         )
@@ -127,14 +131,15 @@ def _refuse_other_sensors(raw: Any) -> None:
         )
 
 
-def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: dict[str, Any]) -> None:
-    kind = NOT_A_MOSAIC.get(tags.get("PhotometricInterpretation", -1))
+def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> None:
+    _, photometric = tags.get("PhotometricInterpretation", (0, None))
+    kind = NOT_A_MOSAIC.get(photometric)
     if kind:
         raise RawFileError(f"it declares a {kind} picture, not a colour filter array")
     if min(mosaic.shape) < SMALLEST_SIDE:
         raise RawFileError(f"it is {shape_text(mosaic.shape)}; both sides must be at least {SMALLEST_SIDE}")
     size = path.stat().st_size
-    if tags.get("end_of_data", 0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
+    if max(_numbers(tags, END_OF_DATA), default=0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
         raise RawFileError(f"it is truncated: {size} bytes do not hold its {shape_text(mosaic.shape)} pixels")
     if mosaic.min() == mosaic.max():
         raise RawFileError(f"its data is missing: every pixel reads {mosaic.flat[0]} DN")
@@ -168,12 +173,27 @@ def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | Non
     return (left, top, sizes.crop_width, sizes.crop_height) if sizes.crop_width and sizes.crop_height and fits else None
 
 
-def _tags(path: Path, raw_shape: tuple[int, ...]) -> dict[str, Any]:
+def text_of(tags: Tags, name: str) -> str:
+    """A tag as text, whatever type it was written with; empty where it is missing."""
+    _, value = tags.get(name, (0, ""))
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.partition("\0")[0].strip()
+
+
+def _numbers(tags: Tags, name: str) -> tuple[float, ...]:
+    _, value = tags.get(name, (0, ()))
+    try:
+        return tuple(float(number) for number in np.atleast_1d(value))
+    except (TypeError, ValueError):
+        return ()
+
+
+def _tags(path: Path, raw_shape: tuple[int, ...]) -> Tags:
     """Tags by name of a TIFF-like file: those of the IFD that holds the mosaic win; empty for other containers.
 
-    `end_of_data` is added: one past the last byte of the mosaic's strips or tiles.
+    END_OF_DATA is added: one past the last byte of the mosaic's strips or tiles.
     """
-    found: dict[str, Any] = {}
+    found: Tags = {}
     try:
         with tifffile.TiffFile(path) as tif:
             pages = list(_ifds(tif))
@@ -181,12 +201,12 @@ def _tags(path: Path, raw_shape: tuple[int, ...]) -> dict[str, Any]:
             main = main or next((page for page in pages if page.shape[:2] == raw_shape), None)
             for page in (main, *pages):
                 for tag in page.tags if page is not None else ():
-                    found.setdefault(tag.name, tag.value)
+                    found.setdefault(tag.name, (int(tag.dtype), tag.value))
             if main is None:
                 found.pop("PhotometricInterpretation", None)  # a preview's
             else:
                 ends = (start + count for start, count in zip(main.dataoffsets, main.databytecounts, strict=False))
-                found["end_of_data"] = max(ends, default=0)
+                found[END_OF_DATA] = (0, max(ends, default=0))
                 if 262 not in main.tags:
                     found.pop("PhotometricInterpretation", None)
     except Exception:  # tifffile raises many kinds on foreign or broken files; LibRaw has already read the pixels

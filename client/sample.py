@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, expose_short
-from exposure.sensor import Sensor, pack, unpack
+from exposure.sensor import Sensor, unpack
 
 from .dng import write_dng
 from .output import whole
@@ -40,11 +40,11 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
     gain = camera.gain(iso)
     read_noise = camera.read_noise(gain)
     clean = unpack(_scene(), SENSOR, (512, 512))
-    signal = pack(clean, SENSOR)
-    dark_dn = expose_short(
-        signal, ratio=ratio, gain=gain, saturation=SENSOR.saturation, read_noise=read_noise, seed=seed
+    black, saturation = SENSOR.black[0], SENSOR.saturation  # the same at every cell position
+    dn = expose_short(
+        (clean - black) / saturation, ratio=ratio, gain=gain, saturation=saturation, read_noise=read_noise, seed=seed
     )
-    dark = _recorded(dark_dn)
+    dark = np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)  # noise below black is recorded too
     profile = (gain / SENSOR.saturation, (read_noise / SENSOR.saturation) ** 2)
     folder.mkdir(parents=True, exist_ok=True)
     sample = Sample(folder / "sample.dng", folder / "sample_clean.dng", ratio, gain)
@@ -64,14 +64,6 @@ def _scene() -> NDArray[np.float32]:
     scene = 0.98 * camera_rgb / camera_rgb.max()
     planes = [scene[row::2, column::2, SENSOR.cfa[row][column]] for row, column in SENSOR.planes]
     return np.stack(planes).astype(np.float32)
-
-
-def _recorded(dn: NDArray[np.float64]) -> NDArray[np.uint16]:
-    """DN above black, packed, as the sensor writes them: black added, rounded, clipped; noise below black survives."""
-    mosaic = np.empty((2 * dn.shape[1], 2 * dn.shape[2]), np.uint16)
-    for plane, (row, column) in zip(dn, SENSOR.planes, strict=True):
-        mosaic[row::2, column::2] = np.clip(np.rint(plane + SENSOR.black_at(row, column)), 0, SENSOR.white)
-    return mosaic
 
 
 def _described(path: Path, mosaic: NDArray[np.uint16], iso: float) -> RawFile:

@@ -1,6 +1,7 @@
 """Start, watch and stop a real Triton server: the one that PyPI's pytriton wheel carries."""
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -18,12 +19,14 @@ from pathlib import Path
 
 from exposure.assets import MODEL_REPOSITORY
 
-from .triton import Client, ServerError
+from .triton import Client, ServerError, ServerGoneError
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+# Run a program that is sent SIGTERM when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG).
+DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,11 @@ def _with_ports(options: ServerOptions) -> ServerOptions:
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 trial.bind((options.host, wanted))
-            except OSError as error:
-                flag = "--" + name.replace("_", "-")
-                raise ServerError(f"cannot listen on {options.host}:{wanted} ({error.strerror}); try {flag}") from error
+            except (OSError, OverflowError) as error:
+                port_is_at_fault = isinstance(error, OverflowError) or error.errno in (errno.EADDRINUSE, errno.EACCES)
+                flag = "--" + name.replace("_", "-") if port_is_at_fault else "--host"
+                reason = getattr(error, "strerror", None) or error
+                raise ServerError(f"cannot listen on {options.host}:{wanted} ({reason}); try another {flag}") from error
             chosen[name] = trial.getsockname()[1]
     return ServerOptions(options.repository, options.config_name, options.host, **chosen)
 
@@ -131,6 +136,7 @@ def _backends(run: Path) -> Path:
 def _command(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:
     host = options.host
     return [
+        *(sys.executable, "-c", DIE_WITH_PARENT),
         str(_tritonserver() / "bin" / "tritonserver"),
         f"--model-repository={options.repository}",
         f"--backend-directory={backends}",
@@ -160,20 +166,20 @@ def _environment() -> dict[str, str]:
 
 
 def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::") else host
+    return "127.0.0.1" if host == "0.0.0.0" else host
 
 
 def _wait_until_ready(server: Server) -> None:
     """Ready is an answered request in every ensemble: health stays 200 when a model process has died."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    with Client(server.address) as client:
+    with Client(server.address, timeout_s=START_TIMEOUT_S) as client:
         while True:
             if server.process.poll() is not None:
                 raise ServerError(f"the server did not start: {server.failure()}")
             try:
                 client.probe()
                 return
-            except ServerError as error:
+            except ServerGoneError as error:  # the models are loading; any other error is final
                 if time.monotonic() > deadline:
                     raise ServerError(f"the server is not ready after {START_TIMEOUT_S:.0f} s: {error}") from error
             time.sleep(0.1)

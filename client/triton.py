@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import os
+import re
+import shutil
 import socket
 from collections.abc import Iterator
 from types import TracebackType
@@ -14,15 +16,19 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 from tritonclient.utils import shared_memory as shm
 
+from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE, Sensor, check_tile
 
-PASSES = (1, 2, 3, 4)
 STAGES = ("pack", "denoiser", "expose", "unpack")
 _regions = itertools.count()
 
 
 class ServerError(RuntimeError):
     """The server is absent, failed or refused; the message is one sentence."""
+
+
+class ServerGoneError(ServerError):
+    """No server answers: the next file will not fare better."""
 
 
 class Client:
@@ -68,8 +74,8 @@ class Client:
         gain: K in DN per electron. origin: row and column of the mosaic in the whole frame.
         Raises ServerError when the server is absent, fails or refuses.
         """
-        if passes not in PASSES:
-            raise ServerError(f"passes is {passes}; the server holds ensembles for {PASSES[0]} to {PASSES[-1]}")
+        if passes not in SERVED_PASSES:
+            raise ServerError(f"passes is {passes}; the server holds ensembles for {SERVED_PASSES}")
         if mosaic.ndim != 2 or mosaic.dtype != np.uint16:
             raise ServerError(f"mosaic is {mosaic.dtype} with {mosaic.ndim} dimensions; it must be uint16 with 2")
         if not 0 <= seed < 2**64:
@@ -94,7 +100,7 @@ class Client:
     def is_ready(self) -> bool:
         """Whether a server answers here and holds our ensembles."""
         try:
-            return all(self._grpc.is_model_ready(f"exposure_{passes}", client_timeout=5) for passes in PASSES)
+            return all(self._grpc.is_model_ready(f"exposure_{passes}", client_timeout=5) for passes in SERVED_PASSES)
         except InferenceServerException:
             return False
 
@@ -102,7 +108,7 @@ class Client:
         """Run the smallest request through every ensemble. Raises ServerError when one does not answer."""
         flat = np.full((SMALLEST_SIDE, SMALLEST_SIDE), 600, np.uint16)
         sensor = Sensor((512, 512, 512, 512), 16383, ((0, 1), (1, 2)))
-        for passes in PASSES:
+        for passes in SERVED_PASSES:
             self.denoise(flat, sensor, ratio=2, gain=1, passes=passes)
 
     def stage_seconds(self) -> dict[str, float]:
@@ -135,7 +141,11 @@ class Client:
             return None
         if self._region is None or self._region.size != 2 * half:
             self._drop_region()
-            region = _Region(2 * half)
+            try:
+                region = _Region(2 * half)
+            except (shm.SharedMemoryException, OSError):  # no room there: gRPC serves as well
+                self.shared_memory = False
+                return None
             try:
                 self._grpc.register_system_shared_memory(region.name, region.name, region.size)
             except InferenceServerException as error:
@@ -161,10 +171,10 @@ class Client:
         except InferenceServerException as error:
             message = str(error.message())
             if "connect" in message.lower() or "UNAVAILABLE" in str(error.status()):
-                raise ServerError(f"no server answers at {self.address}; start one with: exposure serve") from error
+                raise ServerGoneError(f"no server answers at {self.address}; start one with: exposure serve") from error
             if "DEADLINE" in str(error.status()):
                 raise ServerError(f"the server at {self.address} took more than {self._timeout_s:g} s") from error
-            raise ServerError(message) from error
+            raise ServerError(re.sub(r"^in ensemble '\w+', ", "", message)) from error
 
 
 class _Region:
@@ -173,6 +183,8 @@ class _Region:
     def __init__(self, size: int) -> None:
         self.name = f"/exposure_client_{os.getpid()}_{next(_regions)}"
         self.size = size
+        if shutil.disk_usage("/dev/shm").free < size:  # else writing to it would kill the process
+            raise OSError("/dev/shm is full")
         self._handle = shm.create_shared_memory_region(self.name, self.name, size)
 
     def write(self, array: NDArray[np.uint16]) -> None:
@@ -194,6 +206,6 @@ def _input(name: str, array: NDArray[Any]) -> Any:
 
 def _is_this_machine(host: str) -> bool:
     try:
-        return socket.gethostbyname(host).startswith("127.") or host == "[::1]"
+        return host == "[::1]" or socket.gethostbyname(host).startswith("127.")
     except OSError:
         return False

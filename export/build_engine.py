@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeVar
 
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (CheckpointError, GraphError, EngineError, OSError) as error:
         print(f"build_engine: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     print(f"installed in {folder}")
     return 0
 
@@ -70,11 +73,19 @@ def build(checkpoint: Path, target: str, repository: Path, compute_capability: i
         built_from["processor"] = _processor()
     if target.startswith("tensorrt"):
         load_tensorrt(target)  # says what is missing before minutes are spent
-    if target != "onnx":
-        install_configs(repository, network.concat_origin)
+    _refuse_other_inputs(folder, input_names(network))
     if _installed_from(folder) == built_from:
         print("  nothing has changed since it was built: the installed engine is kept")
-        return folder
+    else:
+        _install(folder, network, target, compute_capability, built_from)
+    if target != "onnx":
+        install_configs(repository, network.concat_origin)
+    return folder
+
+
+def _install(
+    folder: Path, network: Network, target: str, compute_capability: int | None, built_from: dict[str, str]
+) -> None:
     with replacing(folder) as part:
         precision, agreement_db = _fill(part, network, target, compute_capability)
         manifest = Manifest(
@@ -89,18 +100,19 @@ def build(checkpoint: Path, target: str, repository: Path, compute_capability: i
             built_from=built_from,
         )
         seal(part, manifest)
-    return folder
+
+
+def _refuse_other_inputs(folder: Path, inputs: list[str]) -> None:
+    """One repository has one set of ensembles: all its engines must take the same tensors."""
+    for other in folder.parent.glob("*/manifest.json"):
+        if other.parent.name not in (folder.name, "onnx") and read_manifest(other.parent).inputs != inputs:
+            raise EngineError(f"{other.parent} holds an engine with other inputs; use another --repository")
 
 
 def target_for_this_machine() -> str:
-    """The engine that this machine can serve: a card's, if there is one with its library, else the CPU's."""
-    if shutil.which("nvidia-smi"):
-        for target in ("tensorrt", "tensorrt-rtx"):
-            try:
-                load_tensorrt(target)
-            except EngineError:
-                continue
-            return target
+    """TensorRT where there is a card and the library, else OpenVINO. TensorRT for RTX cannot be served yet."""
+    if shutil.which("nvidia-smi") and find_spec("tensorrt"):
+        return "tensorrt"
     return "openvino"
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from exposure.assets import MODEL_REPOSITORY
+from exposure.schedule import SERVED_PASSES
 
-PASSES = (1, 2, 3, 4)
 LEAVES = ("pack", "denoiser", "expose", "unpack")
 
 # DESIGN.md, section 3: the contract that other people's clients rely on.
@@ -81,7 +81,7 @@ def install_configs(repository: Path, concat_origin: bool) -> None:
         if concat_origin:
             text = text.replace(PHOTON_GAIN_LINE, f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}")
         _write(config, text)
-    for passes in PASSES:
+    for passes in SERVED_PASSES:
         version = repository / f"exposure_{passes}" / "1"  # Triton wants a version folder, if an empty one
         version.mkdir(parents=True, exist_ok=True)
         (version / ".gitkeep").touch()

@@ -124,6 +124,8 @@ def agreement(network: Network, run: Run, least_db: float, what: str, *, crops: 
         with torch.no_grad():
             expected = network(image, gain, image).numpy()
         clean = run(crop.image, gain.numpy(), crop.image)
+        if not np.isfinite(expected).all():
+            raise GraphError("the network itself gives NaN or Inf on a simulated low-light crop")
         if clean.shape != expected.shape or not np.isfinite(clean).all():
             raise GraphError(f"{what} gives NaN, Inf or a wrong shape on a simulated low-light crop")
         error = float(np.mean((clean.astype(np.float64) - expected) ** 2))

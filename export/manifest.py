@@ -67,18 +67,20 @@ def seal(folder: Path, manifest: Manifest) -> None:
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill; it takes the place of `folder` in one step, or vanishes if anything fails."""
+    """A new folder to fill; it takes the place of `folder` when it is whole, or vanishes if anything fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    old = part.with_name(part.name + ".old")
     try:
         yield part
         part.chmod(0o777 & ~_umask())
-        old = part.with_name(part.name + ".old")
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
     finally:
+        if old.exists() and not folder.exists():  # stopped between the two renames
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
 
 

@@ -19,6 +19,7 @@ import openvino as ov  # noqa: E402
 MODEL = "model.xml"
 BF16_AGREEMENT_DB = 70.0  # against FP32 torch, on simulated low light
 COMPILED_PIXELS = 4_000_000  # packed, of all frame sizes kept compiled: their activations take 1.7 kB a pixel
+CACHED_MODELS = 16  # on disk, 31 MB each
 Run = Callable[..., NDArray[np.float32]]
 
 
@@ -53,9 +54,8 @@ class OpenVinoEngine:
         manifest = read_manifest(folder)
         if manifest.target != "openvino":
             raise EngineError(f"{folder} holds an engine for {manifest.target}; this is the openvino loader")
-        cache = os.environ.get("EXPOSURE_CACHE", Path.home() / ".cache" / "exposure")
         precision = manifest.precision if bf16_is_fast() else "f32"
-        return cls(folder, precision, Path(cache) / "openvino")
+        return cls(folder, precision, _cache_folder())
 
     def __call__(self, image: NDArray[np.float32], photon_gain: NDArray[np.float32], *original: Any) -> Any:
         """image, original: [1, 4, h, w] FP32, sides multiples of the network's; photon_gain: [1].
@@ -106,10 +106,26 @@ def split(model: ov.Model) -> tuple[ov.Model, ov.Model]:
     return body, ov.Model(model.get_results(), [features, image], "tail")
 
 
+def _cache_folder() -> Path | None:
+    """$EXPOSURE_CACHE or ~/.cache/exposure, its oldest models removed; None, and a remark, where it is not writable."""
+    folder = Path(os.environ.get("EXPOSURE_CACHE", Path.home() / ".cache" / "exposure")) / "openvino"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        oldest_first = sorted(folder.glob("*.blob"), key=lambda blob: blob.stat().st_mtime)
+        for blob in oldest_first[:-CACHED_MODELS]:
+            blob.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"compiled models are not kept: {folder} ({error.strerror})", file=sys.stderr)
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
 def _infer(request: Any, arrays: tuple[NDArray[np.float32], ...]) -> NDArray[np.float32]:
     """Run on the callers' memory, no copies; the inputs' order is the graph's. Surplus arrays are ignored."""
     ports = [port for port in request.model_inputs if port.any_name != "FEATURES"]
     held = [np.ascontiguousarray(array) for array in arrays]  # OpenVINO keeps the address, not the array
+    if len(held) < len(ports):
+        raise EngineError(f"the engine wants {', '.join(port.any_name for port in ports)}; {len(held)} arrays came")
     for port, array in zip(ports, held, strict=False):
         request.set_tensor(port, ov.Tensor(array, shared_memory=True))
     request.infer()

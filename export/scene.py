@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, expose_short
-from exposure.schedule import unroll
+from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def dead_leaves(height: int, width: int, seed: int) -> NDArray[np.float64]:
 
 def low_light_crops(photon_unit: float) -> Iterator[Crop]:
     """A mild, a dark and a very dark crop as a Sony A7S2 at ISO 3200 would record them; odd and even tilings."""
-    camera, saturation = CAMERAS["SonyA7S2"], 15583.0  # white 16383 - black 800
+    camera, saturation = CAMERAS["SonyA7S2"], PUBLISHED_PHOTON_UNIT
     gain = camera.gain(3200)
     for seed, (ratio, height, width) in enumerate([(20, 128, 160), (100, 256, 256), (300, 176, 208)]):
         electrons = expose_short(

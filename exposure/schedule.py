@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 PUBLISHED_PHOTON_UNIT = 15583.0
 """Photon unit of the published checkpoints: white 16383 - black 800, in DN of the Sony A7S2."""
 
+SERVED_PASSES = (1, 2, 3, 4)  # one ensemble each; the paper uses 3, and a fourth hurts
 MOST_ELECTRONS = 1e9  # a thousand times the deepest photosite; beyond, a gain is a mistake
 
 
@@ -39,10 +40,11 @@ def unroll(
     Exposure is conserved in every step: `keep + per_photon * photons == 1`.
     Raises ValueError for values outside these ranges. Source: ExposureDiffusion, ICCV 2023, section 3.
     """
-    for name, value, least in (("ratio", ratio, 1.0), ("gain", gain, 0.0), ("saturation", saturation, 0.0)):
-        if not np.isfinite(value) or value < least or value == 0:
-            wanted = "a target exposure is at least the file's own (1)" if least else "it must be positive and finite"
-            raise ValueError(f"{name} is {value:g}; {wanted}")
+    for name, value in (("ratio", ratio), ("gain", gain), ("saturation", saturation)):
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} is {value:g}; it must be positive and finite")
+    if ratio < 1:
+        raise ValueError(f"ratio is {ratio:g}; a target exposure is at least the file's own (1)")
     if saturation / gain > MOST_ELECTRONS:
         raise ValueError(f"gain is {gain:g}; a pixel of {saturation:g} DN would hold {saturation / gain:.1g} electrons")
     if passes < 1:

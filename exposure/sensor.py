@@ -79,7 +79,7 @@ def pack(mosaic: NDArray[np.uint16], sensor: Sensor, ratio: float = 1.0, *, mult
     return np.ascontiguousarray(pad(image, multiple))
 
 
-def unpack(image: NDArray[np.float32], sensor: Sensor, shape: tuple[int, int]) -> NDArray[np.uint16]:
+def unpack(image: NDArray[np.float32], sensor: Sensor, shape: tuple[int, ...]) -> NDArray[np.uint16]:
     """Turn planes back into the mosaic that a sensor with the same black and white would have recorded.
 
     image: [4, h, w] signal, clamped to [0, 1]; anything beyond `shape` is padding and cropped.

@@ -1,6 +1,9 @@
 """What tests share: the real data, the shipped network, one engine, one running server."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from exposure.client.triton import Client
 from exposure.export.build_engine import build
 from exposure.networks import Network
 
+os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # compiled models, not the user's
 PROJECT = Path(__file__).parents[1]
 CFAS = {
     "RGGB": ((0, 1), (1, 2)),
@@ -22,6 +26,7 @@ CFAS = {
     "GBRG": ((1, 2), (0, 1)),
     "BGGR": ((2, 1), (1, 0)),
 }
+atexit.register(shutil.rmtree, os.environ["EXPOSURE_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The command as people run it, on real files, with the real server."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from exposure.assets import MODEL_REPOSITORY
 from exposure.client import command
+from exposure.client.dng import write_dng
 from exposure.client.rawfile import read
 from exposure.client.sample import make_sample
 
@@ -120,6 +122,38 @@ def test_misuse_is_one_sentence(
     assert complaint.count("\n") == 1
     assert sentence in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_of_the_server_costs_one_file(
+    address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = read(sample)
+    odd = tmp_path / "odd.dng"
+    write_dng(odd, good, good.mosaic, noise_profile=(1e-30, 0.0))
+    assert exposure(address, odd, sample, "--ratio", 20, "--out", tmp_path) == 1
+    assert (tmp_path / "sample_exposed.dng").exists()
+    complaint = capsys.readouterr().err
+    assert f"exposure: {odd}: GAIN is" in complaint
+    assert "1 of 2 files failed" in complaint
+
+
+def test_a_result_never_replaces_an_input(
+    address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "x.dng", tmp_path / "x_exposed.dng"
+    for path in (first, second):
+        shutil.copy(sample, path)
+    assert exposure(address, first, second, "--ratio", 20, "--out", tmp_path) == 1
+    assert "is an input too" in capsys.readouterr().err
+    assert second.read_bytes() == sample.read_bytes()
+    assert (tmp_path / "x_exposed_exposed.dng").exists()
+
+
+def test_an_iso_needs_a_calibrated_camera(
+    address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exposure(address, sample, "--ratio", 20, "--iso", 1600, "--out", tmp_path) == 1
+    assert "--iso needs a calibrated camera" in capsys.readouterr().err
 
 
 def test_an_unknown_gain_is_asked_for(

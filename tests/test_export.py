@@ -17,11 +17,12 @@ from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export import build_engine, graph
-from exposure.export.ensembles import LEAVES, PASSES, ensemble_config, install_configs
-from exposure.export.manifest import EngineError, read_manifest, replacing
+from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
+from exposure.export.manifest import EngineError, Manifest, read_manifest, replacing, seal
 from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
 from exposure.export.scene import low_light_crops
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
+from exposure.schedule import SERVED_PASSES
 
 
 def saved(tmp_path: Path, network: Network, unit: float = 15583.0) -> Path:
@@ -109,7 +110,7 @@ def test_concat_origin_networks_get_their_wires(tmp_path: Path) -> None:
         assert (repository / leaf / "config.pbtxt").read_text() == checked_in
 
 
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("passes", SERVED_PASSES)
 def test_checked_in_ensembles_are_the_generated_ones(passes: int) -> None:
     assert (MODEL_REPOSITORY / f"exposure_{passes}" / "config.pbtxt").read_text() == ensemble_config(passes)
 
@@ -133,6 +134,29 @@ def test_a_changed_engine_is_found(tmp_path: Path, repository: Path) -> None:
         read_manifest(folder)
     with pytest.raises(EngineError, match="no engine in"):
         read_manifest(tmp_path)
+
+
+def test_one_repository_has_one_kind_of_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A 12-channel engine beside one of 8 channels would need other ensembles: refused, and nothing rewired."""
+    repository = tmp_path / "repository"
+    other = repository / "denoiser" / "1" / "tensorrt"
+    with replacing(other) as part:
+        seal(part, Manifest("tensorrt", "UNet", ["IMAGE", "PHOTON_GAIN"], 15583, 16, "f16", {}, "CC0-1.0", {}))
+    arguments = ["--checkpoint", str(saved(tmp_path, variant(12, True))), "--repository", str(repository)]
+    assert build_engine.main([*arguments, "--target", "openvino"]) == 1
+    assert "holds an engine with other inputs" in capsys.readouterr().err
+    assert [path.name for path in repository.iterdir()] == ["denoiser"]
+    assert [path.name for path in other.parent.iterdir()] == ["tensorrt"]
+
+
+def test_an_engine_wants_all_its_inputs(tmp_path: Path) -> None:
+    network = variant(12, True)
+    saved(tmp_path, network)
+    graph.onnx_from_network(network, tmp_path / "model.onnx")
+    openvino_from_onnx(tmp_path / "model.onnx", tmp_path)
+    image, gain = np.zeros((1, 4, 16, 16), np.float32), np.ones(1, np.float32)
+    with pytest.raises(EngineError, match="IMAGE, PHOTON_GAIN, ORIGIN_IMAGE; 2 arrays came"):
+        OpenVinoEngine(tmp_path, "f32")(image, gain)
 
 
 def test_an_interrupted_install_changes_nothing(tmp_path: Path) -> None:

@@ -191,5 +191,44 @@ def test_an_existing_file_survives_a_failed_write(tmp_path: Path) -> None:
 
 def test_brightening_keeps_the_levels(tmp_path: Path) -> None:
     file = written(tmp_path / "a.dng", Sensor((500, 510, 520, 530), 4095, CFAS["GRBG"]), (33, 47))
-    np.testing.assert_array_equal(brightened(file, 1), file.mosaic.clip(None, 4095))
+    black = np.tile([[500, 510], [520, 530]], (17, 24))[:33, :47]
+    np.testing.assert_array_equal(brightened(file, 1), file.mosaic.clip(black, 4095))
     assert brightened(file, 1000).max() == 4095
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "count", "value"),
+    [
+        (50728, 3, 3, (1, 2, 3)),  # AsShotNeutral as SHORT, which the DNG specification allows
+        (50721, 12, 9, tuple(0.1 * i for i in range(1, 10))),  # ColorMatrix1 as DOUBLE
+        (50708, 1, 5, b"Maker"),  # UniqueCameraModel as BYTE
+        (34855, 2, 0, "many"),  # ISOSpeedRatings as ASCII
+        (51041, 2, 0, "low"),  # NoiseProfile as ASCII
+    ],
+)
+def test_oddly_typed_tags_are_carried_or_ignored(tmp_path: Path, code: int, kind: int, count: int, value: Any) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    tags = [
+        (50706, 1, 4, (1, 4, 0, 0), True),
+        (33421, 3, 2, (2, 2), True),
+        (33422, 1, 4, (0, 1, 1, 2), True),
+        (50717, 4, 1, 4095, True),
+        (code, kind, count, value, True),
+    ]
+    tifffile.imwrite(tmp_path / "odd.dng", mosaic, photometric="cfa", metadata=None, extratags=tags)
+    source = read(tmp_path / "odd.dng")
+    write(tmp_path / "copy.dng", source, source.mosaic)
+    copy = read(tmp_path / "copy.dng")
+    np.testing.assert_array_equal(copy.mosaic, mosaic)
+    assert copy.white_balance == source.white_balance
+    assert (source.iso, source.noise_profile) == (0, ())
+
+
+def test_brightness_does_not_depend_on_the_brightest_pixel(tmp_path: Path) -> None:
+    """LibRaw would take a picture's maximum for white when it lies a little below: pictures could not be compared."""
+    file = written(tmp_path / "a.dng", Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"]), white_balance=(1, 1, 1))
+    flat = np.full_like(file.mosaic, 8000)
+    spotted = flat.copy()
+    spotted[:4, :4] = 13500
+    medians = [np.median(render(file, mosaic, bits=16, linear=True)) for mosaic in (flat, spotted)]
+    assert medians[0] == medians[1]

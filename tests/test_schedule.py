@@ -51,7 +51,7 @@ def test_table_keeps_the_fields_order() -> None:
     [
         ((0.5, 3, 15583, 3), "ratio is 0.5; a target exposure is at least the file's own"),
         ((float("nan"), 3, 15583, 3), "ratio is nan"),
-        ((float("inf"), 3, 15583, 3), "ratio is inf"),
+        ((float("inf"), 3, 15583, 3), "ratio is inf; it must be positive and finite"),
         ((100, 0, 15583, 3), "gain is 0"),
         ((100, -1, 15583, 3), "gain is -1"),
         ((100, 1e-9, 15583, 3), "gain is 1e-09; a pixel of 15583 DN would hold"),

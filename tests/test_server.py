@@ -19,8 +19,9 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exposure import Sensor, denoise, pack, unpack
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import PASSES, Client, ServerError
+from exposure.client.triton import Client, ServerError
 from exposure.networks import Network
+from exposure.schedule import SERVED_PASSES
 
 FREE: dict[str, int] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
 
@@ -65,7 +66,7 @@ def test_real_phases_through_the_loop(client: Client, network: Network, data: Pa
     assert abs(thrice.mean() - expected.mean()) < 0.002 * sensor.saturation
 
 
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("passes", SERVED_PASSES)
 def test_same_seed_same_bytes(client: Client, passes: int) -> None:
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
     mosaic = dark((64, 64), sensor)
@@ -127,7 +128,7 @@ def infer(address: str, tensors: dict[str, NDArray[Any]], model: str = "exposure
     return server.infer(model, inputs).as_numpy("DENOISED")
 
 
-@pytest.mark.parametrize("passes", PASSES)
+@pytest.mark.parametrize("passes", SERVED_PASSES)
 def test_the_contract(address: str, passes: int) -> None:
     server = grpc.InferenceServerClient(address)
     metadata = server.get_model_metadata(f"exposure_{passes}", as_json=True)
@@ -213,7 +214,7 @@ def test_a_taken_port_is_one_sentence(repository: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         options = ServerOptions(repository, **{**FREE, "grpc_port": port})
-        with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* try --grpc-port"):
+        with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* try another --grpc-port"):
             running_server(options).__enter__()
 
 
@@ -257,3 +258,38 @@ def test_serve_stops_cleanly(repository: Path, how: signal.Signals) -> None:
     assert shared_memory() <= before
     with Client(address) as client:
         assert not client.is_ready()
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_server_outlives_its_command(tmp_path: Path, repository: Path, how: signal.Signals) -> None:
+    """A closed terminal, a stop by a supervisor, a crash: the server that a command started goes with it."""
+    assert (repository / "denoiser" / "1" / "openvino" / "manifest.json").exists()
+    before = shared_memory()
+    command = [sys.executable, "-m", "exposure.client.command", "demo", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while len(shared_memory() - before) < 4 and time.monotonic() < deadline:  # one block a Python model
+        time.sleep(0.02)
+    process.send_signal(how)
+    process.communicate(timeout=30)
+    while shared_memory() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert shared_memory() <= before
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+
+
+def test_a_full_shared_memory_means_grpc(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    mosaic = dark((40, 40), sensor)
+    expected = client.denoise(mosaic, sensor, ratio=50, gain=3)
+    client.close()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))  # type: ignore[attr-defined]
+    with Client(client.address) as crowded:
+        np.testing.assert_array_equal(crowded.denoise(mosaic, sensor, ratio=50, gain=3), expected)
+        assert not crowded.shared_memory
+
+
+@pytest.mark.parametrize(("change", "flag"), [({"grpc_port": 70000}, "--grpc-port"), ({"host": "8.8.8.8"}, "--host")])
+def test_an_impossible_address_is_one_sentence(repository: Path, change: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ServerError, match=rf"cannot listen on .*; try another {flag}"):
+        running_server(ServerOptions(repository, **{**FREE, **change})).__enter__()

@@ -7,7 +7,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from exposure.export.manifest import read_manifest
-from exposure.schedule import table
+from exposure.schedule import SERVED_PASSES, table
 from exposure.sensor import Sensor, check_tile, pack
 
 
@@ -33,7 +33,7 @@ class TritonPythonModel:
     def _pack(self, mosaic, cfa, black, white, ratio, gain, seed, origin):
         check_tile(mosaic.shape, origin.tolist())
         sensor, unit = Sensor(tuple(black), white[0], cfa), self.manifest.photon_unit
-        steps = {n: table(ratio[0], gain[0], sensor.saturation, n, photon_unit=unit) for n in (1, 2, 3, 4)}
+        steps = {n: table(ratio[0], gain[0], sensor.saturation, n, photon_unit=unit) for n in SERVED_PASSES}
         image = pack(mosaic, sensor, ratio[0], multiple=self.manifest.multiple)[None]
         size, first = np.array(mosaic.shape, np.int32), np.zeros(1, np.int32)
         outputs = {"IMAGE": image, "PHOTON_GAIN": steps[1][0, :1], "SIZE": size, "PASS": first}
