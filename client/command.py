@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -20,7 +21,7 @@ from .sample import make_sample
 from .server import ServerOptions, running_server, server_is_installed
 from .triton import Client, ServerError, ServerGoneError
 
-DEFAULT_SERVER = "localhost:8001"
+DEFAULT_SERVER = os.environ.get("EXPOSURE_SERVER", "localhost:8001")
 
 
 def main(arguments: list[str] | None = None) -> int:

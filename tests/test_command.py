@@ -1,5 +1,6 @@
 """The command as people run it, on real files, with the real server."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -178,6 +179,7 @@ def test_without_a_server_one_is_started(sample: Path, tmp_path: Path, repositor
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env={**os.environ, "EXPOSURE_SERVER": "127.0.0.1:9"},
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "starting a server for this call ...\n")

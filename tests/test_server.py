@@ -1,5 +1,6 @@
 """The served ensembles, through the real Triton server: the contract, the result, the refusals, the life cycle."""
 
+import os
 import shutil
 import signal
 import socket
@@ -266,7 +267,8 @@ def test_no_server_outlives_its_command(tmp_path: Path, repository: Path, how: s
     assert (repository / "denoiser" / "1" / "openvino" / "manifest.json").exists()
     before = shared_memory()
     command = [sys.executable, "-m", "exposure.client.command", "demo", "--out", str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    nobody = {**os.environ, "EXPOSURE_SERVER": "127.0.0.1:9"}
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=nobody)
     deadline = time.monotonic() + 30
     while len(shared_memory() - before) < 4 and time.monotonic() < deadline:  # one block a Python model
         time.sleep(0.02)
