@@ -2,11 +2,13 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -27,7 +29,7 @@ DEFAULT_SERVER = os.environ.get("EXPOSURE_SERVER", "localhost:8001")
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 on success, 1 with a sentence on standard error otherwise, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # end like Ctrl-C does: in order, with nothing left behind
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
         signal.signal(ending, signal.default_int_handler)
     try:
         return int(options.run(options))
@@ -46,13 +48,23 @@ def denoise_files(options: argparse.Namespace) -> int:
     if not options.ratio >= 1:
         raise ValueError(f"--ratio is {options.ratio:g}; a target exposure is at least the file's own (1)")
     formats = options.format.split(",")
-    unknown = set(formats) - set(output.FORMATS)
-    if unknown:
-        raise ValueError(f"--format {unknown.pop()} is unknown; choose from {','.join(output.FORMATS)}")
-    options.out.mkdir(parents=True, exist_ok=True)
+    for name in formats:
+        if name not in output.FORMATS:
+            raise ValueError(f'--format "{name}" is unknown; choose from {",".join(output.FORMATS)}')
+    if options.gain is not None and not options.gain > 0:
+        raise ValueError(f"--gain is {options.gain:g}; it must be positive, in DN per electron")
+    _prepare_folder(options.out)
     inputs = {path.resolve() for path in options.files}
     failed, taken = 0, set[str]()
-    with client_for(options.server) as client:
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def client() -> Client:  # when the first good file wants it
+            try:
+                return stack.enter_context(client_for(options.server))
+            except ServerError as error:
+                raise ServerGoneError(str(error)) from error
+
         for path in tqdm(options.files, unit="file", disable=len(options.files) < 2 or not sys.stderr.isatty()):
             try:
                 if path.stem in taken:
@@ -74,11 +86,12 @@ def denoise_files(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _denoise_file(client: Client, path: Path, targets: list[Path], options: argparse.Namespace) -> None:
+def _denoise_file(client: Callable[[], Client], path: Path, targets: list[Path], options: argparse.Namespace) -> None:
     file = rawfile.read(path)
     gain, reason = _gain(file, options)
+    server = client()
     started = time.perf_counter()
-    result = client.denoise(
+    result = server.denoise(
         file.mosaic, file.sensor, ratio=options.ratio, gain=gain, passes=options.passes, seed=options.seed
     )
     seconds = time.perf_counter() - started
@@ -91,6 +104,14 @@ def _denoise_file(client: Client, path: Path, targets: list[Path], options: argp
     tqdm.write(f"{path}: {megapixels:.1f} MP, gain {gain:.3g} DN/e- ({reason}), {seconds:.1f} s")
     for target in targets:
         tqdm.write(f"  {target}")
+
+
+def _prepare_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
 
 
 def _gain(file: rawfile.RawFile, options: argparse.Namespace) -> tuple[float, str]:
@@ -162,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     this.add_argument(
         "files", type=Path, nargs="+", metavar="FILE", help="Bayer RAW files of any camera that LibRaw reads"
     )
-    this.add_argument("--ratio", type=float, required=True, help="target exposure / exposure of the file, 1 to 300")
+    this.add_argument("--ratio", type=float, required=True, help="target exposure / exposure of the file, at least 1")
     this.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
     this.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
     this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")

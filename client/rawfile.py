@@ -21,6 +21,11 @@ LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the 
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
 IFDS_READ = 16  # of a TIFF; corrupt ones chain in circles
+# TIFF and its dialects (Olympus, Panasonic, Phase One), Canon CRW, Fuji, Minolta, Sigma, ARRI, Nokia, QuickTake, Red.
+SIGNATURES = (
+    *(b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"IIII", b"MMMM", b"II\x1a\0", b"MM\0\x1a", b"FUJIFILM"),
+    *(b"\0MRM", b"FOVb", b"ARRI", b"NOKIARAW", b"qktk", b"qktn", b"\0\0\0RED"),
+)
 END_OF_DATA = "end of data"
 ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # LibRaw's flip to the TIFF tag
 
@@ -59,9 +64,11 @@ class RawFile:
         return _numbers(self.tags, "NoiseProfile")
 
 
-def read(path: Path) -> RawFile:
+def read(path: str | os.PathLike[str]) -> RawFile:
     """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else."""
+    path = Path(path)
     try:
+        _refuse_other_files(path)
         with _quiet(), rawpy.imread(str(path)) as raw:
             _refuse_other_sensors(raw)
             tags = _tags(path, raw.raw_image.shape)
@@ -84,7 +91,7 @@ def read(path: Path) -> RawFile:
     except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
     except OSError as error:
-        raise RawFileError(f"it cannot be opened ({error.strerror or error})") from error
+        raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
 
 
 def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False) -> NDArray[Any]:
@@ -115,6 +122,17 @@ def _quiet() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(sink)
+
+
+def _refuse_other_files(path: Path) -> None:
+    if path.is_dir():
+        raise RawFileError("it is a folder")
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise RawFileError("it is empty")
+    if not start.startswith(SIGNATURES) and start[4:12] != b"ftypcrx ":
+        raise RawFileError("it does not begin like a RAW file; LibRaw would guess its layout from its size")
 
 
 def _refuse_other_sensors(raw: Any) -> None:

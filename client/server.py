@@ -64,9 +64,10 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
     """
     _check_engine(options)
     options = _with_ports(options)
-    with tempfile.TemporaryDirectory(prefix="exposure-server-") as folder:
+    remove_leftovers()
+    with tempfile.TemporaryDirectory(prefix=f"exposure_server_{os.getpid()}_") as folder:
         run = Path(folder)
-        shm_prefix = f"exposure_{os.getpid()}_{time.monotonic_ns():x}_"
+        shm_prefix = f"{run.name}_"
         with (run / "log").open("wb") as log:
             process = subprocess.Popen(  # its own session: Ctrl-C reaches us, and we stop it in order
                 _command(options, _backends(run), shm_prefix),
@@ -83,6 +84,17 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
             _stop(process)
             for leftover in Path("/dev/shm").glob(f"{shm_prefix}*"):
                 leftover.unlink(missing_ok=True)
+
+
+def remove_leftovers() -> None:
+    """Remove run folders and shared memory of servers and clients that were killed before they could."""
+    for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
+        for leftover in place.glob("exposure_*"):
+            owner = re.match(r"exposure_(?:server|client)_(\d+)_", leftover.name)
+            if owner and not Path("/proc", owner[1]).exists() and leftover.stat().st_uid == os.getuid():
+                shutil.rmtree(leftover, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    leftover.unlink()
 
 
 def _check_engine(options: ServerOptions) -> None:

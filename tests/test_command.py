@@ -108,10 +108,10 @@ def test_two_files_of_one_name_do_not_overwrite(
     [
         (["--ratio", "0.5"], "--ratio is 0.5; a target exposure is at least the file's own (1)"),
         (["--ratio", "nan"], "--ratio is nan"),
-        (["--ratio", "10", "--gain", "0"], "GAIN is 0; it must be positive"),
-        (["--ratio", "10", "--gain", "-2"], "GAIN is -2"),
+        (["--ratio", "10", "--gain", "0"], "--gain is 0; it must be positive, in DN per electron"),
+        (["--ratio", "10", "--gain", "-2"], "--gain is -2"),
         (["--ratio", "10", "--seed", "-1"], "seed is -1"),
-        (["--ratio", "10", "--format", "dng,jpg"], "--format jpg is unknown; choose from dng,tiff,png"),
+        (["--ratio", "10", "--format", "dng,jpg"], '--format "jpg" is unknown; choose from dng,tiff,png'),
     ],
 )
 def test_misuse_is_one_sentence(
@@ -123,6 +123,27 @@ def test_misuse_is_one_sentence(
     assert complaint.count("\n") == 1
     assert sentence in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_one_sentence(
+    address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", Path("/proc/nowhere")):
+        assert exposure(address, sample, "--ratio", 20, "--out", folder) == 1
+        complaint = capsys.readouterr().err
+        assert complaint.startswith(f"exposure: --out {folder} cannot be written to (")
+        assert complaint.count("\n") == 1
+
+
+def test_refused_files_start_no_server(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "running_server", lambda _: pytest.fail("a server was started"))
+    monkeypatch.setattr(command, "DEFAULT_SERVER", "127.0.0.1:9")
+    bad = data / "corrupt" / "lfs_pointer.dng"
+    assert command.main(["denoise", str(bad), "--ratio", "2", "--out", str(tmp_path)]) == 1
+    assert "starting" not in capsys.readouterr().err
 
 
 def test_a_refusal_of_the_server_costs_one_file(

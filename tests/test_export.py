@@ -209,7 +209,7 @@ def test_the_script_runs_by_itself(tmp_path: Path) -> None:
         check=False,
     )
     assert result.returncode == 1
-    assert result.stderr == "build_engine: nowhere.pt: no such checkpoint file\n"
+    assert result.stderr == "build_engine: nowhere.pt: there is no such file\n"
 
 
 def test_openvino_does_not_report_home() -> None:

@@ -138,7 +138,7 @@ def test_other_files_are_one_sentence(tmp_path: Path, name: str, content: bytes)
 
 
 def test_absent_files_are_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match="there is no such file"):
         load_checkpoint(tmp_path / "nowhere.pt")
 
 

@@ -114,7 +114,11 @@ def test_the_visible_area_has_its_own_phase(tmp_path: Path, top: int, left: int,
         ("corrupt/notbayer_palette_73x43.tif", "palette"),
         ("corrupt/exiftool_DNG.dng", "truncated"),
         ("corrupt/twelvemonkeys_1952x1112_GBRG_trunc1k.dng", "truncated"),
-        ("corrupt/lfs_pointer.dng", "LibRaw cannot read it"),
+        ("corrupt/lfs_pointer.dng", "does not begin like a RAW file"),
+        ("corrupt/empty.arw", "it is empty"),
+        ("corrupt", "it is a folder"),
+        ("nowhere.arw", "no such file"),
+        ("raw/dslr_768x512_rggb.u16", "LibRaw would guess"),
     ],
 )
 def test_refusals_tell_the_reason(data: Path, name: str, reason: str) -> None:

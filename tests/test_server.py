@@ -1,11 +1,13 @@
 """The served ensembles, through the real Triton server: the contract, the result, the refusals, the life cycle."""
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exposure import Sensor, denoise, pack, unpack
-from exposure.client.server import ServerOptions, running_server
+from exposure.client.server import ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import Client, ServerError
 from exposure.networks import Network
 from exposure.schedule import SERVED_PASSES
@@ -274,10 +276,24 @@ def test_no_server_outlives_its_command(tmp_path: Path, repository: Path, how: s
         time.sleep(0.02)
     process.send_signal(how)
     process.communicate(timeout=30)
-    while shared_memory() - before and time.monotonic() < deadline:
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert shared_memory() <= before
+    while _served_by(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert not _served_by(process.pid)
+    remove_leftovers()  # as every start of a server does
     assert shared_memory() <= before
-    assert process.returncode == (-9 if how == signal.SIGKILL else 130)
+    assert not list(Path(tempfile.gettempdir()).glob(f"exposure_server_{process.pid}_*"))
+
+
+def _served_by(pid: int) -> list[str]:
+    """Command lines of the processes that the launcher `pid` has started."""
+    commands = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            commands.append((process / "cmdline").read_text())
+    return [command for command in commands if f"exposure_server_{pid}_" in command]
 
 
 def test_a_full_shared_memory_means_grpc(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Network:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file")
+        raise CheckpointError(f"{path}: there is no such file")
     state, info = _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
     network = _network_from_state(path, state)
     network.info = info
