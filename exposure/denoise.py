@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .noise import poisson
+from .kernels.ops import poisson
 from .schedule import PUBLISHED_PHOTON_UNIT, Step, unroll
 from .sensor import pad, shape_text
 
@@ -73,7 +73,7 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
 
-    def draw_of(step: int) -> Draw:
-        return lambda rate: rate.new_tensor(poisson(rate.float().cpu().numpy(), seed=seed, step=step))
+    def draw_after(index: int) -> Draw:  # the server's own arithmetic: same seed, same electrons
+        return lambda rate: rate.new_tensor(poisson(rate.float().cpu().numpy(), seed=seed, step=index))
 
-    return [draw_of(step) for step in range(passes - 1)]
+    return [draw_after(index) for index in range(passes - 1)]

@@ -1,7 +1,6 @@
-"""Photon noise: how many electrons a pixel catches, and how a camera writes them down in DN."""
+"""Noise: how a camera turns light into DN, and what one electron is worth (the gain)."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import exp, log
 from typing import Any
@@ -85,27 +84,6 @@ def choose_gain(model: str, iso: float, noise_profile: Sequence[float], saturati
         raise ValueError(f"its ISO is unknown; give --iso for the calibrated {model}, or --gain in DN per electron")
     name = model or "this camera"
     raise ValueError(f"its gain is unknown: no calibration of {name}, no noise profile; give --gain in DN per electron")
-
-
-def poisson(
-    rate: NDArray[np.float32], *, seed: int, step: int, origin: tuple[int, int] = (0, 0)
-) -> NDArray[np.float32]:
-    """Draw electrons: one Poisson count per pixel, the same for the same seed on every machine and thread count.
-
-    rate: [..., 4, h, w] expected electrons, 0 to about 2e5.
-    seed: unsigned 64-bit; step: pass after which the draw happens; origin: of the mosaic in the whole frame.
-    Each (seed, step, plane, origin) has a Philox stream of its own, so all of them are independent.
-    """
-    counts = np.empty(rate.shape, np.float32)
-
-    def draw(plane: int) -> None:
-        for image in np.ndindex(rate.shape[:-3]):  # a batch repeats the field: each image as if it were alone
-            stream = np.random.Philox(key=seed | (4 * step + plane) << 64, counter=origin[0] << 192 | origin[1] << 128)
-            counts[(*image, plane)] = np.random.Generator(stream).poisson(rate[(*image, plane)])
-
-    with ThreadPoolExecutor() as threads:  # NumPy draws outside the interpreter lock
-        list(threads.map(draw, range(rate.shape[-3])))
-    return counts
 
 
 def expose_short(

@@ -57,16 +57,21 @@ def test_one_pass_is_the_definition(client: Client, network: Network, phase: str
     assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=1)) <= 1  # the engine's rounding
 
 
+@pytest.mark.parametrize("passes", SERVED_PASSES)
 @pytest.mark.parametrize("phase", CFAS)
-def test_real_phases_through_the_loop(client: Client, network: Network, data: Path, phase: str) -> None:
-    """The same scene in four phases: at 3 passes, rounding flips some draws and moves streams."""
+def test_the_loop_is_the_definition(client: Client, network: Network, data: Path, phase: str, passes: int) -> None:
+    """The same scene in four phases, the same seed: the same electrons, and so the same mosaic, within 1 DN.
+
+    Engine and torch differ by 1e-7, which tips about one draw in 10,000 over by one electron; the next pass spreads
+    that over its neighbourhood, a hundredth of so small a crop, as a few DN.
+    """
     mosaic, sensor = dslr(data, phase)
-    mosaic = mosaic[:256, :256]
-    served = client.denoise(mosaic, sensor, ratio=4, gain=2.5, passes=1)
-    assert differ(served, defined(network, mosaic, sensor, ratio=4, gain=2.5, passes=1)) <= 1
-    thrice = client.denoise(mosaic, sensor, ratio=4, gain=2.5, passes=3, seed=3)
-    expected = defined(network, mosaic, sensor, ratio=4, gain=2.5, passes=3, seed=3)
-    assert abs(thrice.mean() - expected.mean()) < 0.002 * sensor.saturation
+    mosaic = mosaic[:96, :128]
+    physics = {"ratio": 40.0, "gain": 2.5, "passes": passes, "seed": 2**40 + 3}
+    served = client.denoise(mosaic, sensor, **physics)
+    difference = abs(served.astype(int) - defined(network, mosaic, sensor, **physics))
+    assert np.mean(difference > 1) <= 0.02 * (passes > 1)
+    assert difference.max() <= (1 if passes == 1 else 40)
 
 
 @pytest.mark.parametrize("passes", SERVED_PASSES)

@@ -3,8 +3,7 @@
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from exposure.denoise import expose
-from exposure.noise import poisson
+from exposure.kernels.ops import expose
 from exposure.schedule import Step
 
 
@@ -15,13 +14,9 @@ class TritonPythonModel:
     def _respond(self, request):
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
         i, steps = int(tensors["PASS"][0]), tensors["STEPS"]
-        seed, origin = int(tensors["SEED"][0]), tuple(tensors["ORIGIN"].tolist())
-
-        def draw(rate):
-            return poisson(rate, seed=seed, step=i, origin=origin)
-
+        noise = {"seed": int(tensors["SEED"][0]), "index": i, "origin": tuple(tensors["ORIGIN"].tolist())}
         outputs = {
-            "IMAGE": expose(tensors["CLEAN"], tensors["ORIGIN_IMAGE"], Step(*steps[i]), draw),
+            "IMAGE": expose(tensors["CLEAN"], tensors["ORIGIN_IMAGE"], Step(*steps[i].tolist()), **noise),
             "PHOTON_GAIN": steps[i + 1, :1],
             "NEXT_PASS": np.array([i + 1], np.int32),
         }

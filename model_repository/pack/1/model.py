@@ -7,8 +7,9 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from exposure.export.manifest import read_manifest
+from exposure.kernels.ops import pack
 from exposure.schedule import SERVED_PASSES, table
-from exposure.sensor import Sensor, check_tile, pack
+from exposure.sensor import Sensor, check_tile
 
 
 class TritonPythonModel:

@@ -2,7 +2,8 @@
 
 import triton_python_backend_utils as pb_utils
 
-from exposure.sensor import Sensor, unpack
+from exposure.kernels.ops import unpack
+from exposure.sensor import Sensor
 
 
 class TritonPythonModel:

@@ -1,0 +1,77 @@
+// The kernels on a CPU: plain loops over rows, split among threads. Which thread computes a row changes nothing.
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "kernels.h"
+
+template <class Row>
+static void for_each_row(int32_t rows, int32_t threads, Row row) {
+    auto some = [&](int32_t first, int32_t last) {
+        for (int32_t i = first; i < last; i++) row(i);
+    };
+    std::vector<std::thread> others;
+    for (int32_t t = 1; t < threads; t++)
+        others.emplace_back(some, (int32_t)((int64_t)rows * t / threads), (int32_t)((int64_t)rows * (t + 1) / threads));
+    some(0, (int32_t)((int64_t)rows / std::max(threads, 1)));
+    for (auto& other : others) other.join();
+}
+
+void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, float* image, int32_t threads) {
+    const Layout& l = *layout;
+    for_each_row(4 * l.plane_height, threads, [&](int32_t line) {
+        int32_t plane = line / l.plane_height, i = line % l.plane_height, position = l.position[plane];
+        const uint16_t* source = mosaic + (int64_t)mosaic_index(i, l.height, position / 2) * l.width;
+        float* target = image + (int64_t)line * l.plane_width;
+        float black = l.black[position], scale = l.factor[position];
+        int32_t offset = position % 2, inside = (l.width - offset + 1) / 2;  // columns that need no reflection
+        for (int32_t j = 0; j < inside; j++) target[j] = signal_from_dn(source[2 * j + offset], black, scale);
+        for (int32_t j = inside; j < l.plane_width; j++)
+            target[j] = signal_from_dn(source[mosaic_index(j, l.width, offset)], black, scale);
+    });
+}
+
+void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mosaic, int32_t threads) {
+    const Layout& l = *layout;
+    int64_t plane_size = (int64_t)l.plane_height * l.plane_width;
+    int32_t plane_of[4];
+    for (int32_t plane = 0; plane < 4; plane++) plane_of[l.position[plane]] = plane;
+    for_each_row(l.height, threads, [&](int32_t row) {
+        for (int32_t offset = 0; offset < 2; offset++) {
+            int32_t position = 2 * (row % 2) + offset;
+            const float* source = image + plane_of[position] * plane_size + (int64_t)(row / 2) * l.plane_width;
+            uint16_t* target = mosaic + (int64_t)row * l.width;
+            float black = l.black[position], range = l.factor[position];
+            for (int32_t column = offset; column < l.width; column += 2)
+                target[column] = dn_from_signal(source[column / 2], black, range);
+        }
+    });
+}
+
+// The stream of the pixel in `line` (rows of all four planes, one after the other) and column j of a field.
+static Stream stream_at(const Field& f, int32_t line, int32_t j) {
+    return Stream(f.seed, f.pass, (uint32_t)(line / f.height), (uint32_t)(f.row + line % f.height),
+                  (uint32_t)(f.column + j));
+}
+
+void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, int32_t threads) {
+    for_each_row(4 * field->height, threads, [&](int32_t line) {
+        int64_t start = (int64_t)line * field->width;
+        for (int32_t j = 0; j < field->width; j++)
+            counts[start + j] = poisson(rate[start + j], stream_at(*field, line, j));
+    });
+}
+
+void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
+                         float* next, int32_t threads) {
+    for_each_row(4 * field->height, threads, [&](int32_t line) {
+        int64_t start = (int64_t)line * field->width;
+        for (int32_t j = 0; j < field->width; j++)
+            next[start + j] = exposed(clean[start + j], original[start + j], *step, stream_at(*field, line, j));
+    });
+}
+
+void exposure_cpu_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words) {
+    Words result = philox({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+    std::copy(result.w, result.w + 4, words);
+}

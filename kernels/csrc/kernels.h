@@ -1,0 +1,22 @@
+// The C ABI of the kernels. Images are FP32, [4, h, w], dense; mosaics are uint16, [H, W], dense. Callers validate.
+#pragma once
+#include <cstdint>
+
+#include "step.cuh"
+
+// Where the noise of an image lies: planes, rows and columns count from `row`, `column` of the whole packed frame.
+struct Field {
+    uint64_t seed;
+    uint32_t pass;
+    int32_t row, column;
+    int32_t height, width;
+};
+
+extern "C" {
+void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, float* image, int32_t threads);
+void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mosaic, int32_t threads);
+void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, int32_t threads);
+void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
+                         float* next, int32_t threads);
+void exposure_cpu_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words);  // for known-answer tests
+}

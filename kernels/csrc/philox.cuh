@@ -1,0 +1,40 @@
+// Philox4x32-10, the counter-based generator of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+#pragma once
+#include "arithmetic.cuh"
+
+struct Words {
+    uint32_t w[4];
+};
+
+HD Words philox(Words counter, uint32_t key0, uint32_t key1) {
+    for (int round = 0; round < 10; round++) {
+        uint64_t product0 = (uint64_t)0xD2511F53u * counter.w[0];
+        uint64_t product1 = (uint64_t)0xCD9E8D57u * counter.w[2];
+        counter = {{(uint32_t)(product1 >> 32) ^ counter.w[1] ^ key0, (uint32_t)product1,
+                    (uint32_t)(product0 >> 32) ^ counter.w[3] ^ key1, (uint32_t)product0}};
+        key0 += 0x9E3779B9u;
+        key1 += 0xBB67AE85u;
+    }
+    return counter;
+}
+
+// The random numbers of one pixel in one pass: they depend on its place in the whole frame and on nothing else.
+struct Stream {
+    uint32_t key0, key1;  // the seed
+    Words counter;        // column, row, plane and pass, block
+    Words words;
+    int used;
+
+    HD Stream(uint64_t seed, uint32_t pass, uint32_t plane, uint32_t row, uint32_t column)
+        : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | pass << 2, 0}}, used(4) {}
+
+    // Uniform in (0, 1): the middles of 2^24 equal intervals, all exact in float.
+    HD float uniform() {
+        if (used == 4) {
+            words = philox(counter, key0, key1);
+            counter.w[3]++;
+            used = 0;
+        }
+        return ((float)(words.w[used++] >> 9) + 0.5f) * (1.0f / 8388608.0f);
+    }
+};

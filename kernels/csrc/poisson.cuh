@@ -1,0 +1,67 @@
+// Poisson counts, exact in distribution to FP32 for means from 0 to 2^24.
+#pragma once
+#include <cmath>
+
+#include "philox.cuh"
+
+#define INVERSION_BELOW 10.0f
+
+// Sequential search of the distribution function.
+HD float poisson_by_inversion(float mean, Stream& stream) {
+    float u = stream.uniform();
+    float p = exp_negative(mean), cumulated = p, k = 0.0f;
+    while (u > cumulated && k < 60.0f) {  // beyond 60 the probability is below 1e-25
+        k += 1.0f;
+        p *= mean / k;
+        cumulated += p;
+    }
+    return k;
+}
+
+// log k! - log of Stirling's approximation to it (Loader, "Fast and accurate computation of binomial probabilities").
+HD float stirling_error(float k) {
+    float inverse = 1.0f / k, square = inverse * inverse;
+    return inverse * (0.083333336f - square * (0.0027777778f - square * (0.00079365080f - square * 0.00059523810f)));
+}
+
+// k log(k / mean) + mean - k without cancellation (Loader's deviance).
+HD float deviance(float k, float mean) {
+    float difference = k - mean;
+    if (fabsf(difference) >= 0.1f * (k + mean)) return k * log_positive(k / mean) - difference;
+    float v = difference / (k + mean), square = v * v;
+    float term = 2.0f * k * v, sum = difference * v;
+    for (int j = 1; j < 8; j++) {  // v^2 < 0.01: eight terms reach 1e-16
+        term *= square;
+        sum += term / (float)(2 * j + 1);
+    }
+    return sum;
+}
+
+// log of the probability of k, k >= 1.
+HD float log_pmf(float k, float mean) {
+    return -stirling_error(k) - deviance(k, mean) - 0.5f * log_positive(6.2831853f * k);
+}
+
+// Transformed rejection with squeeze (PTRS), Hoermann 1993, "The transformed rejection method for generating Poisson
+// random variables".
+HD float poisson_by_rejection(float mean, Stream& stream) {
+    float b = 0.931f + 2.53f * sqrtf(mean);
+    float a = -0.059f + 0.02483f * b;
+    float accept = 0.9277f - 3.6224f / (b - 2.0f);
+    for (int attempt = 0; attempt < 64; attempt++) {  // each fails with probability below 0.3
+        float u = stream.uniform() - 0.5f, v = stream.uniform();
+        float s = 0.5f - fabsf(u);
+        float k = floorf((2.0f * a / s + b) * u + mean + 0.43f);
+        if (s >= 0.07f && v <= accept) return k;
+        if (k < 0.0f || (s < 0.013f && v > s)) continue;
+        float inverse_alpha = 1.1239f + 1.1328f / (b - 3.4f);
+        float left = log_positive(v * inverse_alpha / (a / (s * s) + b));
+        if (left <= (k < 1.0f ? -mean : log_pmf(k, mean))) return k;
+    }
+    return floorf(mean);
+}
+
+HD float poisson(float mean, Stream stream) {
+    if (!(mean > 0.0f)) return 0.0f;
+    return mean < INVERSION_BELOW ? poisson_by_inversion(mean, stream) : poisson_by_rejection(mean, stream);
+}

@@ -1,0 +1,59 @@
+"""The compiled kernels: found, loaded and typed. Their arguments are checked in ops.py."""
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+import exposure.kernels
+
+NAME = "libexposure_kernels.so"
+
+
+class Layout(ctypes.Structure):
+    """csrc/bayer.cuh: how a mosaic lies in its planes."""
+
+    _fields_ = (
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+        ("plane_height", ctypes.c_int32),
+        ("plane_width", ctypes.c_int32),
+        ("position", ctypes.c_int32 * 4),
+        ("black", ctypes.c_float * 4),
+        ("factor", ctypes.c_float * 4),
+    )
+
+
+class Injection(ctypes.Structure):
+    """csrc/step.cuh: the floats of a step that an injection needs."""
+
+    _fields_ = (("photons", ctypes.c_float), ("keep", ctypes.c_float), ("per_photon", ctypes.c_float))
+
+
+class Field(ctypes.Structure):
+    """csrc/kernels.h: where the noise of an image lies."""
+
+    _fields_ = (
+        ("seed", ctypes.c_uint64),
+        ("step", ctypes.c_uint32),
+        ("row", ctypes.c_int32),
+        ("column", ctypes.c_int32),
+        ("height", ctypes.c_int32),
+        ("width", ctypes.c_int32),
+    )
+
+
+@functools.cache
+def library() -> Any:
+    """The CPU kernels. Raises OSError, one sentence, where they were not built."""
+    # an editable install keeps the sources in the tree and the library in site-packages: look in both
+    for folder in exposure.kernels.__path__:
+        if (Path(folder) / NAME).is_file():
+            return ctypes.CDLL(str(Path(folder) / NAME))
+    raise OSError(f"{NAME} is not built; install the project with pip, which needs a C++17 compiler")
+
+
+def threads() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,167 @@
+"""The compiled kernels against the definitions, bit for bit, and their random numbers against their distribution."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CFAS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import stats
+from test_sensor import sensors
+
+from exposure import sensor, unroll
+from exposure.denoise import expose
+from exposure.kernels import library, ops
+from exposure.sensor import Sensor
+
+sides = st.one_of(st.integers(2, 40), st.integers(100, 140))
+
+
+@given(sensor_=sensors(), height=sides, width=sides, multiple=st.sampled_from([1, 2, 16]), ratio=st.floats(1, 300))
+def test_pack_is_the_definition(sensor_: Sensor, height: int, width: int, multiple: int, ratio: float) -> None:
+    mosaic = np.random.default_rng(height * width).integers(0, 65536, (height, width)).astype(np.uint16)
+    np.testing.assert_array_equal(
+        ops.pack(mosaic, sensor_, ratio, multiple=multiple), sensor.pack(mosaic, sensor_, ratio, multiple=multiple)
+    )
+
+
+@given(sensor_=sensors(), height=sides, width=sides)
+def test_unpack_is_the_definition(sensor_: Sensor, height: int, width: int) -> None:
+    image = np.random.default_rng(height).uniform(-0.2, 1.2, (4, 80, 80)).astype(np.float32)
+    np.testing.assert_array_equal(
+        ops.unpack(image, sensor_, (height, width)), sensor.unpack(image, sensor_, (height, width))
+    )
+
+
+@given(seed=st.integers(0, 2**64 - 1), passes=st.integers(2, 4), gain=st.floats(0.05, 30), ratio=st.floats(1, 300))
+def test_expose_is_the_definition(seed: int, passes: int, gain: float, ratio: float) -> None:
+    random = np.random.default_rng(passes)
+    clean, original = (random.uniform(-0.1, 1.1, (1, 4, 9, 7)).astype(np.float32) for _ in range(2))
+    for index, step in enumerate(unroll(ratio, gain, 15583, passes)[:-1]):
+
+        def draw(rate: NDArray[np.float32], index: int = index) -> NDArray[np.float32]:
+            return ops.poisson(rate, seed=seed, step=index, origin=(6, 2))
+
+        expected = expose(clean, original, step, draw)
+        np.testing.assert_array_equal(
+            ops.expose(clean, original, step, seed=seed, index=index, origin=(6, 2)), expected
+        )
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "words"),
+    [  # the known answers that Random123 is published with
+        ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
+        ([2**32 - 1] * 4, [2**32 - 1] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
+        (
+            [0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344],
+            [0xA4093822, 0x299F31D0],
+            [0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1],
+        ),
+    ],
+)
+def test_philox_known_answers(counter: list[int], key: list[int], words: list[int]) -> None:
+    np.testing.assert_array_equal(ops.philox(np.array(counter, np.uint32), np.array(key, np.uint32)), words)
+
+
+RATES = [0.01, 0.3, 1, 3, 9.99, 10, 12, 30, 64, 100, 500, 4e3, 2e4, 1.6e5, 2e5]
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_counts_are_poisson(rate: float) -> None:
+    """Two million draws: mean, variance, and chi-squared over the counts, in bins of equal mass where many."""
+    counts = ops.poisson(np.full((4, 700, 750), rate, np.float32), seed=RATES.index(rate) + 77, step=0).ravel()
+    rate, n = float(np.float32(rate)), counts.size
+    assert abs(counts.mean() - rate) < 4.5 * np.sqrt(rate / n)
+    assert abs(counts.astype(float).var() - rate) < 4.5 * np.sqrt((rate + 2 * rate**2) / n)
+    quantiles = stats.poisson.ppf(np.linspace(0, 1, 400)[1:-1], rate) if rate > 300 else np.arange(0, 5 * rate + 20)
+    edges = np.unique(quantiles)
+    observed = np.diff(np.concatenate([[0], np.searchsorted(np.sort(counts), edges, side="right"), [n]]))
+    expected = n * np.diff(np.concatenate([[0], stats.poisson.cdf(edges, rate), [1]]))
+    enough = expected > 10
+    observed, expected = (np.append(x[enough], x[~enough].sum()) for x in (observed, expected))
+    filled = expected > 1
+    chi2 = np.sum((observed - expected)[filled] ** 2 / expected[filled])
+    assert stats.chi2.sf(chi2, filled.sum() - 1) > 1e-4
+
+
+def test_uniforms_are_uniform() -> None:
+    """Half a million counts at a rate where the count is 0 or 1 almost always: the first uniform of each stream."""
+    rates = np.repeat(np.float32(-np.log([0.1, 0.5, 0.9])), 4 * 50_000).reshape(3, 4, 200, 250).astype(np.float32)
+    zeros = (ops.poisson(rates, seed=5, step=1) == 0).reshape(3, -1).mean(1)
+    expected = np.exp(-rates.reshape(3, -1)[:, 0].astype(float))
+    assert (abs(zeros - expected) < 4.5 * np.sqrt(expected * (1 - expected) / 200_000)).all()
+
+
+def test_streams_are_independent() -> None:
+    rate = np.full((4, 128, 128), 50, np.float32)
+    first = ops.poisson(rate, seed=1, step=0)
+    np.testing.assert_array_equal(first, ops.poisson(rate, seed=1, step=0))
+    others = [ops.poisson(rate, seed=2, step=0), ops.poisson(rate, seed=1, step=1), first[[1, 2, 3, 0]]]
+    others += [ops.poisson(rate, seed=1 + 2**32, step=0), np.roll(first, 1, 1), np.roll(first, 1, 2)]
+    for other in others:
+        assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 4.5 / np.sqrt(first.size)
+
+
+@settings(max_examples=30)
+@given(row=st.integers(0, 30), column=st.integers(0, 30), height=st.integers(1, 20), width=st.integers(1, 20))
+def test_a_tile_has_the_frames_noise(row: int, column: int, height: int, width: int) -> None:
+    rate = np.random.default_rng(0).uniform(0, 300, (4, 50, 50)).astype(np.float32)
+    frame = ops.poisson(rate, seed=11, step=2)
+    tile = np.s_[:, row : row + height, column : column + width]
+    part = ops.poisson(np.ascontiguousarray(rate[tile]), seed=11, step=2, origin=(2 * row, 2 * column))
+    np.testing.assert_array_equal(part, frame[tile])
+
+
+def test_threads_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = np.random.default_rng(0).uniform(0, 300, (3, 4, 33, 21)).astype(np.float32)
+    mosaic, bayer = (rate[0, 0] * 200).astype(np.uint16), Sensor((512, 500, 520, 0), 60000, CFAS["GBRG"])
+    batch, packed = ops.poisson(rate, seed=3, step=0), ops.pack(mosaic, bayer)
+    for count in (1, 3, 64):
+        monkeypatch.setattr(ops, "threads", lambda count=count: count)
+        np.testing.assert_array_equal(ops.poisson(rate[1], seed=3, step=0), batch[1])
+        np.testing.assert_array_equal(ops.pack(mosaic, bayer), packed)
+        np.testing.assert_array_equal(ops.unpack(packed, bayer, mosaic.shape), sensor.unpack(packed, bayer, (33, 21)))
+
+
+def test_rates_at_the_edges() -> None:
+    rates = np.zeros((4, 2, 2), np.float32)
+    rates[1], rates[2] = 1e-30, 2.0**24
+    counts = ops.poisson(rates, seed=0, step=0)
+    assert (counts[:2] == 0).all()
+    assert (abs(counts[2] - 2.0**24) < 6 * 2.0**12).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: ops.poisson(np.ones((4, 2, 2)), seed=0, step=0), "rate is float64 4x2x2; it must be float32"),
+        (lambda: ops.poisson(np.ones((3, 2, 2), np.float32), seed=0, step=0), "must end in 4xhxw"),
+        (lambda: ops.poisson(np.ones((4, 0, 2), np.float32), seed=0, step=0), "not empty"),
+        (lambda: ops.poisson(np.full((4, 2, 2), np.nan, np.float32), seed=0, step=0), "rate reaches nan"),
+        (lambda: ops.poisson(np.full((4, 2, 2), 1e9, np.float32), seed=0, step=0), r"rate reaches 1e\+09"),
+        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=-1, step=0), "seed and step are -1 and 0"),
+        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, step=0, origin=(-2, 0)), "origin is"),
+        (lambda: ops.pack(np.ones((4, 4, 4), np.uint16), Sensor((0,) * 4, 9, CFAS["RGGB"])), "mosaic is uint16 4x4x4"),
+        (lambda: ops.pack(np.ones((4, 4), np.int16), Sensor((0,) * 4, 9, CFAS["RGGB"])), "it must be uint16"),
+        (
+            lambda: ops.unpack(np.ones((4, 2, 2), np.float32), Sensor((0,) * 4, 9, CFAS["RGGB"]), (6, 4)),
+            "image is 4x2x2",
+        ),
+        (lambda: ops.philox(np.zeros(3, np.uint32), np.zeros(2, np.uint32)), "3 and 2 words"),
+    ],
+)
+def test_misuse_is_one_sentence(call: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        call()
+
+
+def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "NAME", "libnowhere.so")
+    library.library.cache_clear()
+    with pytest.raises(OSError, match="is not built; install the project with pip"):
+        library.library()
+    monkeypatch.undo()
+    library.library.cache_clear()
