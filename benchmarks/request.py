@@ -36,7 +36,7 @@ def main() -> None:
     options = _parser().parse_args()
     width, height = (int(side) for side in options.frame.split("x"))
     result = {
-        "machine": f"{_processor()}, {os.cpu_count()} cores",
+        "machine": f"{processor()}, {os.cpu_count()} cores",
         "date": datetime.now(tz=UTC).date().isoformat(),
         "command": " ".join(["python", *sys.argv]),
         "versions": {"exposure": exposure.__version__}
@@ -76,6 +76,7 @@ def measure(mosaic: NDArray[np.uint16], passes: int, rounds: int) -> dict[str, A
         before = client.stage_seconds()
         engine_s, request_s = in_turn(engine_passes, request, rounds=rounds)
         after = client.stage_seconds()
+        peak = server.peak_memory_bytes()
     ratios = [r / e for r, e in zip(request_s, engine_s, strict=True)]
     return {
         "precision": engine.precision,
@@ -84,6 +85,7 @@ def measure(mosaic: NDArray[np.uint16], passes: int, rounds: int) -> dict[str, A
         "request_s": round(statistics.median(request_s), 3),
         "request_over_engine": round(statistics.median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
+        "server_peak_gib": round(peak / 2**30, 2),
         "stage_s": {name: round((after[name] - before[name]) / rounds, 3) for name in after},
     }
 
@@ -107,7 +109,8 @@ def _dark_mosaic(height: int, width: int) -> NDArray[np.uint16]:
     return np.clip(np.rint(dn), 0, SENSOR.white).astype(np.uint16)
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's own name."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 

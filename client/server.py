@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exposure.assets import MODEL_REPOSITORY
+from exposure.kernels.library import BACKEND, built
 
 from .triton import Client, ServerError, ServerGoneError
 
@@ -25,8 +25,14 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-# Run a program that is sent SIGTERM when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG).
-DIE_WITH_PARENT = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])"
+# Run a program that is sent SIGTERM when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG); the parent
+# may have died before this was said.
+DIE_WITH_PARENT = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,11 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, log: Path) -> None:
         self.process, self.address, self.log = process, address, log
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory that the server has held so far (VmHWM of proc(5))."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     def failure(self) -> str:
         """Why a model did not load, or what the server said last: the tail of an error message."""
@@ -67,10 +78,9 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
     remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=f"exposure_server_{os.getpid()}_") as folder:
         run = Path(folder)
-        shm_prefix = f"{run.name}_"
         with (run / "log").open("wb") as log:
             process = subprocess.Popen(  # its own session: Ctrl-C reaches us, and we stop it in order
-                _command(options, _backends(run), shm_prefix),
+                _command(options, _backends(run)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(),
@@ -82,8 +92,6 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
             yield server
         finally:
             _stop(process)
-            for leftover in Path("/dev/shm").glob(f"{shm_prefix}*"):
-                leftover.unlink(missing_ok=True)
 
 
 def remove_leftovers() -> None:
@@ -125,30 +133,28 @@ def _with_ports(options: ServerOptions) -> ServerOptions:
 
 
 def _tritonserver() -> Path:
-    spec = find_spec("pytriton")
+    return _package("pytriton") / "tritonserver"
+
+
+def _package(name: str) -> Path:
+    spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ServerError("no Triton server is installed; get one with: pip install 'exposure[server]'")
-    return Path(spec.submodule_search_locations[0]) / "tritonserver"
+        raise ServerError(f"{name} is not installed, and the server needs it: pip install 'exposure[server]'")
+    return Path(spec.submodule_search_locations[0])
 
 
 def _backends(run: Path) -> Path:
-    """A backend folder: the wheel's Python backend, with the stub of this interpreter's version beside it."""
-    triton = _tritonserver()
-    python = run / "backends" / "python"
-    python.mkdir(parents=True)
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = triton / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.exists():
-        raise ServerError(f"the Triton wheel has no Python {version} stub; use Python 3.11 to 3.13")
-    for source in (*(triton / "backends" / "python").iterdir(), stub):
-        (python / source.name).symlink_to(source)
-    return python.parent
+    """A backend folder with our own backend in it."""
+    folder = run / "backends"
+    (folder / "exposure").mkdir(parents=True)
+    (folder / "exposure" / BACKEND).symlink_to(built(BACKEND))
+    return folder
 
 
-def _command(options: ServerOptions, backends: Path, shm_prefix: str) -> list[str]:
+def _command(options: ServerOptions, backends: Path) -> list[str]:
     host = options.host
     return [
-        *(sys.executable, "-c", DIE_WITH_PARENT),
+        *(sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid())),
         str(_tritonserver() / "bin" / "tritonserver"),
         f"--model-repository={options.repository}",
         f"--backend-directory={backends}",
@@ -156,7 +162,6 @@ def _command(options: ServerOptions, backends: Path, shm_prefix: str) -> list[st
         "--disable-auto-complete-config",  # the checked-in text is the truth
         "--model-control-mode=explicit",
         "--load-model=*",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
         *(f"--{kind}-address={host}" for kind in ("grpc", "http")),
         f"--metrics-address={host}",
         f"--grpc-port={options.grpc_port}",
@@ -167,14 +172,9 @@ def _command(options: ServerOptions, backends: Path, shm_prefix: str) -> list[st
 
 
 def _environment() -> dict[str, str]:
-    libraries = [str(_tritonserver().parent.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
+    libraries = [str(_tritonserver().parent.parent / "nvidia_pytriton.libs"), str(_package("openvino") / "libs")]
     inherited = os.environ.get("LD_LIBRARY_PATH")
-    return {
-        **os.environ,
-        **MALLOC,
-        "LD_LIBRARY_PATH": ":".join([*libraries, *([inherited] if inherited else [])]),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
-    }
+    return {**os.environ, **MALLOC, "LD_LIBRARY_PATH": ":".join([*libraries, *([inherited] if inherited else [])])}
 
 
 def _reachable(host: str) -> str:

@@ -1,10 +1,9 @@
 """The exposure schedule: every number that physics contributes to a pass."""
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 PUBLISHED_PHOTON_UNIT = 15583.0
 """Photon unit of the published checkpoints: white 16383 - black 800, in DN of the Sony A7S2."""
@@ -62,9 +61,3 @@ def unroll(
         )
         for now, after in pairwise(exposure)
     )
-
-
-def table(ratio: float, gain: float, saturation: float, passes: int, *, photon_unit: float) -> NDArray[np.float32]:
-    """The schedule as served models pass it on: [passes, 4] FP32, one Step a row, fields in their order."""
-    steps = unroll(float(ratio), float(gain), float(saturation), passes, photon_unit=photon_unit)
-    return np.array([astuple(step) for step in steps], np.float32)

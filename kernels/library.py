@@ -9,6 +9,7 @@ from typing import Any
 import exposure.kernels
 
 NAME = "libexposure_kernels.so"
+BACKEND = "libtriton_exposure.so"
 
 
 class Layout(ctypes.Structure):
@@ -47,11 +48,16 @@ class Field(ctypes.Structure):
 @functools.cache
 def library() -> Any:
     """The CPU kernels. Raises OSError, one sentence, where they were not built."""
+    return ctypes.CDLL(str(built(NAME)))
+
+
+def built(name: str) -> Path:
+    """Where a compiled library lies. Raises OSError, one sentence, where it was not built."""
     # an editable install keeps the sources in the tree and the library in site-packages: look in both
     for folder in exposure.kernels.__path__:
-        if (Path(folder) / NAME).is_file():
-            return ctypes.CDLL(str(Path(folder) / NAME))
-    raise OSError(f"{NAME} is not built; install the project with pip, which needs a C++17 compiler")
+        if (Path(folder) / name).is_file():
+            return Path(folder) / name
+    raise OSError(f"{name} is not built; install the project with pip, which needs a C++17 compiler")
 
 
 def threads() -> int:

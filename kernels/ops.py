@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.schedule import Step
+from exposure.schedule import Step, unroll
 from exposure.sensor import Sensor, shape_text
 
 from .library import Field, Injection, Layout, library, threads
@@ -82,6 +82,15 @@ def expose(
         pointers = (ctypes.byref(injection), ctypes.byref(field), _address(following[image]))
         library().exposure_cpu_expose(*arrays, *pointers, threads())
     return following
+
+
+def schedule(ratio: float, gain: float, saturation: float, passes: int, *, photon_unit: float) -> NDArray[np.float32]:
+    """`exposure.schedule.unroll` as served: [passes, 4], a Step's fields in a row. Checked as the definition checks."""
+    unroll(ratio, gain, saturation, passes, photon_unit=photon_unit)
+    rows = np.empty((passes, 4), np.float32)
+    doubles = (ctypes.c_double(value) for value in (ratio, gain, saturation, photon_unit))
+    library().exposure_schedule(*doubles, passes, _address(rows))
+    return rows
 
 
 def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:

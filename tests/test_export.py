@@ -115,11 +115,6 @@ def test_checked_in_ensembles_are_the_generated_ones(passes: int) -> None:
     assert (MODEL_REPOSITORY / f"exposure_{passes}" / "config.pbtxt").read_text() == ensemble_config(passes)
 
 
-def test_python_models_are_adapters() -> None:
-    for leaf in LEAVES:
-        assert len((MODEL_REPOSITORY / leaf / "1" / "model.py").read_text().splitlines()) <= 40
-
-
 def test_a_changed_engine_is_found(tmp_path: Path, repository: Path) -> None:
     folder = tmp_path / "openvino"
     shutil.copytree(repository / "denoiser" / "1" / "openvino", folder)

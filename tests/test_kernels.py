@@ -1,10 +1,13 @@
 """The compiled kernels against the definitions, bit for bit, and their random numbers against their distribution."""
 
+import subprocess
+from dataclasses import astuple
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CFAS
+from conftest import CFAS, PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -48,6 +51,26 @@ def test_expose_is_the_definition(seed: int, passes: int, gain: float, ratio: fl
         np.testing.assert_array_equal(
             ops.expose(clean, original, step, seed=seed, index=index, origin=(6, 2)), expected
         )
+
+
+@given(ratio=st.floats(1, 300), gain=st.floats(1e-3, 100), saturation=st.floats(100, 65535), passes=st.integers(1, 4))
+def test_the_schedule_is_the_definition(ratio: float, gain: float, saturation: float, passes: int) -> None:
+    rows = ops.schedule(ratio, gain, saturation, passes, photon_unit=15583)
+    expected = [astuple(step) for step in unroll(ratio, gain, saturation, passes, photon_unit=15583)]
+    np.testing.assert_allclose(rows, expected, rtol=1.2e-7, atol=1e-30)  # one rounding to FP32
+
+
+def test_sanitizers_find_nothing(tmp_path: Path) -> None:
+    """Geometry and odd numbers under AddressSanitizer and UndefinedBehaviorSanitizer, in a program of their own."""
+    program = tmp_path / "sanitized"
+    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fsanitize=address,undefined,float-cast-overflow"]
+    sources = [PROJECT / "tests" / "sanitized.cpp", PROJECT / "kernels" / "csrc" / "cpu.cpp"]
+    subprocess.run(
+        ["g++", *flags, "-fno-sanitize-recover=all", "-pthread", *sources, "-o", program], check=True, text=True
+    )
+    result = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "geometries" in result.stdout
 
 
 @pytest.mark.parametrize(

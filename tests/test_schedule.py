@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exposure.schedule import PUBLISHED_PHOTON_UNIT, Step, table, unroll
+from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
 
 physics = {
     "ratio": st.floats(1, 1000),
@@ -38,12 +38,6 @@ def test_photon_unit_belongs_to_the_checkpoint() -> None:
     published, other = unroll(100, 3, 15583, 2), unroll(100, 3, 15583, 2, photon_unit=1000)
     assert other[1].photon_gain == pytest.approx(published[1].photon_gain * PUBLISHED_PHOTON_UNIT / 1000)
     assert other[1].photons == published[1].photons
-
-
-def test_table_keeps_the_fields_order() -> None:
-    rows = table(100, 3, 15583, 3, photon_unit=15583)
-    assert rows.dtype == np.float32
-    assert Step(*rows[1].tolist()).keep == pytest.approx(1 / 67, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exposure import Sensor, denoise, pack, unpack
 from exposure.client.server import ServerOptions, remove_leftovers, running_server
-from exposure.client.triton import Client, ServerError
+from exposure.client.triton import STAGES, Client, ServerError
 from exposure.networks import Network
 from exposure.schedule import SERVED_PASSES
 
@@ -125,7 +125,9 @@ GOOD: dict[str, NDArray[Any]] = {
 }
 
 
-def infer(address: str, tensors: dict[str, NDArray[Any]], model: str = "exposure_3") -> NDArray[np.uint16]:
+def infer(
+    address: str, tensors: dict[str, NDArray[Any]], model: str = "exposure_3", output: str | None = "DENOISED"
+) -> NDArray[np.uint16]:
     """A request by other people's means: tritonclient alone."""
     server = grpc.InferenceServerClient(address)
     inputs = []
@@ -133,7 +135,8 @@ def infer(address: str, tensors: dict[str, NDArray[Any]], model: str = "exposure
         tensor = grpc.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
-    return server.infer(model, inputs).as_numpy("DENOISED")
+    reply = server.infer(model, inputs)
+    return reply.as_numpy(output) if output else reply
 
 
 @pytest.mark.parametrize("passes", SERVED_PASSES)
@@ -277,7 +280,7 @@ def test_no_server_outlives_its_command(tmp_path: Path, repository: Path, how: s
     nobody = {**os.environ, "EXPOSURE_SERVER": "127.0.0.1:9"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=nobody)
     deadline = time.monotonic() + 30
-    while len(shared_memory() - before) < 4 and time.monotonic() < deadline:  # one block a Python model
+    while not _served_by(process.pid) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(how)
     process.communicate(timeout=30)
@@ -316,3 +319,58 @@ def test_a_full_shared_memory_means_grpc(client: Client, monkeypatch: pytest.Mon
 def test_an_impossible_address_is_one_sentence(repository: Path, change: dict[str, Any], flag: str) -> None:
     with pytest.raises(ServerError, match=rf"cannot listen on .*; try another {flag}"):
         running_server(ServerOptions(repository, **{**FREE, **change})).__enter__()
+
+
+def test_random_requests_do_no_harm(address: str) -> None:
+    """A bounded storm of odd tensors at every model: each is answered or refused, and good requests stay right."""
+    random = np.random.default_rng(0)
+    expected = infer(address, GOOD)
+    image = random.random((1, 4, 32, 48), np.float32)
+    leaves = {"IMAGE": image, "CLEAN": image, "ORIGIN_IMAGE": image, "PHOTON_GAIN": np.ones(1, np.float32)}
+    leaves |= {
+        "SIZE": np.array([40, 50], np.int32),
+        "PASS": np.zeros(1, np.int32),
+        "STEPS": np.ones((2, 4), np.float32),
+    }
+    models = {name: _inputs_of(address, name) for name in ("exposure_1", "exposure_4", *STAGES)}
+    answered = 0
+    for round_ in range(240):
+        model, names = list(models.items())[round_ % len(models)]
+        tensors = {name: (GOOD | leaves)[name] for name in names}
+        for name in random.choice(names, size=random.integers(1, 3), replace=False):
+            tensors[name] = _odd_tensor(random, tensors[name])
+        refusal = _refusal(address, tensors, model)
+        answered += refusal is None
+        if refusal is not None:
+            assert "\n" not in str(refusal.message())
+            assert "INVALID_ARGUMENT" in refusal.status() or "INTERNAL" in refusal.status(), (model, refusal)
+        if round_ % 40 == 39:
+            np.testing.assert_array_equal(infer(address, GOOD), expected)
+    assert 30 < answered < 210
+
+
+def _refusal(address: str, tensors: dict[str, NDArray[Any]], model: str) -> InferenceServerException | None:
+    try:
+        infer(address, tensors, model, None)
+    except InferenceServerException as error:
+        return error
+    return None
+
+
+def _inputs_of(address: str, model: str) -> list[str]:
+    metadata = grpc.InferenceServerClient(address).get_model_metadata(model, as_json=True)
+    return [tensor["name"] for tensor in metadata["inputs"]]
+
+
+def _odd_tensor(random: np.random.Generator, good: NDArray[Any]) -> NDArray[Any]:
+    """Odd values in the right shape, or an odd shape, or the wrong type."""
+    what = random.integers(5)
+    if what == 0:
+        return good.astype(random.choice([np.float32, np.int32, np.uint16]))
+    shapes = [(0,), (1,), (2,), (4,), (2, 2), (3, 4), (33, 47), (64, 64), (1, 4, 16, 16), (1, 4, 32, 48), (1, 4, 17, 1)]
+    shape = good.shape if what > 1 else shapes[random.integers(len(shapes))]
+    if good.dtype == np.float32:
+        ends = np.array([0, 1, 0.5, -1, 1e30, np.inf, np.nan, 1e-30, 20], np.float32)
+    else:
+        ends = np.array([0, 1, 2, 7, 100, np.iinfo(good.dtype).max, np.iinfo(good.dtype).min], good.dtype)
+    return random.choice(ends, size=shape)

@@ -25,7 +25,7 @@ HD int32_t mosaic_index(int32_t plane_index, int32_t side, int32_t offset) {
     return index < side ? index : side - 2;
 }
 
-HD float clamp01(float x) { return x < 0.0f ? 0.0f : (x > 1.0f ? 1.0f : x); }
+HD float clamp01(float x) { return x > 0.0f ? (x < 1.0f ? x : 1.0f) : 0.0f; }  // NaN becomes 0
 
 HD float signal_from_dn(uint16_t dn, float black, float scale) { return clamp01(((float)dn - black) * scale); }
 

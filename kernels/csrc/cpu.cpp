@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "schedule.h"
 
 template <class Row>
 static void for_each_row(int32_t rows, int32_t threads, Row row) {
@@ -69,6 +70,10 @@ void exposure_cpu_expose(const float* clean, const float* original, const Inject
         for (int32_t j = 0; j < field->width; j++)
             next[start + j] = exposed(clean[start + j], original[start + j], *step, stream_at(*field, line, j));
     });
+}
+
+void exposure_schedule(double ratio, double gain, double saturation, double photon_unit, int32_t passes, float* rows) {
+    schedule(ratio, gain, saturation, photon_unit, passes, rows);
 }
 
 void exposure_cpu_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words) {

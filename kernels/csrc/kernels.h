@@ -18,5 +18,6 @@ void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mos
 void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, int32_t threads);
 void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
                          float* next, int32_t threads);
+void exposure_schedule(double ratio, double gain, double saturation, double photon_unit, int32_t passes, float* rows);
 void exposure_cpu_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words);  // for known-answer tests
 }

@@ -1,0 +1,134 @@
+// The Triton backend `exposure`: one shared object; the `op` parameter of a model's configuration says which of the four
+// it is. Life cycle, statistics and errors are here; what a model computes is in models.cpp.
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "manifest.h"
+#include "models.h"
+
+namespace {
+
+struct Configured {
+    std::string op, engine;
+    int instances;
+};
+
+// Run `work`; an exception becomes an error that Triton reports.
+template <class Work>
+TRITONSERVER_Error* guarded(Work work) {
+    try {
+        work();
+        return nullptr;
+    } catch (const Refusal& refusal) {
+        return TRITONSERVER_ErrorNew(ERROR_INVALID_ARGUMENT, refusal.what());
+    } catch (const std::exception& error) {
+        std::string line = error.what();  // OpenVINO's are of several lines
+        std::replace(line.begin(), line.end(), '\n', ' ');
+        return TRITONSERVER_ErrorNew(ERROR_INTERNAL, line.c_str());
+    }
+}
+
+uint64_t now_ns() {
+    auto since = std::chrono::steady_clock::now().time_since_epoch();
+    return (uint64_t)std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
+}
+
+Configured configured(TRITONBACKEND_Model* model) {
+    TRITONSERVER_Message* message;
+    check(TRITONBACKEND_ModelConfig(model, 1, &message));
+    const char* base;
+    size_t size;
+    check(TRITONSERVER_MessageSerializeToJson(message, &base, &size));
+    std::string json(base, size);
+    check(TRITONSERVER_MessageDelete(message));
+    auto parameter = [&](const char* key) {
+        size_t start = json.find('"' + std::string(key) + "\":{\"string_value\"");
+        return start == std::string::npos ? "" : json_value(json.substr(start), "string_value");
+    };
+    int artifact;
+    const char* location;
+    check(TRITONBACKEND_ModelRepository(model, &artifact, &location));
+    if (artifact != ARTIFACT_FILESYSTEM) throw std::runtime_error("the model repository must be a folder");
+    size_t group = json.find("\"instance_group\"");
+    std::string count = group == std::string::npos ? "" : json_value(json.substr(group), "count");
+    return {parameter("op"), std::string(location) + "/../denoiser/1/" + parameter("engine"),
+            std::max(1, atoi(count.c_str()))};
+}
+
+void answer(Model& model, TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request) {
+    uint64_t start = now_ns();
+    TRITONBACKEND_Response* response = nullptr;
+    TRITONSERVER_Error* error = TRITONBACKEND_ResponseNew(&response, request);
+    bool success = false;
+    if (error == nullptr) {
+        error = guarded([&] {
+            Request tensors(request, response);
+            model.answer(tensors);
+        });
+        success = error == nullptr;
+        TRITONSERVER_Error* unsent = TRITONBACKEND_ResponseSend(response, RESPONSE_COMPLETE_FINAL, error);
+        if (unsent) TRITONSERVER_ErrorDelete(unsent);  // the client is gone
+    }
+    if (error) TRITONSERVER_ErrorDelete(error);
+    uint64_t end = now_ns();
+    TRITONSERVER_Error* ignored =
+        TRITONBACKEND_ModelInstanceReportStatistics(instance, request, success, start, start, end, end);
+    if (ignored) TRITONSERVER_ErrorDelete(ignored);
+    ignored = TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL);
+    if (ignored) TRITONSERVER_ErrorDelete(ignored);
+}
+
+}  // namespace
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
+    return guarded([] {
+        uint32_t major, minor;
+        check(TRITONBACKEND_ApiVersion(&major, &minor));
+        if (major != 1)
+            throw std::runtime_error(sentence("Triton's backend API is version %u; this backend knows version 1", major));
+    });
+}
+
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInitialize(TRITONBACKEND_Model* model) {
+    return guarded([&] { check(TRITONBACKEND_ModelSetState(model, new Configured(configured(model)))); });
+}
+
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelFinalize(TRITONBACKEND_Model* model) {
+    return guarded([&] {
+        void* state;
+        check(TRITONBACKEND_ModelState(model, &state));
+        delete static_cast<Configured*>(state);
+    });
+}
+
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND_ModelInstance* instance) {
+    return guarded([&] {
+        TRITONBACKEND_Model* model;
+        void* state;
+        check(TRITONBACKEND_ModelInstanceModel(instance, &model));
+        check(TRITONBACKEND_ModelState(model, &state));
+        const Configured& c = *static_cast<Configured*>(state);
+        int threads = std::max(1, (int)std::thread::hardware_concurrency() / c.instances);
+        check(TRITONBACKEND_ModelInstanceSetState(instance, make_model(c.op, c.engine, threads).release()));
+    });
+}
+
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_ModelInstance* instance) {
+    return guarded([&] {
+        void* state;
+        check(TRITONBACKEND_ModelInstanceState(instance, &state));
+        delete static_cast<Model*>(state);
+    });
+}
+
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
+    TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests, uint32_t count) {
+    void* state;
+    TRITONSERVER_Error* error = TRITONBACKEND_ModelInstanceState(instance, &state);
+    if (error) return error;  // the requests stay Triton's
+    for (uint32_t i = 0; i < count; i++) answer(*static_cast<Model*>(state), instance, requests[i]);
+    return nullptr;
+}

@@ -1,0 +1,15 @@
+// The manifest beside an engine, as export/manifest.py writes it, and the check that its files are the ones it names.
+#pragma once
+#include <string>
+
+// A key's value in JSON that this project or Triton wrote: the text of a string or number, "" where it is missing.
+std::string json_value(const std::string& json, const std::string& key);
+
+struct Manifest {
+    double photon_unit;
+    int multiple;
+    std::string precision;
+};
+
+// Throws std::runtime_error, one sentence, when the engine is missing or is not what was built.
+Manifest read_manifest(const std::string& folder);

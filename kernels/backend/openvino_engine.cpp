@@ -1,0 +1,96 @@
+#include "openvino_engine.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include <openvino/opsets/opset13.hpp>
+
+// Packed pixels of all frame sizes kept compiled: their activations take about 1.7 kB a pixel.
+static const int64_t COMPILED_PIXELS = 4000000;
+
+// Where compiled models are kept for the next start; "" where that is not possible.
+static std::string cache_folder() {
+    const char *chosen = getenv("EXPOSURE_CACHE"), *home = getenv("HOME");
+    if (!chosen && !home) return "";
+    std::string folder = (chosen ? std::string(chosen) : std::string(home) + "/.cache/exposure") + "/openvino";
+    std::error_code error;
+    std::filesystem::create_directories(folder, error);
+    if (error) fprintf(stderr, "compiled models are not kept: %s (%s)\n", folder.c_str(), error.message().c_str());
+    return error ? "" : folder;
+}
+
+OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, int threads)
+    : model_(folder + "/model.xml"), bf16_(false), threads_(threads) {
+    if (std::string cache = cache_folder(); !cache.empty()) core_.set_property(ov::cache_dir(cache));
+    for (const std::string& capability : core_.get_property("CPU", ov::device::capabilities))
+        bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
+    for (const auto& input : core_.read_model(model_)->inputs())
+        wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
+}
+
+void OpenVinoEngine::infer(const float* image, const float* photon_gain, const float* original, int64_t height,
+                           int64_t width, float* clean) {
+    ov::Shape shape{1, 4, (size_t)height, (size_t)width};
+    auto wrap = [&](const float* data) { return ov::Tensor(ov::element::f32, shape, const_cast<float*>(data)); };
+    std::vector<ov::InferRequest>& parts = compiled({height, width}).parts;
+    parts[0].set_tensor("IMAGE", wrap(image));
+    parts[0].set_tensor("PHOTON_GAIN", ov::Tensor(ov::element::f32, {1}, const_cast<float*>(photon_gain)));
+    if (wants_original_) parts[0].set_tensor("ORIGIN_IMAGE", wrap(original));
+    if (parts.size() == 2) {
+        parts[0].infer();
+        parts[1].set_tensor("IMAGE", wrap(image));
+    }
+    parts.back().set_tensor("CLEAN", wrap(clean));
+    parts.back().infer();
+}
+
+OpenVinoEngine::Compiled& OpenVinoEngine::compiled(Size size) {
+    recent_.remove(size);
+    recent_.push_front(size);
+    auto found = compiled_.find(size);
+    if (found != compiled_.end()) return found->second;
+    int64_t pixels = 0;
+    for (const Size& kept : recent_) pixels += kept.first * kept.second;
+    while (pixels > COMPILED_PIXELS && recent_.size() > 1) {
+        pixels -= recent_.back().first * recent_.back().second;
+        compiled_.erase(recent_.back());
+        recent_.pop_back();
+    }
+    return compiled_.emplace(size, compile(size)).first->second;
+}
+
+OpenVinoEngine::Compiled OpenVinoEngine::compile(Size size) {
+    std::shared_ptr<ov::Model> model = core_.read_model(model_);
+    std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
+    for (const auto& input : model->inputs())
+        shapes[input] = input.get_any_name() == "PHOTON_GAIN" ? ov::PartialShape{1}
+                                                              : ov::PartialShape{1, 4, size.first, size.second};
+    model->reshape(shapes);
+    if (!bf16_) return {{request(model, ov::element::f32)}};
+
+    // Cut before the last convolution: it and the blend stay in FP32, where BF16 would band smooth skies.
+    std::shared_ptr<ov::Node> last;
+    for (const auto& node : model->get_ordered_ops())
+        if (std::string(node->get_type_name()) == "Convolution") last = node;
+    ov::Output<ov::Node> source = last->input_value(0);
+    auto body = std::make_shared<ov::Model>(ov::OutputVector{source}, model->get_parameters())->clone();
+    auto features = std::make_shared<ov::opset13::Parameter>(ov::element::f32, source.get_partial_shape());
+    features->output(0).set_names({"FEATURES"});
+    last->input(0).replace_source_output(features->output(0));
+    ov::ParameterVector inputs{features};
+    for (const auto& input : model->get_parameters())
+        if (input->output(0).get_any_name() == "IMAGE") inputs.push_back(input);
+    auto tail = std::make_shared<ov::Model>(model->get_results(), inputs);
+    Compiled both{{request(body, ov::element::bf16), request(tail, ov::element::f32)}};
+    both.parts[1].set_tensor("FEATURES", both.parts[0].get_output_tensor(0));
+    return both;
+}
+
+ov::InferRequest OpenVinoEngine::request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision) {
+    return core_
+        .compile_model(model, "CPU", ov::hint::inference_precision(precision),
+                       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                       ov::inference_num_threads(threads_))
+        .create_infer_request();
+}

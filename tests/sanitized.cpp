@@ -1,0 +1,63 @@
+// The CPU kernels over every phase and many sizes, and over numbers that no caller should pass, for the sanitizers.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+
+#include "../kernels/csrc/kernels.h"
+
+static Layout layout_of(int red, int height, int width, int multiple) {
+    auto padded = [&](int side) { return (side + 2 * multiple - 1) / (2 * multiple) * multiple; };
+    Layout layout{height, width, padded(height), padded(width), {red, red ^ 1, 3 - red, (3 - red) ^ 1}, {}, {}};
+    for (int i = 0; i < 4; i++) layout.black[i] = 500.0f + 10 * i;
+    return layout;
+}
+
+static int round_trips() {
+    int geometries = 0;
+    for (int red = 0; red < 4; red++)
+        for (int height = 2; height < 40; height += 1 + height / 7)
+            for (int width = 2; width < 40; width++)
+                for (int multiple : {1, 2, 16})
+                    for (int threads : {1, 3}) {
+                        Layout layout = layout_of(red, height, width, multiple);
+                        std::vector<uint16_t> mosaic(height * width), back(height * width);
+                        for (auto& dn : mosaic) dn = (uint16_t)(600 + rand() % 15000);
+                        std::vector<float> image(4 * layout.plane_height * layout.plane_width);
+                        for (int i = 0; i < 4; i++) layout.factor[i] = 1.0f / (16383 - layout.black[i]);
+                        exposure_cpu_pack(mosaic.data(), &layout, image.data(), threads);
+                        for (int i = 0; i < 4; i++) layout.factor[i] = 16383 - layout.black[i];
+                        exposure_cpu_unpack(image.data(), &layout, back.data(), threads);
+                        if (mosaic != back) return -1;
+                        geometries++;
+                    }
+    return geometries;
+}
+
+static bool odd_numbers() {
+    std::vector<float> odd = {0, -1, 1e-45f, 9.9999f, 10, 2e5f, 1.6777216e7f, 1e30f, INFINITY, -INFINITY, NAN, 3e38f};
+    std::vector<float> image(4 * odd.size() * odd.size()), next(image.size());
+    for (size_t i = 0; i < image.size(); i++) image[i] = odd[i % odd.size()];
+    for (uint64_t seed : {0ull, ~0ull})
+        for (int32_t place : {0, INT32_MAX / 2})
+            for (float photons : odd) {
+                Field field{seed, 0x3fffffff, place, place, (int32_t)odd.size(), (int32_t)odd.size()};
+                Injection step{photons, 0.5f, 0.1f};
+                exposure_cpu_poisson(image.data(), &field, next.data(), 2);
+                for (size_t i = 0; i < next.size(); i++)
+                    if (image[i] <= 1.6777216e7f && !(next[i] >= 0 && next[i] < 1.7e7f)) return false;
+                exposure_cpu_expose(image.data(), image.data(), &step, &field, next.data(), 2);
+            }
+    Layout layout = layout_of(0, 23, 24, 1);
+    for (int i = 0; i < 4; i++) layout.factor[i] = 60000;
+    std::vector<uint16_t> mosaic(23 * 24);
+    exposure_cpu_unpack(image.data(), &layout, mosaic.data(), 2);
+    return true;
+}
+
+int main() {
+    int geometries = round_trips();
+    if (geometries < 0 || !odd_numbers()) return 1;
+    printf("%d geometries came back as they were\n", geometries);
+    return 0;
+}
