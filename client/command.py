@@ -184,8 +184,9 @@ def _parser() -> argparse.ArgumentParser:
         "files", type=Path, nargs="+", metavar="FILE", help="Bayer RAW files of any camera that LibRaw reads"
     )
     this.add_argument("--ratio", type=float, required=True, help="target exposure / exposure of the file, at least 1")
-    this.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
-    this.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
+    known = this.add_mutually_exclusive_group()
+    known.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
+    known.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
     this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
     this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")
     this.add_argument("--server", metavar="HOST:PORT", help=f"default: {DEFAULT_SERVER}, else one started for the call")

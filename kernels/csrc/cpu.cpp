@@ -49,12 +49,6 @@ void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mos
     });
 }
 
-// The stream of the pixel in `line` (rows of all four planes, one after the other) and column j of a field.
-static Stream stream_at(const Field& f, int32_t line, int32_t j) {
-    return Stream(f.seed, f.pass, (uint32_t)(line / f.height), (uint32_t)(f.row + line % f.height),
-                  (uint32_t)(f.column + j));
-}
-
 void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, int32_t threads) {
     for_each_row(4 * field->height, threads, [&](int32_t line) {
         int64_t start = (int64_t)line * field->width;

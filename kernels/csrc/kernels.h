@@ -12,6 +12,12 @@ struct Field {
     int32_t height, width;
 };
 
+// The stream of the pixel in `line` (rows of all four planes, one after the other) and column j of a field.
+HD Stream stream_at(const Field& f, int32_t line, int32_t j) {
+    return Stream(f.seed, f.pass, (uint32_t)(line / f.height), (uint32_t)f.row + (uint32_t)(line % f.height),
+                  (uint32_t)f.column + (uint32_t)j);
+}
+
 extern "C" {
 void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, float* image, int32_t threads);
 void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mosaic, int32_t threads);
