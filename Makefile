@@ -31,7 +31,7 @@ gpu-check:
 engine: .venv/installed
 	$(BIN)/python export/build_engine.py --target openvino
 
-.venv/installed: pyproject.toml kernels/CMakeLists.txt $(wildcard kernels/csrc/*)
+.venv/installed: pyproject.toml kernels/CMakeLists.txt $(wildcard kernels/csrc/* kernels/backend/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@

@@ -99,10 +99,12 @@ def remove_leftovers() -> None:
     for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
         for leftover in place.glob("exposure_*"):
             owner = re.match(r"exposure_(?:server|client)_(\d+)_", leftover.name)
-            if owner and not Path("/proc", owner[1]).exists() and leftover.stat().st_uid == os.getuid():
-                shutil.rmtree(leftover, ignore_errors=True)
-                with contextlib.suppress(OSError):
-                    leftover.unlink()
+            if not owner or Path("/proc", owner[1]).exists():
+                continue
+            with contextlib.suppress(OSError):  # another start may be removing it too
+                if leftover.stat().st_uid == os.getuid():
+                    shutil.rmtree(leftover, ignore_errors=True)
+                    leftover.unlink(missing_ok=True)
 
 
 def _check_engine(options: ServerOptions) -> None:
@@ -185,6 +187,7 @@ def _wait_until_ready(server: Server) -> None:
     """Ready is an answered request in every ensemble: health stays 200 when a model process has died."""
     deadline = time.monotonic() + START_TIMEOUT_S
     with Client(server.address, timeout_s=START_TIMEOUT_S) as client:
+        client.shared_memory = False  # tiny requests
         while True:
             if server.process.poll() is not None:
                 raise ServerError(f"the server did not start: {server.failure()}")

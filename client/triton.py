@@ -142,19 +142,15 @@ class Client:
         if self._region is None or self._region.size != 2 * half:
             self._drop_region()
             try:
-                region = _Region(2 * half)
+                self._region = region = _Region(2 * half)
+                self._grpc.register_system_shared_memory(region.name, region.name, region.size)
             except (shm.SharedMemoryException, OSError):  # no room there: gRPC serves as well
                 self.shared_memory = False
-                return None
-            try:
-                self._grpc.register_system_shared_memory(region.name, region.name, region.size)
-            except InferenceServerException as error:
-                region.close()
+            except InferenceServerException as error:  # a container with a /dev/shm of its own, or no server
+                self._drop_region()
                 if "connect" in str(error.message()).lower():
                     raise
-                self.shared_memory = False  # a container with a /dev/shm of its own: gRPC serves as well
-                return None
-            self._region = region
+                self.shared_memory = False
         return self._region
 
     def _drop_region(self) -> None:

@@ -398,3 +398,25 @@ def test_concurrent_requests_do_not_mix(tmp_path: Path, repository: Path, instan
                 for answer in answers:
                     # threads of an instance decide how the engine sums: its rounding, and a draw that this tips over
                     assert np.mean(abs(answer.astype(int) - own) > 1) < 0.02
+
+
+@pytest.mark.parametrize("shape", [(707328, 26079476669536), (8388640, 2199014866976), (2**31, 2**31)])
+def test_wrapping_sizes_are_refused(address: str, shape: tuple[int, int]) -> None:
+    """Sides whose product wraps around 2^64 to the size of a small tensor."""
+    bytes_ = shape[0] * shape[1] * 2 % 2**64
+    tensors = [grpc.InferInput("MOSAIC", shape, "UINT16")]
+    tensors[0]._raw_content = bytes(min(bytes_, 16384))
+    for name, array in GOOD.items():
+        if name != "MOSAIC":
+            tensor = grpc.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(array)
+            tensors.append(tensor)
+    with pytest.raises(InferenceServerException, match="MOSAIC") as caught:
+        grpc.InferenceServerClient(address).infer("exposure_1", tensors)
+    assert "INVALID_ARGUMENT" in caught.value.status()
+    infer(address, GOOD)
+
+
+def test_more_electrons_than_can_be_counted_are_refused(address: str) -> None:
+    with pytest.raises(InferenceServerException, match=r"GAIN is 0\.0001; .* electrons, and 16777216 can be counted"):
+        infer(address, {**GOOD, "GAIN": np.array([1e-4], np.float32)})

@@ -7,7 +7,8 @@
 #include "openvino_engine.h"
 
 static const int SMALLEST_SIDE = 32, MOST_PASSES = 4;
-static const double MOST_ELECTRONS = 1e9;  // full scale of a pixel; beyond, a gain is a mistake
+static const float MOST_ELECTRONS = 16777216.0f;  // 2^24: beyond, FP32 cannot count; a hundred times the deepest photosite
+static const int64_t MOST_PIXELS = 1 << 26;       // of a mosaic in one request, 67 MP; larger frames are sent in tiles
 
 // The sensor of a request. The definition is exposure/sensor.py, Sensor.
 struct Sensor {
@@ -15,7 +16,8 @@ struct Sensor {
     int32_t position[4];  // cell position of each plane: R, G in red's row, B, G in blue's row
 
     explicit Sensor(Request& request) {
-        const uint8_t* cfa = request.input_of<uint8_t>("CFA", 4);
+        const uint8_t* pattern = request.input_of<uint8_t>("CFA", 4);
+        const uint8_t cfa[4] = {pattern[0], pattern[1], pattern[2], pattern[3]};
         int red = -1, blue = -1, greens = 0;
         for (int i = 0; i < 4; i++) {
             if (cfa[i] == 0) red = i;
@@ -27,7 +29,8 @@ struct Sensor {
                                    "the other", cfa[0], cfa[1], cfa[2], cfa[3]));
         position[0] = red, position[1] = red ^ 1, position[2] = blue, position[3] = blue ^ 1;
 
-        const float* levels = request.input_of<float>("BLACK", 4);
+        const float* given = request.input_of<float>("BLACK", 4);  // may be shared memory: read once
+        const float levels[4] = {given[0], given[1], given[2], given[3]};
         white = *request.input_of<float>("WHITE", 1);
         float highest = 0;
         for (int i = 0; i < 4; i++) {
@@ -66,6 +69,9 @@ class Pack : public Model {
         if (std::min(height, width) < SMALLEST_SIDE)
             throw Refusal(sentence("MOSAIC is %lldx%lld; both sides must be at least %d", (long long)height,
                                    (long long)width, SMALLEST_SIDE));
+        if (height * width > MOST_PIXELS)
+            throw Refusal(sentence("MOSAIC is %lldx%lld; a request holds at most %lld pixels, larger frames go in tiles",
+                                   (long long)height, (long long)width, (long long)MOST_PIXELS));
         const int32_t* origin = request.input_of<int32_t>("ORIGIN", 2);
         if (std::min(origin[0], origin[1]) < 0)
             throw Refusal(sentence("ORIGIN is [%d, %d]; it must lie in the frame, at 0 or more", origin[0], origin[1]));
@@ -94,7 +100,8 @@ class Pack : public Model {
         if (!(std::isfinite(gain) && gain > 0)) throw Refusal(sentence("GAIN is %g; it must be positive and finite", gain));
         if (ratio < 1) throw Refusal(sentence("RATIO is %g; a target exposure is at least the file's own (1)", ratio));
         if (saturation / gain > MOST_ELECTRONS)
-            throw Refusal(sentence("GAIN is %g; a pixel of %g DN would hold %.1g electrons", gain, saturation, saturation / gain));
+            throw Refusal(sentence("GAIN is %g; a pixel of %g DN would hold %.1g electrons, and %.0f can be counted", gain,
+                                   saturation, saturation / gain, MOST_ELECTRONS));
     }
 
     void schedule(Request& request, double ratio, double gain, double saturation) const {
@@ -158,6 +165,9 @@ class Expose : public Model {
         const float* row = steps.data + 4 * pass;
         const int32_t* origin = request.input_of<int32_t>("ORIGIN", 2);
         Injection step{row[1], row[2], row[3]};
+        if (!(step.photons >= 0 && step.photons <= MOST_ELECTRONS && std::isfinite(step.keep + step.per_photon)))
+            throw Refusal(sentence("STEPS has a row of %g photons, keep %g, %g per photon; it is no schedule", step.photons,
+                                   step.keep, step.per_photon));
         Field field{*request.input_of<uint64_t>("SEED", 1), (uint32_t)pass, origin[0] / 2, origin[1] / 2,
                     (int32_t)clean.shape[2], (int32_t)clean.shape[3]};
         float* next = request.output<float>("IMAGE", clean.shape);
@@ -177,7 +187,8 @@ class Unpack : public Model {
 
     void answer(Request& request) override {
         Tensor<float> clean = request.input<float>("CLEAN", 4);
-        const int32_t* size = request.input_of<int32_t>("SIZE", 2);
+        const int32_t* given = request.input_of<int32_t>("SIZE", 2);
+        const int32_t size[2] = {given[0], given[1]};
         Sensor sensor(request);
         int64_t h = clean.shape[2], w = clean.shape[3];
         if (clean.shape[0] != 1 || clean.shape[1] != 4 || size[0] < 1 || size[1] < 1 || 2 * h < size[0] || 2 * w < size[1])
@@ -197,5 +208,5 @@ std::unique_ptr<Model> make_model(const std::string& op, const std::string& engi
     if (op == "denoise") return std::make_unique<Denoise>(engine, threads);
     if (op == "expose") return std::make_unique<Expose>(threads);
     if (op == "unpack") return std::make_unique<Unpack>(threads);
-    throw std::runtime_error("op is \"" + op + "\"; it must be pack, denoise, expose or unpack");
+    throw std::runtime_error("op is '" + op + "'; it must be pack, denoise, expose or unpack");
 }

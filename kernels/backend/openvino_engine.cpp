@@ -3,15 +3,26 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <mutex>
+#include <thread>
 
 #include <openvino/opsets/opset13.hpp>
 
 // Packed pixels of all frame sizes kept compiled: their activations take about 1.7 kB a pixel.
 static const int64_t COMPILED_PIXELS = 4000000;
+static const size_t CACHED_MODELS = 16;  // on disk, 31 MB each
+
+// One for the process: instances that compile the same model at once must not meet in the cache folder.
+static ov::Core& core() {
+    static ov::Core core;
+    return core;
+}
+static std::mutex compiling;
 
 // Where compiled models are kept for the next start; "" where that is not possible.
 static std::string cache_folder() {
     const char *chosen = getenv("EXPOSURE_CACHE"), *home = getenv("HOME");
+    chosen = chosen && *chosen ? chosen : nullptr;
     if (!chosen && !home) return "";
     std::string folder = (chosen ? std::string(chosen) : std::string(home) + "/.cache/exposure") + "/openvino";
     std::error_code error;
@@ -20,12 +31,22 @@ static std::string cache_folder() {
     return error ? "" : folder;
 }
 
+// Remove the oldest compiled models; what another process removes at the same time is gone as well.
+static void prune(const std::string& folder) {
+    namespace fs = std::filesystem;
+    std::error_code error;
+    std::vector<std::pair<fs::file_time_type, fs::path>> blobs;
+    for (const auto& entry : fs::directory_iterator(folder, error))
+        if (entry.path().extension() == ".blob") blobs.emplace_back(entry.last_write_time(error), entry.path());
+    std::sort(blobs.begin(), blobs.end());
+    for (size_t i = 0; i + CACHED_MODELS < blobs.size(); i++) fs::remove(blobs[i].second, error);
+}
+
 OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, int threads)
-    : model_(folder + "/model.xml"), bf16_(false), threads_(threads) {
-    if (std::string cache = cache_folder(); !cache.empty()) core_.set_property(ov::cache_dir(cache));
-    for (const std::string& capability : core_.get_property("CPU", ov::device::capabilities))
+    : model_(folder + "/model.xml"), cache_(cache_folder()), bf16_(false), threads_(threads) {
+    for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
         bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
-    for (const auto& input : core_.read_model(model_)->inputs())
+    for (const auto& input : core().read_model(model_)->inputs())
         wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
 }
 
@@ -46,22 +67,23 @@ void OpenVinoEngine::infer(const float* image, const float* photon_gain, const f
 }
 
 OpenVinoEngine::Compiled& OpenVinoEngine::compiled(Size size) {
+    auto found = compiled_.find(size);
+    if (found == compiled_.end()) {
+        int64_t pixels = size.first * size.second;
+        for (const Size& kept : recent_) pixels += kept.first * kept.second;
+        for (; pixels > COMPILED_PIXELS && !recent_.empty(); recent_.pop_back()) {
+            pixels -= recent_.back().first * recent_.back().second;
+            compiled_.erase(recent_.back());
+        }
+        found = compiled_.emplace(size, compile(size)).first;
+    }
     recent_.remove(size);
     recent_.push_front(size);
-    auto found = compiled_.find(size);
-    if (found != compiled_.end()) return found->second;
-    int64_t pixels = 0;
-    for (const Size& kept : recent_) pixels += kept.first * kept.second;
-    while (pixels > COMPILED_PIXELS && recent_.size() > 1) {
-        pixels -= recent_.back().first * recent_.back().second;
-        compiled_.erase(recent_.back());
-        recent_.pop_back();
-    }
-    return compiled_.emplace(size, compile(size)).first->second;
+    return found->second;
 }
 
 OpenVinoEngine::Compiled OpenVinoEngine::compile(Size size) {
-    std::shared_ptr<ov::Model> model = core_.read_model(model_);
+    std::shared_ptr<ov::Model> model = core().read_model(model_);
     std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
     for (const auto& input : model->inputs())
         shapes[input] = input.get_any_name() == "PHOTON_GAIN" ? ov::PartialShape{1}
@@ -88,9 +110,21 @@ OpenVinoEngine::Compiled OpenVinoEngine::compile(Size size) {
 }
 
 ov::InferRequest OpenVinoEngine::request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision) {
-    return core_
-        .compile_model(model, "CPU", ov::hint::inference_precision(precision),
-                       ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                       ov::inference_num_threads(threads_))
-        .create_infer_request();
+    bool alone = threads_ == (int)std::thread::hardware_concurrency();
+    ov::AnyMap properties{ov::hint::inference_precision(precision), ov::inference_num_threads(threads_),
+                          ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
+                          ov::hint::enable_cpu_pinning(alone)};  // several instances would all pin to the first cores
+    std::lock_guard<std::mutex> lock(compiling);
+    if (!cache_.empty()) {
+        try {
+            ov::AnyMap cached = properties;
+            cached.insert(ov::cache_dir(cache_));
+            ov::InferRequest request = core().compile_model(model, "CPU", cached).create_infer_request();
+            prune(cache_);
+            return request;
+        } catch (const std::exception& error) {  // another process may have touched the cache: do without it
+            fprintf(stderr, "the cache of compiled models failed: %s\n", error.what());
+        }
+    }
+    return core().compile_model(model, "CPU", properties).create_infer_request();
 }

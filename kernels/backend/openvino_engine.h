@@ -10,7 +10,8 @@
 
 class OpenVinoEngine {
   public:
-    // folder: model.xml as installed; bf16: the gate allows a BF16 body; threads: of this instance.
+    // folder: model.xml as installed; bf16: the gate allows a BF16 body; threads: of this instance, which is one of several
+    // where they are not all of the machine's.
     OpenVinoEngine(const std::string& folder, bool bf16, int threads);
 
     // image, original: [1, 4, height, width]; photon_gain: [1]; original may be nullptr where the network needs none.
@@ -29,8 +30,7 @@ class OpenVinoEngine {
     Compiled compile(Size size);
     ov::InferRequest request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision);
 
-    ov::Core core_;
-    std::string model_;
+    std::string model_, cache_;
     bool bf16_, wants_original_ = false;
     int threads_;
     std::map<Size, Compiled> compiled_;

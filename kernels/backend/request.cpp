@@ -4,6 +4,8 @@
 #include <cstdio>
 #include <cstring>
 
+static const int64_t LARGEST_SIDE = 1 << 28;
+
 void check(TRITONSERVER_Error* error) {
     if (error == nullptr) return;
     std::string message = TRITONSERVER_ErrorMessage(error);
@@ -31,8 +33,10 @@ const void* Request::contiguous(const char* name, TRITONSERVER_DataType type, si
     check(TRITONBACKEND_InputProperties(input, nullptr, &actual, &sides, &count, &bytes, &buffers));
     shape.assign(sides, sides + count);
     uint64_t elements = 1;
-    for (int64_t side : shape) elements *= (uint64_t)side;
-    if (actual != type || (dimensions && count != dimensions) || elements == 0 || bytes != elements * size) {
+    bool sensible = true;  // a product that wraps around can look like the byte size of a small tensor
+    for (int64_t side : shape)
+        sensible = sensible && side > 0 && side <= LARGEST_SIDE && !__builtin_mul_overflow(elements, (uint64_t)side, &elements);
+    if (actual != type || (dimensions && count != dimensions) || !sensible || bytes % size || bytes / size != elements) {
         std::string sides_text;
         for (int64_t side : shape) sides_text += (sides_text.empty() ? "" : "x") + std::to_string(side);
         throw Refusal(sentence("%s is %s with %llu bytes; the model wants another type, shape or size", name,

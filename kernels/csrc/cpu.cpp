@@ -1,5 +1,6 @@
 // The kernels on a CPU: plain loops over rows, split among threads. Which thread computes a row changes nothing.
 #include <algorithm>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -12,8 +13,15 @@ static void for_each_row(int32_t rows, int32_t threads, Row row) {
         for (int32_t i = first; i < last; i++) row(i);
     };
     std::vector<std::thread> others;
-    for (int32_t t = 1; t < threads; t++)
-        others.emplace_back(some, (int32_t)((int64_t)rows * t / threads), (int32_t)((int64_t)rows * (t + 1) / threads));
+    others.reserve(std::max(threads, 1));
+    for (int32_t t = 1; t < threads; t++) {
+        int32_t first = (int32_t)((int64_t)rows * t / threads), last = (int32_t)((int64_t)rows * (t + 1) / threads);
+        try {
+            others.emplace_back(some, first, last);
+        } catch (const std::system_error&) {  // no thread to be had: do its rows here
+            some(first, last);
+        }
+    }
     some(0, (int32_t)((int64_t)rows / std::max(threads, 1)));
     for (auto& other : others) other.join();
 }
