@@ -19,12 +19,14 @@ import torch
 import tritonclient.grpc as grpc
 from conftest import CFAS, dslr, shared_memory
 from numpy.typing import NDArray
+from test_networks import variant
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from exposure import Sensor, denoise, pack, unpack
+from exposure import Sensor, denoise, load_checkpoint, pack, unpack
 from exposure.client.server import ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
-from exposure.networks import Network
+from exposure.export.build_engine import build
+from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 
 FREE: dict[str, int] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
@@ -420,3 +422,18 @@ def test_wrapping_sizes_are_refused(address: str, shape: tuple[int, int]) -> Non
 def test_more_electrons_than_can_be_counted_are_refused(address: str) -> None:
     with pytest.raises(InferenceServerException, match=r"GAIN is 0\.0001; .* electrons, and 16777216 can be counted"):
         infer(address, {**GOOD, "GAIN": np.array([1e-4], np.float32)})
+
+
+def test_a_concat_origin_network_is_served(tmp_path: Path) -> None:
+    """A 12-channel checkpoint in a repository of its own: the ensembles hand it the packed input as well."""
+    network = variant(12, True)
+    save_checkpoint(network, tmp_path / "c.safetensors", CheckpointInfo(photon_unit=900.0), dtype=torch.float32)
+    build(tmp_path / "c.safetensors", "openvino", tmp_path / "repository")
+    loaded = load_checkpoint(tmp_path / "c.safetensors")
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["BGGR"])
+    mosaic = dark((64, 80), sensor)
+    with running_server(ServerOptions(tmp_path / "repository", **FREE)) as server, Client(server.address) as client:
+        for passes in (1, 3):
+            physics = {"ratio": 50.0, "gain": 3.0, "passes": passes, "seed": 4}
+            served = client.denoise(mosaic, sensor, **physics)
+            assert np.mean(abs(served.astype(int) - defined(loaded, mosaic, sensor, **physics)) > 1) <= 0.02
