@@ -9,7 +9,7 @@ from .kernels.ops import poisson
 from .schedule import PUBLISHED_PHOTON_UNIT, Step, unroll
 from .sensor import pad, shape_text
 
-if TYPE_CHECKING:  # imported on call, so that servers of NumPy models start without torch
+if TYPE_CHECKING:  # imported on call, so that the command line starts without torch
     from torch import Tensor
 
     from .networks import Network

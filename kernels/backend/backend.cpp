@@ -2,6 +2,7 @@
 // it is. Life cycle, statistics and errors are here; what a model computes is in models.cpp.
 #include <algorithm>
 #include <chrono>
+#include <cstdlib>
 #include <thread>
 
 #include "manifest.h"

@@ -1,6 +1,7 @@
 #include "manifest.h"
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <fstream>
 #include <regex>

@@ -1,5 +1,6 @@
 #include "openvino_engine.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
