@@ -17,7 +17,7 @@ test: .venv/installed
 	@# mypy cannot follow the package mapping: show it the layout that the mapping makes
 	@rm -rf build/types && mkdir -p build/types/exposure
 	@ln -s $(CURDIR)/exposure/* build/types/exposure/
-	@ln -s $(CURDIR)/export $(CURDIR)/client $(CURDIR)/kernels build/types/exposure/
+	@ln -s $(CURDIR)/export $(CURDIR)/client $(CURDIR)/kernels $(CURDIR)/training build/types/exposure/
 	MYPYPATH=build/types $(BIN)/mypy -p exposure
 	$(BIN)/python export/build_engine.py --target openvino
 	$(BIN)/pytest

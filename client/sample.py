@@ -45,7 +45,7 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
         (clean - black) / saturation, ratio=ratio, gain=gain, saturation=saturation, read_noise=read_noise, seed=seed
     )
     dark = np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)  # noise below black is recorded too
-    profile = (gain / SENSOR.saturation, (read_noise / SENSOR.saturation) ** 2)
+    profile = (gain / SENSOR.saturation, (read_noise.scale / SENSOR.saturation) ** 2)
     folder.mkdir(parents=True, exist_ok=True)
     sample = Sample(folder / "sample.dng", folder / "sample_clean.dng", ratio, gain)
     for path, mosaic, noise in ((sample.dark, dark, profile), (sample.clean, clean, None)):

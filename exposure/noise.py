@@ -3,10 +3,42 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
+from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+NOISE_MODELS = ("P+g", "P+G+r+u")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A noise scale in DN that follows the gain: log(scale) = slope * log(K) + bias, spread by sigma (natural log)."""
+
+    slope: float
+    bias: float
+    sigma: float
+
+    def at(self, gain: float, generator: np.random.Generator | None = None) -> float:
+        """The scale in DN at a gain: one draw from its measured spread, without a generator the middle."""
+        spread = generator.normal(0.0, self.sigma) if generator else 0.0
+        return exp(self.slope * log(gain) + self.bias + spread)
+
+
+@dataclass(frozen=True)
+class ReadNoise:
+    """What the electronics add to the photons' own noise, in DN.
+
+    scale: of the noise of each pixel: its standard deviation, or with a `shape` the scale of a Tukey-lambda law.
+    shape: lambda of that law; None for a Gaussian.
+    row: standard deviation of what all pixels of a mosaic row share. step: DN of one level of the converter.
+    """
+
+    scale: float
+    shape: float | None = None
+    row: float = 0.0
+    step: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -14,14 +46,17 @@ class Camera:
     """Noise calibration of one camera model (ELD, Wei et al., CVPR 2020 and TPAMI 2021).
 
     gain_100, gain_6400: system gain K in DN per electron at ISO 100 and 6400, linear in ISO between.
-    read_slope, read_bias: log of the Gaussian read noise (DN) against log K.
+    gaussian: read noise of the `P+g` model. tukey, row: read and row noise of `P+G+r+u`.
+    shapes: lambda of the Tukey law at the calibrated ISO steps, in 70ths.
     names: what the EXIF model tag says, in lower case.
     """
 
     gain_100: float
     gain_6400: float
-    read_slope: float
-    read_bias: float
+    gaussian: Scale
+    tukey: Scale
+    row: Scale
+    shapes: tuple[int, ...]
     names: tuple[str, ...]
 
     def gain(self, iso: float) -> float:
@@ -30,23 +65,65 @@ class Camera:
             raise ValueError(f"iso is {iso:g}; it must be positive")
         return self.gain_100 + (self.gain_6400 - self.gain_100) * (iso - 100) / (6400 - 100)
 
-    def read_noise(self, gain: float) -> float:
-        """Standard deviation g of the Gaussian read noise in DN, the middle of its measured spread."""
-        return exp(self.read_slope * log(gain) + self.read_bias)
+    def read_noise(self, gain: float, model: str = "P+g", generator: np.random.Generator | None = None) -> ReadNoise:
+        """Read noise at a gain: one shot's draw from the measured spread, without a generator its middle.
+
+        model: "P+g" (Poisson and Gaussian) or "P+G+r+u" (Poisson, Tukey lambda, rows, quantisation).
+        """
+        if model not in NOISE_MODELS:
+            raise ValueError(f'noise model is "{model}"; it must be one of {", ".join(NOISE_MODELS)}')
+        if model == "P+g":
+            return ReadNoise(self.gaussian.at(gain, generator))
+        shape = generator.choice(self.shapes) if generator else median(self.shapes)
+        return ReadNoise(self.tukey.at(gain, generator), float(shape) / 70, self.row.at(gain, generator), step=1.0)
 
 
 # Measured by the authors of ELD, published with their code under the MIT licence.
 CAMERAS = {
-    "SonyA7S2": Camera(0.0939161, 6.0106285, 0.5407496, 1.2182371, ("ilce-7sm2",)),
-    "NikonD850": Camera(0.4150393, 26.5625169, 0.5634613, 0.7994101, ("nikon d850",)),
-    "CanonEOS5D4": Camera(0.2181895, 13.9641288, 0.6771268, 1.5121877, ("canon eos 5d mark iv",)),
-    "CanonEOS70D": Camera(0.4074970, 26.0798077, 0.5681184, 1.9982664, ("canon eos 70d",)),
+    "SonyA7S2": Camera(
+        gain_100=0.0939161,
+        gain_6400=6.0106285,
+        gaussian=Scale(0.5407496, 1.2182371, 0.2675121),
+        tukey=Scale(0.4621050, 0.5657147, 0.2633712),
+        row=Scale(0.5275360, -0.5917003, 0.2942881),
+        shapes=(8, 9, 4, 3, 0, 0, -3, -4, -6, -6, -6, -6, -8, -8, -10, -9, -10, -10),
+        names=("ilce-7sm2",),
+    ),
+    "NikonD850": Camera(
+        gain_100=0.4150393,
+        gain_6400=26.5625169,
+        gaussian=Scale(0.5634613, 0.7994101, 0.2140823),
+        tukey=Scale(0.4773897, -0.0904450, 0.2392006),
+        row=Scale(0.4482922, -1.7977103, 0.2321799),
+        shapes=(-8, -8, -14, -14, -15, -15, -16, -16, -17, -17, -12, -12, -10, -10, -7, -7),
+        names=("nikon d850",),
+    ),
+    "CanonEOS5D4": Camera(
+        gain_100=0.2181895,
+        gain_6400=13.9641288,
+        gaussian=Scale(0.6771268, 1.5121877, 0.2464110),
+        tukey=Scale(0.6558756, 1.0926868, 0.2860472),
+        row=Scale(0.4712798, -0.8078959, 0.2436176),
+        shapes=(11, 10, 6, 6, 14, 14, 7, 6, 4, 5, 2, 2, 1, 2, 6, 5, 8, 8),
+        names=("canon eos 5d mark iv",),
+    ),
+    "CanonEOS70D": Camera(
+        gain_100=0.4074970,
+        gain_6400=26.0798077,
+        gaussian=Scale(0.5681184, 1.9982664, 0.2487022),
+        tukey=Scale(0.4868061, 1.4642679, 0.3820056),
+        row=Scale(0.7292221, -0.9370565, 0.2502156),
+        shapes=(10, 10, 8, 8, 2, 2, -7, -6, -12, -12, -11, -11, -6, -6, -2, -2),
+        names=("canon eos 70d",),
+    ),
     "CanonEOS700D": Camera(
-        0.4476289,
-        28.6482491,
-        0.6524588,
-        2.0798639,
-        ("canon eos 700d", "canon eos rebel t5i", "canon eos kiss x7i"),
+        gain_100=0.4476289,
+        gain_6400=28.6482491,
+        gaussian=Scale(0.6524588, 2.0798639, 0.2578159),
+        tukey=Scale(0.5982362, 1.5370439, 0.3888189),
+        row=Scale(0.6220588, -0.7756471, 0.2484808),
+        shapes=(9, 9, 7, 7, 1, 1, -6, -7, -10, -11, -9, -9, -2, -2, 1, 1),
+        names=("canon eos 700d", "canon eos rebel t5i", "canon eos kiss x7i"),
     ),
 }
 
@@ -87,13 +164,43 @@ def choose_gain(model: str, iso: float, noise_profile: Sequence[float], saturati
 
 
 def expose_short(
-    clean: NDArray[np.floating[Any]], *, ratio: float, gain: float, saturation: float, read_noise: float, seed: int = 0
+    clean: NDArray[np.floating[Any]],
+    *,
+    ratio: float,
+    gain: float,
+    saturation: float,
+    read_noise: ReadNoise,
+    seed: int | np.random.Generator = 0,
 ) -> NDArray[np.float64]:
-    """Simulate the `P+g` camera: what a sensor reads when it gets only 1/ratio of the light.
+    """Simulate what a sensor reads when it gets only 1/ratio of the light.
 
-    clean: signal in [0, 1] of the long exposure. Returns DN above black of the short one, not rounded:
-    Poisson(clean * S / (R * K)) * K + N(0, read_noise).
+    clean: signal in [0, 1] of the long exposure, a mosaic [H, W] or its planes [4, h, w].
+    Returns DN above black of the short exposure, not rounded and not clipped:
+    Poisson(clean * S / (R * K)) * K + read noise + row noise + quantisation noise.
     """
     generator = np.random.default_rng(seed)
-    electrons = generator.poisson(np.clip(clean, 0, 1) * saturation / (ratio * gain))
-    return electrons * gain + generator.normal(0.0, read_noise, clean.shape)
+    dn = generator.poisson(np.clip(clean, 0, 1) * saturation / (ratio * gain)) * gain
+    if read_noise.shape is None:
+        dn += generator.normal(0.0, read_noise.scale, clean.shape)
+    else:
+        dn += read_noise.scale * tukey_lambda(generator.random(clean.shape), read_noise.shape)
+    if read_noise.row:
+        dn += read_noise.row * _rows(generator, clean.shape)
+    if read_noise.step:
+        dn += generator.uniform(-0.5 * read_noise.step, 0.5 * read_noise.step, clean.shape)
+    return dn
+
+
+def tukey_lambda(uniform: NDArray[np.float64], shape: float) -> NDArray[np.float64]:
+    """Quantile function of the Tukey-lambda law: heavy tails below 0, logistic at 0, nearly Gaussian at 0.14."""
+    below = np.maximum(uniform, np.finfo(np.float64).tiny)  # a uniform draw may be exactly 0
+    if shape == 0:
+        return np.log(below) - np.log1p(-uniform)
+    return (below**shape - (1 - uniform) ** shape) / shape
+
+
+def _rows(generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """One normal number for each row of the mosaic; planes 0, 1 and planes 2, 3 come from the same rows."""
+    if len(shape) == 2:
+        return generator.normal(size=(shape[0], 1))
+    return np.repeat(generator.normal(size=(2, shape[1], 1)), 2, axis=0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -51,13 +52,18 @@ def unroll(
     if not photon_unit > 0:
         raise ValueError(f"photon unit is {photon_unit:g}; it must be positive")
     exposure = np.linspace(1.0, ratio, passes + 1).tolist()
-    full_well = saturation / (ratio * gain)  # electrons at full scale in the file's own exposure
-    return tuple(
-        Step(
-            photon_gain=now * full_well / photon_unit,
-            photons=(after - 1.0) * full_well,
-            keep=1.0 / after,
-            per_photon=1.0 / (full_well * after),
-        )
-        for now, after in pairwise(exposure)
+    full_well = saturation / (ratio * gain)
+    return tuple(step_between(now, after, full_well, photon_unit) for now, after in pairwise(exposure))
+
+
+def step_between(now: Any, after: Any, full_well: Any, photon_unit: float) -> Step:
+    """The step from one cumulative exposure to a longer one, both in units of the file's own.
+
+    full_well: S / (R * K), electrons at full scale in the file's own exposure. Numbers, or one an image.
+    """
+    return Step(
+        photon_gain=now * full_well / photon_unit,
+        photons=(after - 1.0) * full_well,
+        keep=1.0 / after,
+        per_photon=1.0 / (full_well * after),
     )

@@ -1,16 +1,19 @@
 """The P+g camera, and where a gain comes from."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kurtosis, tukeylambda
 
-from exposure.noise import CAMERAS, choose_gain, expose_short, gain_from_noise_profile
+from exposure.noise import CAMERAS, ReadNoise, choose_gain, expose_short, gain_from_noise_profile, tukey_lambda
 
 
 def test_short_exposure_has_the_models_moments() -> None:
     clean = np.full((500, 500), 0.5)
-    dn = expose_short(clean, ratio=100, gain=3.0, saturation=15583, read_noise=6.0, seed=3)
+    dn = expose_short(clean, ratio=100, gain=3.0, saturation=15583, read_noise=ReadNoise(6.0), seed=3)
     mean = 0.5 * 15583 / 100
     variance = 3.0 * mean + 36
     assert abs(dn.mean() - mean) < 5 * np.sqrt(variance / dn.size)
@@ -29,9 +32,10 @@ def test_calibration_matches_the_published_files(data) -> None:  # type: ignore[
 
     for name, camera in CAMERAS.items():
         published = json.loads((data / "cameras" / f"{name}.json").read_text())
-        scale = published["Profile-1"]["g_scale"]
         assert (camera.gain_100, camera.gain_6400) == pytest.approx((published["Kmin"], published["Kmax"]), rel=1e-6)
-        assert (camera.read_slope, camera.read_bias) == pytest.approx((scale["slope"], scale["bias"]), rel=1e-6)
+        for key, scale in (("g_scale", camera.gaussian), ("G_scale", camera.tukey), ("R_scale", camera.row)):
+            assert asdict(scale) == pytest.approx(published["Profile-1"][key], abs=1e-6)
+        assert [shape / 70 for shape in camera.shapes] == pytest.approx(published["G_shape"], abs=1e-6)
 
 
 @given(gain=st.floats(0.01, 50), saturation=st.floats(100, 65535))
@@ -48,3 +52,37 @@ def test_an_unknown_gain_is_asked_for() -> None:
         choose_gain("NIKON D850", 0, (), 4000)
     with pytest.raises(ValueError, match="noise profile"):
         choose_gain("X100", 200, (-1.0, 0.0), 4000)
+
+
+def test_the_eld_camera_has_rows_and_heavy_tails() -> None:
+    noise = ReadNoise(scale=2.0, shape=-0.1, row=3.0, step=1.0)
+    dn = expose_short(np.zeros((2000, 1000)), ratio=100, gain=3.0, saturation=15583, read_noise=noise, seed=3)
+    rows = dn.mean(axis=1)
+    assert rows.std() == pytest.approx(3.0, rel=0.1)  # 2000 rows: 1.6 % of a standard deviation, six times
+    within = dn - rows[:, None]
+    assert within.var() == pytest.approx(4.0 * tukeylambda.var(-0.1) + 1 / 12, rel=0.02)
+    assert kurtosis(within, axis=None) > 1  # the logistic law, at shape 0, has 1.2
+
+
+def test_planes_of_one_mosaic_row_share_its_noise() -> None:
+    noise = ReadNoise(scale=1e-6, row=3.0)
+    planes = expose_short(np.zeros((4, 30, 20)), ratio=100, gain=3.0, saturation=15583, read_noise=noise)
+    np.testing.assert_allclose(planes[0], planes[1], atol=1e-4)
+    np.testing.assert_allclose(planes[2], planes[3], atol=1e-4)
+    assert np.abs(planes[0] - planes[2]).max() > 1
+
+
+@pytest.mark.parametrize("shape", [-17, -8, 0, 4, 10])
+def test_tukey_lambda_is_the_published_law(shape: int) -> None:
+    uniform = np.linspace(0.001, 0.999, 999)
+    np.testing.assert_allclose(tukey_lambda(uniform, shape / 70), tukeylambda.ppf(uniform, shape / 70), atol=1e-9)
+
+
+def test_a_shot_is_drawn_around_the_calibration() -> None:
+    camera, generator = CAMERAS["SonyA7S2"], np.random.default_rng(1)
+    drawn = [np.log(camera.read_noise(3.0, "P+G+r+u", generator).row) for _ in range(4000)]
+    middle = np.log(camera.read_noise(3.0, "P+G+r+u").row)
+    assert np.mean(drawn) == pytest.approx(middle, abs=5 * camera.row.sigma / 4000**0.5)
+    assert np.std(drawn) == pytest.approx(camera.row.sigma, rel=0.06)
+    with pytest.raises(ValueError, match=r"P\+G\+r\+u"):
+        camera.read_noise(3.0, "gauss")

@@ -79,6 +79,10 @@ class Network(nn.Module):
         """The adaptive residual layer (section 3.3): m * clamp(a) + (1 - m) * clamp(x + b); without it clamp(a)."""
         if not self.adaptive:
             return output.clamp(0, 1)
+        mask, direct, corrected = self.branches(output, image)
+        return mask * direct.clamp(0, 1) + (1 - mask) * corrected.clamp(0, 1)
+
+    def branches(self, output: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the adaptive residual layer blends: the mask m in [0, 1], the direct estimate a, the corrected x + b."""
         mask, direct, residual = output.split([1, PLANES, PLANES], dim=1)
-        m = torch.sigmoid(mask)
-        return m * direct.clamp(0, 1) + (1 - m) * (image + residual).clamp(0, 1)
+        return torch.sigmoid(mask), direct, image + residual

@@ -1,0 +1,183 @@
+"""The training loop of the paper: denoise, expose to a random longer exposure, denoise again; every pass is judged."""
+
+import copy
+import ctypes
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from exposure.denoise import expose
+from exposure.networks import Network
+from exposure.schedule import PUBLISHED_PHOTON_UNIT, step_between
+
+from .report import Report
+from .shots import Shots
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train. side: of a crop's planes; passes: network evaluations on each crop; seed: of everything random."""
+
+    iterations: int = 20_000
+    batch: int = 8
+    side: int = 64
+    passes: int = 3
+    learning_rate: float = 5e-4
+    warm_up: int = 200
+    averaging: float = 0.999
+    seed: int = 0
+    save_every: int = 200
+    report_every: int = 1000
+    workers: int = 0
+
+    def rate_at(self, iteration: int) -> float:
+        """Learning rate: full for half of the run, then halved, for the last quarter decaying to zero."""
+        progress = iteration / self.iterations
+        rise = min(1.0, (iteration + 1) / self.warm_up)
+        return self.learning_rate * rise * (1.0 if progress < 0.5 else 0.5) * min(1.0, 4 * (1 - progress))
+
+
+class Trainer:
+    """A run in a folder: `latest.pt` holds all that is needed to go on where it stopped, in the published format."""
+
+    def __init__(self, network: Network, plan: Plan, folder: Path) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.plan, self.folder, self.iteration, self.seconds = plan, folder, 0, 0.0
+        self.network = network.to(self.device, memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(self.network).eval()
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=plan.learning_rate, foreach=True)
+        self.low_precision = has_fast_bfloat16(self.device)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "latest.pt").is_file():
+            self._resume(torch.load(folder / "latest.pt", map_location=self.device, weights_only=True))
+
+    def run(self, shots: Shots, report: Report) -> None:
+        """Train to the end of the plan; stopped at any moment, the next run goes on from the last save."""
+        keep_freed_memory()
+        batches = self._batches(shots)
+        progress = tqdm(batches, initial=self.iteration, total=self.plan.iterations, unit="it", mininterval=5)
+        for batch in progress:
+            began = time.perf_counter()
+            losses = self.step(*(part.to(self.device, non_blocking=True) for part in batch))
+            self.seconds += time.perf_counter() - began
+            self.iteration += 1
+            if self.iteration % 50 == 0:
+                progress.set_postfix(loss=f"{losses[-1]:.4f}")
+                report.losses(self.iteration, [float(loss) for loss in losses], self.plan.rate_at(self.iteration))
+            if self.iteration % self.plan.save_every == 0 or self.iteration == self.plan.iterations:
+                self.save()
+            if self.iteration % self.plan.report_every == 0 or self.iteration == self.plan.iterations:
+                report.quality(self.iteration, self.average)
+
+    def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
+        """One update. Returns the L1 loss of each pass."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate_at(self.iteration)
+        generator = torch.Generator(self.device).manual_seed((self.plan.seed << 32) + self.iteration)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
+            losses, auxiliary = rollout(
+                self.network, image, clean, ratio, full_well, passes=self.plan.passes, generator=generator
+            )
+        self.optimizer.zero_grad()
+        (sum(losses) + sum(auxiliary)).backward()  # type: ignore[union-attr]  # the sums are tensors
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
+        self.optimizer.step()
+        decay = min(self.plan.averaging, (1 + self.iteration) / (10 + self.iteration))
+        average, current = list(self.average.parameters()), list(self.network.parameters())
+        with torch.no_grad():
+            torch._foreach_lerp_(average, current, 1 - decay)
+        return [loss.detach() for loss in losses]
+
+    def save(self) -> None:
+        """Write `latest.pt` in one step. "netG" is the average of the weights, which is what one wants to use."""
+        state = {
+            "netG": self.average.state_dict(),
+            "opt_g": self.optimizer.state_dict(),
+            "epoch": 0,  # crops are drawn, not enumerated
+            "iterations": self.iteration,
+            "weights": self.network.state_dict(),
+            "seconds": self.seconds,
+            "plan": asdict(self.plan),
+        }
+        part = self.folder / ".latest.pt.part"
+        torch.save(state, part)
+        part.replace(self.folder / "latest.pt")
+
+    def _resume(self, state: dict[str, Any]) -> None:
+        self.average.load_state_dict(state["netG"])
+        self.network.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["opt_g"])
+        self.iteration, self.seconds = state["iterations"], state["seconds"]
+
+    def _batches(self, shots: Shots) -> Iterator[list[Tensor]]:
+        ahead = range(self.iteration * self.plan.batch, self.plan.iterations * self.plan.batch)
+        loader: DataLoader[Any] = DataLoader(
+            shots,  # type: ignore[arg-type]  # indexed without end
+            batch_size=self.plan.batch,
+            sampler=ahead,
+            num_workers=self.plan.workers,
+            pin_memory=self.device.type == "cuda",
+            persistent_workers=self.plan.workers > 0,
+        )
+        return iter(loader)
+
+
+def rollout(
+    network: Network,
+    image: Tensor,
+    clean: Tensor,
+    ratio: Tensor,
+    full_well: Tensor,
+    *,
+    passes: int,
+    generator: torch.Generator | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Run the loop of `exposure.denoise` over random intermediate exposures, with gradients through every injection.
+
+    image, clean: [N, 4, h, w]; ratio, full_well: [N]. Returns for each pass the L1 loss of its estimate, and the
+    auxiliary loss of the adaptive residual layer: both of its branches, weighted by the mask.
+    """
+    ratio, full_well = ratio.reshape(-1, 1, 1, 1), full_well.reshape(-1, 1, 1, 1)
+    between = torch.rand((len(image), passes - 1), generator=generator, device=image.device).sort(dim=1).values
+    exposures = [torch.ones_like(ratio)]
+    exposures += [1 + (ratio - 1) * fraction.reshape(-1, 1, 1, 1) for fraction in between.T]
+    x, losses, auxiliary = image, [], []
+    for now, after in zip(exposures, [*exposures[1:], ratio], strict=True):
+        step = step_between(now, after, full_well, PUBLISHED_PHOTON_UNIT)
+        output = network.last(network.features(network.inputs(x, step.photon_gain, image))).float()
+        estimate = network.blend(output, x)
+        losses.append((estimate - clean).abs().mean())
+        if network.adaptive:
+            mask, direct, corrected = network.branches(output, x)
+            apart = mask * (direct - clean).abs() + (1 - mask) * (corrected - clean).abs()
+            auxiliary.append(apart.mean())
+        x = expose(estimate, image, step, lambda rate: straight_through(rate, generator))
+    return losses, auxiliary
+
+
+def straight_through(rate: Tensor, generator: torch.Generator | None) -> Tensor:
+    """A Poisson draw whose gradient is that of its rate."""
+    return rate + (torch.poisson(rate.detach(), generator) - rate.detach())
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether BF16 is arithmetic of this device, and not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse large blocks instead of giving them back: page faults cost half of a step on a CPU."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_mmap_max, 0)
