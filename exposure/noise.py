@@ -1,6 +1,6 @@
 """Noise: how a camera turns light into DN, and what one electron is worth (the gain)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, log
 from statistics import median
@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .noise_fit import NoiseFit
 
 NOISE_MODELS = ("P+g", "P+G+r+u")
 
@@ -146,17 +148,30 @@ def gain_from_noise_profile(profile: Sequence[float], saturation: float) -> floa
     return saturation * sum(scales) / len(scales)
 
 
-def choose_gain(model: str, iso: float, noise_profile: Sequence[float], saturation: float) -> tuple[float, str]:
+def choose_gain(
+    model: str,
+    iso: float,
+    noise_profile: Sequence[float],
+    saturation: float,
+    fit: Callable[[], NoiseFit] | None = None,
+) -> tuple[float, str]:
     """System gain K in DN per electron from what a file says of itself, and where it comes from.
 
-    A calibrated camera at a known ISO (0 where unknown) comes first, then the DNG noise profile (empty where absent).
-    Raises ValueError, one sentence that asks for the gain, when neither is there.
+    A calibrated camera at a known ISO (0 where unknown) comes first, then the DNG noise profile (empty where absent),
+    then `fit`, an estimate from the file's own noise. Raises ValueError, one sentence that asks for the gain, when
+    nothing tells.
     """
     camera = calibrated_camera(model)
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
     if noise_profile:
         return gain_from_noise_profile(noise_profile, saturation), "noise profile of the file"
+    if fit:
+        try:
+            found = fit()
+        except ValueError as error:
+            raise ValueError(f"{error}; give --gain in DN per electron") from error
+        return found.gain, f"estimated from the file's noise, +- {found.error:.2g}"
     if camera:
         raise ValueError(f"its ISO is unknown; give --iso for the calibrated {model}, or --gain in DN per electron")
     name = model or "this camera"
@@ -179,7 +194,7 @@ def expose_short(
     Poisson(clean * S / (R * K)) * K + read noise + row noise + quantisation noise.
     """
     generator = np.random.default_rng(seed)
-    dn = generator.poisson(np.clip(clean, 0, 1) * saturation / (ratio * gain)) * gain
+    dn = generator.poisson(np.clip(clean, 0, 1) * saturation / (ratio * gain)) * float(gain)
     if read_noise.shape is None:
         dn += generator.normal(0.0, read_noise.scale, clean.shape)
     else:

@@ -1,9 +1,15 @@
 """`exposure train` and `exposure evaluate`."""
 
 import argparse
+import hashlib
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from exposure.assets import CHECKPOINT
+from exposure.noise import CAMERAS, NOISE_MODELS
+
+from . import cases, evaluate
 from .scenes import Scenes, pictures_in
 from .shots import Range, Shots
 
@@ -19,6 +25,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--leaves", type=float, default=0.3, help="share of crops from dead leaves (default 0.3)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; a run found there is continued")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, instead of random weights")
+    parser.add_argument("--widen", type=int, default=1, metavar="N", help="give --init N times its channels first")
     parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="channels of the five levels")
     parser.add_argument("--licence", default="unknown", help="licence of the weights, for the file's metadata")
     for field in fields(Plan):
@@ -29,18 +36,23 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Train, or go on training, and write `unet.safetensors` into the run's folder."""
-    from exposure.networks import CheckpointInfo, UNet, load_checkpoint, save_checkpoint
+    from exposure.networks import CheckpointInfo, Network, UNet, load_checkpoint, save_checkpoint
     from exposure.networks.unet import WIDTHS
 
     from .loop import Plan, Trainer
     from .report import Report
+    from .widen import widened
 
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
     pictures = pictures_in(arguments.photos) if arguments.photos else []
     names = set(arguments.held_out.read_text().splitlines())
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
-    network = load_checkpoint(arguments.init) if arguments.init else UNet(widths=arguments.widths or WIDTHS)
+    network: Network = UNet(widths=arguments.widths or WIDTHS)
+    if arguments.init:
+        network = load_checkpoint(arguments.init)
+        if arguments.widen > 1 and isinstance(network, UNet):
+            network = widened(network, arguments.widen)
     trainer = Trainer(network, plan, arguments.out)
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
@@ -56,11 +68,78 @@ def train(arguments: argparse.Namespace) -> None:
     print(f"{arguments.out / 'unet.safetensors'} written")
 
 
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """The flags of `exposure evaluate`, one subcommand for each kind of evidence."""
+    kinds = parser.add_subparsers(required=True, metavar="photos | sid | eld | bracket")
+    photos = kinds.add_parser("photos", help="low light simulated on a folder of photographs")
+    photos.add_argument("folder", type=Path)
+    photos.add_argument("--only", type=Path, help="list of file names to use, for example training/held_out.txt")
+    photos.add_argument("--camera", choices=sorted(CAMERAS), default="SonyA7S2")
+    photos.add_argument("--iso", type=float, default=3200.0)
+    photos.add_argument("--ratios", type=float, nargs="+", default=[100.0, 250.0, 300.0])
+    photos.add_argument("--noise", choices=NOISE_MODELS, default="P+g")
+    photos.add_argument("--shrink", type=int, default=2, help="factor by which photographs are shrunk (default 2)")
+    photos.set_defaults(cases=_photos)
+    sid = kinds.add_parser("sid", help="pairs of short and long exposures, as in the SID data set")
+    sid.add_argument("folder", type=Path, help="where short/ and long/ lie")
+    sid.add_argument("--list", type=Path, help='pairs, one a line: "short/A.ARW long/B.ARW"')
+    sid.set_defaults(cases=lambda given: cases.paired(given.folder, given.list, gain=given.gain))
+    eld = kinds.add_parser("eld", help="scenes as in the ELD data set")
+    eld.add_argument("folder", type=Path)
+    eld.set_defaults(cases=lambda given: cases.eld(given.folder, gain=given.gain))
+    bracket = kinds.add_parser("bracket", help="several real exposures of one scene")
+    bracket.add_argument("files", type=Path, nargs="+")
+    bracket.set_defaults(cases=lambda given: cases.bracketed(given.files, gain=given.gain))
+    for kind in (photos, sid, eld, bracket):
+        kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+        kind.add_argument("--server", metavar="ADDRESS", help="judge this server's engine too")
+        kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3])
+        kind.add_argument("--out", type=Path, help="folder for scores.json and plots")
+        if kind is not photos:
+            kind.add_argument("--gain", type=float, help="K in DN per electron, where the files do not tell")
+    parser.set_defaults(run=run_evaluation)
+
+
+def run_evaluation(arguments: argparse.Namespace) -> None:
+    """Score, print the table, and write JSON and plots where asked."""
+    denoisers = {"definition": evaluate.definition(arguments.checkpoint)}
+    if arguments.server:
+        denoisers["served"] = evaluate.served(arguments.server)
+    scores = evaluate.evaluate(arguments.cases(arguments), denoisers, arguments.passes)
+    if not scores:
+        raise ValueError("there is nothing to evaluate: no case was found")
+    print(evaluate.table(scores))
+    if arguments.out:
+        from .plots import plot
+
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        about = {name: str(value) for name, value in vars(arguments).items() if not callable(value)}
+        digest = hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest()
+        evaluate.write(scores, {**about, "checkpoint_sha256": digest}, arguments.out / "scores.json")
+        plot(scores, arguments.out)
+
+
+def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
+    pictures = pictures_in(arguments.folder)
+    if arguments.only:
+        names = set(arguments.only.read_text().splitlines())
+        pictures = [path for path in pictures if path.name in names]
+    return cases.simulated(
+        pictures,
+        camera=arguments.camera,
+        iso=arguments.iso,
+        ratios=arguments.ratios,
+        noise=arguments.noise,
+        shrink=arguments.shrink,
+    )
+
+
 def main() -> None:
     """`python -m exposure.training.command train ...`"""
     parser = argparse.ArgumentParser(prog="exposure")
     commands = parser.add_subparsers(required=True)
     add_train(commands.add_parser("train"))
+    add_evaluate(commands.add_parser("evaluate"))
     arguments = parser.parse_args()
     arguments.run(arguments)
 

@@ -16,7 +16,7 @@ from PIL import Image
 from .leaves import dead_leaves
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
-CANVAS, REUSED = 320, 12  # side of a canvas of leaves in pixels, and how many crops are cut from it
+CANVAS, REUSED = 320, 40  # side of a canvas of leaves in pixels, and how many crops are cut from it
 
 
 @dataclass(frozen=True)

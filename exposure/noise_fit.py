@@ -1,0 +1,87 @@
+"""The gain of an unknown camera, estimated from one of its files: a Poisson-Gaussian fit to the noise in flat places.
+
+The variance of a photosite is K * mean + c (Foi et al., IEEE TIP 2008). Of the Haar transform of each plane, the
+diagonal band shows noise but no smooth light, no edges along the axes and no row noise; where the scene is flat, the
+local means of another plane tell, whose noise is independent.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .sensor import Sensor
+
+BLOCK = 16  # pixels of a plane on a side: 64 diagonal coefficients
+BINS, LEAST_BLOCKS = 24, 60
+FLATNESS = 1.4  # of a block: variance of its 2x2 means over what noise alone gives; 64 of them spread by 18 %
+MEDIAN_OF_64 = 0.98965  # median of a chi-squared variable over its mean, 64 degrees of freedom
+WITNESS = ((1, 3), (3, 3), (1, 3), (1, 1))  # the green planes that tell of each plane's blocks whether they are flat
+CLEAR = 0.2  # a gain that is known no better than this (standard error / gain) is not known
+
+
+@dataclass(frozen=True)
+class NoiseFit:
+    """variance = gain * DN + read_noise^2, in DN. error: standard error of the gain, DN per electron."""
+
+    gain: float
+    error: float
+    read_noise: float
+
+
+def fit_noise(mosaic: NDArray[np.uint16], sensor: Sensor) -> NoiseFit:
+    """Estimate K in DN per electron, and the read noise in DN, from a mosaic [H, W] in DN.
+
+    Raises ValueError, one sentence, where the file does not tell: too small, clipped, without light, or denoised.
+    """
+    mean, variance, spread, clear = _blocks(mosaic, sensor)
+    if clear.sum() < LEAST_BLOCKS:
+        raise ValueError(
+            f"its gain cannot be estimated: only {clear.sum()} blocks of {2 * BLOCK} pixels are not clipped"
+        )
+    gain, error, constant = _line(mean[clear], variance[clear])
+    for _ in range(6):
+        excess = spread / np.maximum(gain * mean + constant, 1e-6) * 4  # a mean of 2x2 has a quarter of the variance
+        texture = excess[list(WITNESS), :].mean(axis=1)
+        limit = max(FLATNESS, np.sort(texture[clear])[LEAST_BLOCKS - 1])  # at worst the flattest that there are
+        flat = clear & (texture <= limit)
+        gain, error, constant = _line(mean[flat], variance[flat])
+    if not gain > 0 or error > CLEAR * gain:
+        raise ValueError(f"its gain cannot be estimated: the noise tells {gain:.3g} +- {error:.2g} DN per electron")
+    return NoiseFit(gain, error, float(np.sqrt(max(constant, 0.0))))
+
+
+def _blocks(mosaic: NDArray[np.uint16], sensor: Sensor) -> tuple[NDArray[np.float64], ...]:
+    """Of each block [4, blocks]: mean in DN above black, noise variance, variance of its 2x2 means, and whether it is
+    clear of clipping, as are its neighbours in the other planes."""
+    height, width = (side // 2 // BLOCK for side in mosaic.shape)
+    found = []
+    for row, column in sensor.planes:
+        plane = mosaic[row::2, column::2][: height * BLOCK, : width * BLOCK]
+        blocks = plane.reshape(height, BLOCK, width, BLOCK).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
+        clear = (blocks.min(axis=(1, 2)) > 0) & (blocks.max(axis=(1, 2)) < 0.98 * sensor.white)
+        dn = blocks.astype(np.float64) - sensor.black_at(row, column)
+        a, b, c, d = dn[:, 0::2, 0::2], dn[:, 0::2, 1::2], dn[:, 1::2, 0::2], dn[:, 1::2, 1::2]
+        diagonal, means = (a - b - c + d) / 2, (a + b + c + d) / 4
+        found.append((means.mean(axis=(1, 2)), (diagonal**2).mean(axis=(1, 2)), means.var(axis=(1, 2)), clear))
+    mean, variance, spread, clear = (np.stack(values) for values in zip(*found, strict=True))
+    return mean, variance, spread, np.broadcast_to(clear.all(axis=0), clear.shape)
+
+
+def _line(mean: NDArray[np.float64], variance: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Slope, its standard error, and constant of variance against mean: medians of bins, weighted by their accuracy."""
+    order = np.array_split(np.argsort(mean), min(BINS, len(mean) // 10))
+    x = np.array([mean[part].mean() for part in order])
+    y = np.array([np.median(variance[part]) / MEDIAN_OF_64 for part in order])
+    count = np.array([len(part) for part in order])
+    weight = count / np.maximum(y, 1e-6) ** 2
+    for _ in range(3):  # the accuracy of a variance is in proportion to itself
+        middle = np.average(x, weights=weight)
+        scatter = (weight * (x - middle) ** 2).sum()
+        slope = (weight * (x - middle) * y).sum() / max(scatter, 1e-12)
+        constant = np.average(y, weights=weight) - slope * middle
+        fitted = np.maximum(slope * x + constant, 0.05 * y + 1e-6)
+        weight = count / fitted**2
+    left = (weight * (y - slope * x - constant) ** 2).sum() / max(len(x) - 2, 1)
+    own = np.pi / 2 * 2 / (BLOCK**2 / 4)  # of one block's variance, relative and squared, times the price of a median
+    return float(slope), float(np.sqrt(max(left, own) / max(scatter, 1e-12))), float(constant)

@@ -1,0 +1,189 @@
+"""Evaluation: the metrics against their definitions, the protocols on small trees of the published layouts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio
+
+from exposure.client.dng import write_dng
+from exposure.client.rawfile import RawFile
+from exposure.noise import ReadNoise, expose_short
+from exposure.sensor import pack, unpack
+from exposure.training import cases, evaluate
+from exposure.training.cases import SIMULATED, Case
+from exposure.training.classical import non_local_means, stabilised, unstabilised
+from exposure.training.command import main
+from exposure.training.leaves import dead_leaves
+from exposure.training.scenes import DAYLIGHT, unprocessed
+
+GAIN = 3.0
+
+
+def scene(side: int = 96) -> np.ndarray:
+    """Packed, [4, side / 2, side / 2]."""
+    return unprocessed(dead_leaves(side, 3), DAYLIGHT)
+
+
+def mosaic_of(clean: np.ndarray, ratio: float = 1.0, seed: int | None = None) -> np.ndarray:
+    """What a sensor reads of a scene; noiseless without a seed."""
+    shape = (2 * clean.shape[1], 2 * clean.shape[2])
+    if seed is None:
+        return unpack(clean / np.float32(ratio), SIMULATED, shape)
+    signal = (unpack(clean, SIMULATED, shape) - 800.0) / SIMULATED.saturation
+    noise = ReadNoise(6.0)
+    dn = expose_short(signal, ratio=ratio, gain=GAIN, saturation=SIMULATED.saturation, read_noise=noise, seed=seed)
+    return np.clip(np.rint(dn + 800), 0, 16383).astype(np.uint16)
+
+
+def case(ratio: float = 50.0, **more: object) -> Case:
+    clean = scene()
+    noisy = mosaic_of(clean, ratio, seed=1)
+    return Case("x50", "leaves", noisy, SIMULATED, ratio, GAIN, clean, read_noise=6.0, **more)  # type: ignore[arg-type]
+
+
+def test_psnr_is_the_known_one() -> None:
+    clean = scene()
+    noisy = np.clip(clean + np.random.default_rng(0).normal(0, 0.05, clean.shape), 0, 1).astype(np.float32)
+    assert evaluate.psnr(noisy, clean) == pytest.approx(peak_signal_noise_ratio(clean, noisy, data_range=1.0), abs=1e-4)
+    assert evaluate.psnr(clean, clean) == float("inf")
+
+
+def test_oracle_forgives_a_wrong_gain_and_blind_does_not() -> None:
+    entry = evaluate.score(case(), "dim", 1, 0.8 * scene())
+    assert entry.oracle > 60
+    assert entry.blind < 35
+
+
+def test_what_is_masked_or_cropped_away_does_not_count() -> None:
+    clean = scene()
+    wrong = clean.copy()
+    wrong[:, :10] = 0.5
+    mask = np.ones(clean.shape, bool)
+    mask[:, :10] = False
+    assert evaluate.score(case(mask=mask), "", 1, wrong).blind == float("inf")
+    assert evaluate.score(case(crop=(10, 0, 20, 48)), "", 1, wrong).blind == float("inf")
+    assert evaluate.score(case(), "", 1, wrong).blind < 40
+
+
+def test_stabilised_counts_have_unit_noise_and_come_back() -> None:
+    generator, sigma = np.random.default_rng(0), 2.0
+    for mean in (3.0, 20.0, 400.0):
+        counts = generator.poisson(mean, 200_000) + generator.normal(0, sigma, 200_000)
+        stable = stabilised(counts, sigma)
+        assert stable.std() == pytest.approx(1.0, abs=0.06)  # the transform is asymptotic: worst at few photons
+        assert float(unstabilised(stable.mean(), sigma)) == pytest.approx(mean, rel=0.02, abs=0.1)
+
+
+def test_the_classical_denoiser_denoises() -> None:
+    rows, columns = np.mgrid[0:64, 0:64] / 64
+    clean = np.broadcast_to(0.3 * rows + 0.2 * (columns > 0.5), (4, 64, 64)).astype(np.float32)
+    dark = Case("", "an edge", mosaic_of(clean, 100, seed=1), SIMULATED, 100.0, GAIN, clean, read_noise=6.0)
+    noisy = evaluate.psnr(pack(dark.mosaic, SIMULATED, dark.ratio), clean)
+    assert evaluate.psnr(non_local_means(dark), clean) > noisy + 9
+
+
+def test_evaluation_scores_every_method_and_pass(tmp_path: Path) -> None:
+    perfect = {"perfect": lambda dark, passes: dark.clean + np.float32(1e-4 * passes)}
+    scores = evaluate.evaluate([case()], perfect, [1, 3])
+    assert [(entry.method, entry.passes) for entry in scores] == [
+        ("noisy input", 0),
+        ("non-local means", 0),
+        ("perfect", 1),
+        ("perfect", 3),
+    ]
+    assert scores[2].blind == pytest.approx(80, abs=0.1)
+    text = evaluate.table(scores)
+    assert "perfect, 3 passes" in text
+    evaluate.write(scores, {"checkpoint": "x"}, tmp_path / "scores.json")
+    assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 4
+
+
+def save(path: Path, mosaic: np.ndarray, seconds: float = 0.0) -> Path:
+    """A DNG under any name, as LibRaw reads files by their content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = RawFile(path=path, mosaic=mosaic, sensor=SIMULATED, model="ILCE-7SM2", iso=3200.0, exposure_s=seconds)
+    write_dng(path, file, mosaic, None)
+    return path
+
+
+@pytest.fixture
+def sid(tmp_path: Path) -> Path:
+    """Two scenes at x100 and x250 as the data set lays them out."""
+    for number, seconds in (("00001", 0.1), ("00002", 0.04)):
+        save(tmp_path / f"short/{number}_00_{seconds}s.ARW", mosaic_of(scene(), 10 / seconds, seed=4))
+        save(tmp_path / f"long/{number}_00_10s.ARW", mosaic_of(scene()))
+    return tmp_path
+
+
+def test_the_sid_protocol(sid: Path) -> None:
+    found = list(cases.paired(sid, None))
+    assert [dark.group for dark in found] == ["x100", "x250"]
+    assert found[0].gain == pytest.approx(3.0, abs=0.01)
+    np.testing.assert_allclose(found[0].clean, scene(), atol=1e-4)  # half a DN of 15583
+    listing = sid / "test.txt"
+    listing.write_text("./short/00002_00_0.04s.ARW ./long/00002_00_10s.ARW ISO200 F8\n")
+    assert [dark.name for dark in cases.paired(sid, listing)] == ["00002_00_0.04s.ARW"]
+    listing.write_text("short/00003_00_0.04s.ARW long/00003_00_10s.ARW\n")
+    with pytest.raises(ValueError, match=r"line 1: .*00003_00_0\.04s\.ARW is not there"):
+        list(cases.paired(sid, listing))
+
+
+def test_only_the_centre_of_a_large_frame_is_judged(sid: Path) -> None:
+    large = np.full((1100, 1200), 2000, np.uint16)
+    large[0, 0] = 2001  # all alike would be missing data
+    save(sid / "short/00009_00_0.1s.ARW", large)
+    save(sid / "long/00009_00_30s.ARW", large)
+    dark = list(cases.paired(sid, None))[-1]
+    assert dark.crop == (19, 44, 512, 512)
+    assert dark.ratio == 300  # as published: no more
+
+
+def test_the_eld_protocol(tmp_path: Path) -> None:
+    for number in (1, 4, 5, 6, 9, 11):
+        dark = mosaic_of(scene(), 1 if number in (1, 6, 11) else 100)
+        save(tmp_path / f"SonyA7S2/scene-2/IMG_{number:04}.ARW", dark)
+    found = list(cases.eld(tmp_path))
+    assert [(dark.group, dark.name) for dark in found] == [
+        ("x100", "IMG_0004.ARW"),
+        ("x100", "IMG_0009.ARW"),
+        ("x200", "IMG_0005.ARW"),
+    ]
+
+
+def test_a_bracketed_series_is_masked_where_its_truth_is_clipped(tmp_path: Path) -> None:
+    bright = np.clip(3 * scene(), 0, 1)
+    files = [save(tmp_path / "long.dng", mosaic_of(bright), 8.0)]
+    files += [save(tmp_path / f"{ratio}.dng", mosaic_of(bright, ratio), 8.0 / ratio) for ratio in (4, 16)]
+    found = list(cases.bracketed(files))
+    assert [dark.group for dark in found] == ["x16", "x4"]
+    assert found[0].mask is not None
+    assert not found[0].mask[bright > 0.99].any()
+    with pytest.raises(ValueError, match="two files or more"):
+        list(cases.bracketed(files[:1]))
+
+
+def test_simulated_light_is_of_the_camera_asked_for(tmp_path: Path) -> None:
+    Image.fromarray((255 * dead_leaves(200, 1)).astype(np.uint8)).save(tmp_path / "a.png")
+    both = list(cases.simulated([tmp_path / "a.png"], camera="NikonD850", iso=1600, ratios=[100, 300], noise="P+g"))
+    assert [dark.group for dark in both] == ["x100", "x300"]
+    assert both[0].mosaic.shape == (100, 100)
+    noise = both[0].mosaic[both[0].mosaic < 4000].astype(float) - 800
+    assert noise.mean() == pytest.approx(both[0].clean.mean() * SIMULATED.saturation / 100, rel=0.1)
+
+
+def test_the_command_prints_a_table_and_writes_plots(
+    sid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = sid / "evidence"
+    monkeypatch.setattr("sys.argv", ["exposure", "evaluate", "sid", str(sid), "--passes", "1", "2", "--out", str(out)])
+    main()
+    assert "definition, 2 passes" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"scores.json", "passes.png", "ratio.png"}
+    recorded = json.loads((out / "scores.json").read_text())
+    assert len(recorded["checkpoint_sha256"]) == 64
+    monkeypatch.setattr("sys.argv", ["exposure", "evaluate", "eld", str(sid)])
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        main()

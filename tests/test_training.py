@@ -1,0 +1,175 @@
+"""Scenes, shots, the training loop and its resumption."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from exposure.denoise import denoise
+from exposure.networks import UNet, load_checkpoint
+from exposure.networks.checkpoint import CheckpointInfo
+from exposure.schedule import PUBLISHED_PHOTON_UNIT
+from exposure.training.command import main
+from exposure.training.leaves import dead_leaves
+from exposure.training.loop import Plan, Trainer, rollout
+from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
+from exposure.training.shots import Range, Shots
+from exposure.training.widen import widened
+
+NARROW = (2, 3, 4, 5, 6)
+
+
+class Silent:
+    """A report that only counts."""
+
+    def losses(self, *_: object) -> None: ...
+
+    def quality(self, *_: object) -> None: ...
+
+
+def narrow(**flags: bool) -> UNet:
+    torch.manual_seed(1)
+    network = UNet(widths=NARROW, **flags)
+    network.info, network.photon_unit = CheckpointInfo(), PUBLISHED_PHOTON_UNIT
+    return network
+
+
+def test_leaves_are_pictures_of_their_seed() -> None:
+    picture = dead_leaves(96, 5)
+    assert picture.shape == (96, 96, 3)
+    assert picture.dtype == np.float32
+    assert 0 <= picture.min() < picture.max() <= 1
+    np.testing.assert_array_equal(picture, dead_leaves(96, 5))
+    assert not np.array_equal(picture, dead_leaves(96, 6))
+
+
+def test_leaves_have_the_spectrum_of_photographs() -> None:
+    power = np.mean([np.abs(np.fft.fft2(dead_leaves(128, seed).mean(axis=2))) ** 2 for seed in range(12)], axis=0)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(128), np.fft.fftfreq(128)))
+    bands = [power[(frequency > low) & (frequency <= 1.5 * low)].mean() for low in (0.02, 0.04, 0.08, 0.16)]
+    slope = np.polyfit(np.log([0.02, 0.04, 0.08, 0.16]), np.log(bands), 1)[0]
+    assert -3.0 < slope < -1.2  # photographs: power falls as frequency^-2, give or take
+
+
+def test_unprocessing_undoes_a_development() -> None:
+    neutral = Development(tone=False, colours=np.eye(3), red=2.0, blue=1.6, exposure=0.5)
+    grey = np.full((4, 6, 3), 0.5, np.float32)
+    linear = ((0.5 + 0.055) / 1.055) ** 2.4
+    planes = unprocessed(grey, neutral)
+    assert planes.shape == (4, 2, 3)
+    np.testing.assert_allclose(planes[:, 0, 0], 0.5 * linear / np.array([2.0, 1.0, 1.6, 1.0]), rtol=1e-5)
+    for colour, place in enumerate([(0, 0), (0, 1), (1, 1), (1, 0)]):  # R G B G in a circle
+        dot = np.zeros((2, 2, 3), np.float32)
+        dot[place] = 1
+        assert unprocessed(dot, DAYLIGHT)[:, 0, 0].nonzero()[0].tolist() == [colour]
+
+
+def test_scenes_and_shots_are_those_of_their_index(photographs: list[Path]) -> None:
+    shots, again = (Shots(Scenes(photographs, side=32, seed=7), Range()) for _ in range(2))
+    for index in (0, 3, 1000):
+        for one, other in zip(shots[index], again[index], strict=True):
+            np.testing.assert_array_equal(one, other)
+        shot = shots[index]
+        assert shot.image.shape == shot.clean.shape == (4, 32, 32)
+        assert 20 <= shot.ratio <= 300
+        assert shot.full_well > 0
+    assert not np.array_equal(shots[0].clean, shots[1].clean)
+
+
+def test_a_shot_is_its_scene_with_noise() -> None:
+    """The mean over many shots of one bright scene is the scene: nothing is scaled wrongly."""
+    limits = Range(iso=(100, 100), ratio=(20, 20), cameras=("SonyA7S2",))
+    shots = Shots(Scenes(side=32, seed=2), limits)
+    errors = [(shot.image - shot.clean)[shot.clean < 0.5].mean() for shot in (shots[index] for index in range(40))]
+    assert abs(np.mean(errors)) < 1e-3
+
+
+def test_rollout_judges_every_pass_and_feeds_gradients_through() -> None:
+    network = narrow()
+    shot = Shots(Scenes(side=32), Range())[0]
+    batch = [torch.from_numpy(np.asarray(part))[None] for part in shot]
+    losses, auxiliary = rollout(network, *batch, passes=3, generator=torch.Generator().manual_seed(0))
+    assert len(losses) == len(auxiliary) == 3
+    last_only = torch.autograd.grad(losses[-1], list(network.parameters()))
+    assert all(torch.isfinite(gradient).all() for gradient in last_only)
+    assert any(gradient.abs().max() > 0 for gradient in last_only)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    plan = Plan(iterations=6, batch=2, side=32, passes=2, warm_up=2, save_every=3)
+    shots = Shots(Scenes(side=32), Range())
+    whole = Trainer(narrow(), plan, tmp_path / "whole")
+    whole.run(shots, Silent())  # type: ignore[arg-type]
+    stopped = Trainer(narrow(), plan, tmp_path / "stopped")
+
+    class Stop(Silent):
+        def quality(self, *_: object) -> None:
+            raise KeyboardInterrupt
+
+    stopped.plan = replace(plan, report_every=4)  # after the save at 3: one step is lost, and done again
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run(shots, Stop())  # type: ignore[arg-type]
+    again = Trainer(narrow(), plan, tmp_path / "stopped")
+    assert again.iteration == 3
+    again.run(shots, Silent())  # type: ignore[arg-type]
+    for one, other in zip(whole.average.parameters(), again.average.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # channels-last sums may be ordered anew
+    published = load_checkpoint(tmp_path / "stopped" / "latest.pt")
+    assert published.with_photon
+    assert not (tmp_path / "stopped" / ".latest.pt.part").exists()
+
+
+def test_training_makes_it_better(tmp_path: Path) -> None:
+    plan = Plan(iterations=60, batch=4, side=32, passes=2, learning_rate=3e-3, warm_up=5, averaging=0.9)
+    trainer = Trainer(narrow(), plan, tmp_path)
+    shots = Shots(Scenes(side=32), Range(iso=(400, 800), ratio=(50, 100)))
+    batch = [torch.from_numpy(np.stack([shots[i][part] for i in range(16)])) for part in range(4)]
+    before = rollout(trainer.average, *batch, passes=2)[0][-1].item()
+    trainer.run(shots, Silent())  # type: ignore[arg-type]
+    assert rollout(trainer.average, *batch, passes=2)[0][-1].item() < 0.8 * before
+
+
+@pytest.mark.parametrize("flags", [{}, {"concat_origin": True}, {"with_photon": False, "adaptive": False}])
+def test_a_widened_network_computes_the_same(flags: dict[str, bool]) -> None:
+    network = narrow(**flags).eval()
+    wide = widened(network, 4).eval()
+    assert wide.conv5_1.out_channels == 4 * NARROW[4]
+    image = torch.rand(1, 4, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(image, 2.0, image), network(image, 2.0, image), rtol=0, atol=1e-5)
+
+
+def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    flags = "--iterations 4 --batch 2 --side 32 --passes 2 --save-every 2 --report-every 4 --licence CC0-1.0"
+    widths = ["--widths", "2", "3", "4", "5", "6"]
+    monkeypatch.setattr("sys.argv", ["exposure", "train", "--out", str(run), *flags.split(), *widths])
+    main()
+    network = load_checkpoint(run / "unet.safetensors")
+    assert network.info.licence == "CC0-1.0"
+    assert "P+G+r+u" in network.info.training_noise
+    result = denoise(network, torch.rand(1, 4, 20, 20), ratio=100, gain=3.0, saturation=15583)
+    assert torch.isfinite(result).all()
+    assert list((run / "tensorboard").glob("events*"))
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no picture"):
+        pictures_in(tmp_path)
+    (tmp_path / "fake.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match=r"fake\.jpg: not a picture"):
+        Scenes([tmp_path / "fake.jpg"], side=32)
+    with pytest.raises(ValueError, match="share of dead leaves"):
+        Scenes(side=32, leaves=1.5)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    from PIL import Image
+
+    paths = [tmp_path / f"{seed}.png" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        Image.fromarray((255 * dead_leaves(160, seed)).astype(np.uint8)).save(path)
+    return paths

@@ -1,0 +1,144 @@
+"""What a checkpoint, an engine or a number of passes is worth: PSNR and SSIM in RAW space, blind and oracle."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.sensor import pack
+
+from .cases import Case
+from .classical import non_local_means
+
+Denoiser = Callable[[Case, int], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method on one case. blind: PSNR in dB as delivered; oracle: after a gain fitted to the truth."""
+
+    group: str
+    case: str
+    method: str
+    passes: int
+    blind: float
+    oracle: float
+    ssim: float
+
+
+def definition(checkpoint: Path) -> Denoiser:
+    """The loop of `exposure.denoise`, in FP32."""
+    import torch
+
+    from exposure.denoise import denoise
+    from exposure.networks import load_checkpoint
+
+    network = load_checkpoint(checkpoint)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network.to(device, memory_format=torch.channels_last)
+
+    def run(case: Case, passes: int) -> NDArray[np.float32]:
+        image = torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None].to(device)
+        physics = {"ratio": case.ratio, "gain": case.gain, "saturation": case.sensor.saturation}
+        return denoise(network, image, passes=passes, **physics)[0].cpu().numpy()
+
+    return run
+
+
+def served(server: str) -> Denoiser:
+    """The engine of a running server: what is deployed."""
+    from exposure.client.triton import Client
+
+    client = Client(server)
+
+    def run(case: Case, passes: int) -> NDArray[np.float32]:
+        mosaic = client.denoise(case.mosaic, case.sensor, ratio=case.ratio, gain=case.gain, passes=passes)
+        return pack(mosaic, case.sensor)
+
+    return run
+
+
+def evaluate(cases: Iterable[Case], denoisers: dict[str, Denoiser], passes: Sequence[int]) -> list[Score]:
+    """Score the brightened input, the classical denoiser and every given one, at every number of passes."""
+    scores = []
+    for case in cases:
+        results = {("noisy input", 0): pack(case.mosaic, case.sensor, case.ratio)}
+        if case.read_noise:
+            results["non-local means", 0] = non_local_means(case)
+        for name, denoiser in denoisers.items():
+            for number in passes:
+                results[name, number] = denoiser(case, number)
+        scores += [score(case, method, number, image) for (method, number), image in results.items()]
+    return scores
+
+
+def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> Score:
+    """Judge one result [4, h, w] in [0, 1]."""
+    from skimage.metrics import structural_similarity
+
+    clean, mask = case.clean, np.ones(case.clean.shape, bool) if case.mask is None else case.mask
+    if case.crop:
+        row, column, h, w = case.crop
+        image, clean, mask = (planes[:, row : row + h, column : column + w] for planes in (image, clean, mask))
+    _, ssim = structural_similarity(clean, image, data_range=1.0, channel_axis=0, full=True)
+    aligned = np.clip(image * oracle_gain(image[mask], clean[mask]), 0, 1)
+    return Score(
+        case.group,
+        case.name,
+        method,
+        passes,
+        blind=psnr(image[mask], clean[mask]),
+        oracle=psnr(aligned[mask], clean[mask]),
+        ssim=float(ssim[mask].mean()),
+    )
+
+
+def psnr(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
+    """Peak signal-to-noise ratio in dB of signal in [0, 1]."""
+    error = float(np.mean((image.astype(np.float64) - clean) ** 2))
+    return -10 * math.log10(error) if error else math.inf
+
+
+def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
+    """The factor that brings a result nearest to the truth, fitted where the truth is below white.
+
+    Published tables align results so (the illuminance correction of ELD); deployed, nobody knows it.
+    """
+    below = clean < 1
+    power = float(np.sum(image[below] ** 2, dtype=np.float64))
+    return float(np.sum(image[below] * clean[below], dtype=np.float64)) / power if power else 1.0
+
+
+def table(scores: Sequence[Score]) -> str:
+    """Means by group and method: PSNR blind, PSNR oracle, SSIM."""
+    lines = [f"{'':24} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}"]
+    for group in dict.fromkeys(entry.group for entry in scores):
+        lines.append(group)
+        for method, passes, part in means(scores, group):
+            name = f"{method}, {passes} pass{'es' if passes > 1 else ''}" if passes else method
+            lines.append(f"  {name:22} {part[3]:5.0f}  {part[0]:5.2f} dB {part[1]:5.2f} dB {part[2]:6.3f}")
+    return "\n".join(lines)
+
+
+def means(scores: Sequence[Score], group: str) -> list[tuple[str, int, tuple[float, float, float, int]]]:
+    """Of each method and number of passes in a group: mean blind and oracle PSNR, SSIM, and the count."""
+    rows = []
+    entries = [entry for entry in scores if entry.group == group]
+    for method, passes in dict.fromkeys((entry.method, entry.passes) for entry in entries):
+        part = [entry for entry in entries if (entry.method, entry.passes) == (method, passes)]
+        blind, oracle, ssim = (
+            float(np.mean([getattr(entry, name) for entry in part])) for name in ("blind", "oracle", "ssim")
+        )
+        rows.append((method, passes, (blind, oracle, ssim, len(part))))
+    return rows
+
+
+def write(scores: Sequence[Score], about: dict[str, object], path: Path) -> None:
+    """All scores and what they were measured with, as JSON; replaces `path` in one step."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps({**about, "scores": [asdict(entry) for entry in scores]}, indent=1) + "\n")
+    part.replace(path)

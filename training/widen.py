@@ -1,0 +1,44 @@
+"""Grow a trained UNet: a wider network that computes the same, to be trained on (Net2Net, Chen et al., ICLR 2016).
+
+A narrow network learns its first decibels in a tenth of the time. Every channel becomes several equal ones; the weights
+that read it are split among its copies at random, so that training tells the copies apart.
+"""
+
+import torch
+from torch import Tensor
+
+from exposure.networks import UNet
+
+
+def widened(network: UNet, factor: int, seed: int = 0) -> UNet:
+    """The same function with `factor` times the channels on every level. Raises ValueError for a factor below 1."""
+    if factor < 1:
+        raise ValueError(f"factor is {factor}; a network grows by a whole number, at least 1")
+    generator = torch.Generator().manual_seed(seed)
+    widths = [network.get_submodule(f"conv{level}_1").out_channels * factor for level in range(1, 6)]
+    wide = UNet(
+        with_photon=network.with_photon,
+        concat_origin=network.concat_origin,
+        adaptive=network.adaptive,
+        widths=[int(width) for width in widths],
+    )
+    state = {}
+    for name, value in network.state_dict().items():
+        layer, kind = name.split(".")
+        copies_out = 1 if layer == "conv10_1" else factor
+        if kind == "bias":
+            state[name] = value.repeat_interleave(copies_out)
+            continue
+        inputs, outputs = (0, 1) if layer.startswith("upv") else (1, 0)  # transposed convolutions are stored so
+        value = value.repeat_interleave(copies_out, outputs)
+        state[name] = value if layer == "conv1_1" else _split(value, factor, inputs, generator)
+    wide.load_state_dict(state)
+    wide.info, wide.photon_unit = network.info, network.photon_unit
+    return wide
+
+
+def _split(weight: Tensor, factor: int, axis: int, generator: torch.Generator) -> Tensor:
+    """Share each input's weights among its copies, in random parts that add up to the whole."""
+    parts = torch.rand((*weight.shape, factor), generator=generator) + 0.5
+    shared = weight[..., None] * parts / parts.sum(-1, keepdim=True)
+    return shared.movedim(-1, axis + 1).flatten(axis, axis + 1)
