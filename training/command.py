@@ -135,7 +135,7 @@ def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
 
 
 def main() -> None:
-    """`python -m exposure.training.command train ...`"""
+    """The two commands alone, for machines without the client."""
     parser = argparse.ArgumentParser(prog="exposure")
     commands = parser.add_subparsers(required=True)
     add_train(commands.add_parser("train"))
