@@ -73,7 +73,7 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
 
-    def draw_after(index: int) -> Draw:  # the server's own arithmetic: same seed, same electrons
-        return lambda rate: rate.new_tensor(poisson(rate.float().cpu().numpy(), seed=seed, step=index))
+    def draw_after(index: int) -> Draw:  # the server's own arithmetic, where the image lies: same seed, same electrons
+        return lambda rate: poisson(rate.float(), seed=seed, step=index).to(rate)
 
     return [draw_after(index) for index in range(passes - 1)]

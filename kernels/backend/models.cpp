@@ -84,7 +84,7 @@ class Pack : public Model {
         Layout layout = sensor.layout(height, width, h, w);
         for (int i = 0; i < 4; i++) layout.factor[i] = (float)(ratio / ((double)sensor.white - sensor.black[i]));
         float* image = request.output<float>("IMAGE", {1, 4, h, w});
-        if (image) exposure_cpu_pack(mosaic.data, &layout, image, threads_);
+        if (image) exposure_cpu_pack(mosaic.data, &layout, image, PLANES_FP32, threads_);
         if (int32_t* size = request.output<int32_t>("SIZE", {2})) size[0] = (int32_t)height, size[1] = (int32_t)width;
         if (int32_t* pass = request.output<int32_t>("PASS", {1})) *pass = 0;
         schedule(request, ratio, gain, sensor.saturation());
@@ -172,7 +172,7 @@ class Expose : public Model {
         Field field{*request.input_of<uint64_t>("SEED", 1), (uint32_t)pass, origin[0] / 2, origin[1] / 2,
                     (int32_t)clean.shape[2], (int32_t)clean.shape[3]};
         float* next = request.output<float>("IMAGE", clean.shape);
-        if (next) exposure_cpu_expose(clean.data, original, &step, &field, next, threads_);
+        if (next) exposure_cpu_expose(clean.data, original, &step, &field, next, PLANES_FP32, threads_);
         if (float* gain = request.output<float>("PHOTON_GAIN", {1})) *gain = row[4];  // of the following row
         if (int32_t* following = request.output<int32_t>("NEXT_PASS", {1})) *following = pass + 1;
     }
