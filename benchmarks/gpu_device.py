@@ -52,6 +52,10 @@ class Gpu:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back."""
         self.release()
         self._cuda.exposure_cuda_close(self._stream)
 
