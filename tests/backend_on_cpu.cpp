@@ -45,6 +45,7 @@ struct TRITONBACKEND_Response {
 // Where the server puts outputs: as asked, or all in one place.
 enum Placement { AS_ASKED, ON_HOST, ON_CARD, ON_OTHER_CARD };
 static thread_local Placement placement = AS_ASKED;
+static thread_local std::string no_room_for;  // the name of an output
 
 extern "C" {
 const char* TRITONSERVER_ErrorMessage(TRITONSERVER_Error* error) { return error->message.c_str(); }
@@ -90,6 +91,7 @@ TRITONSERVER_Error* TRITONBACKEND_RequestOutputName(TRITONBACKEND_Request* reque
 TRITONSERVER_Error* TRITONBACKEND_ResponseOutput(TRITONBACKEND_Response* response, TRITONBACKEND_Output** output,
                                                  const char* name, TRITONSERVER_DataType, const int64_t* shape,
                                                  uint32_t dimensions) {
+    if (name == no_room_for) return new TRITONSERVER_Error{"the server has no room"};
     *output = &response->outputs[name];
     (*output)->shape.assign(shape, shape + dimensions);
     return nullptr;
@@ -209,13 +211,13 @@ static void ask_pack(Exchange& e, int way, int height, int width, float ratio = 
     e.request.outputs = {"IMAGE", "PHOTON_GAIN", "SIZE", "PASS", "STEPS_2", "STEPS_4"};
 }
 
-static void ask_expose(Exchange& e, int way, int height, int width, float photons = 300) {
+static void ask_expose(Exchange& e, int way, int height, int width, float photons = 300, int32_t pass = 0) {
     size_t pixels = 4 * height * width;
     Place values = place_of(way & VALUES_ON_CARD);
     e.give<float>("CLEAN", {1, 4, height, width}, some_floats(pixels, 2), place_of(way & PIXELS_ON_CARD), way & IN_TWO);
     e.give<float>("ORIGIN_IMAGE", {1, 4, height, width}, some_floats(pixels, 3), {});  // always on the host: mixed with CLEAN
     e.give<float>("STEPS", {2, 4}, {1, photons, 0.1f, 0.003f, 2, 0, 0, 0}, values);
-    e.give<int32_t>("PASS", {1}, {0}, values);
+    e.give<int32_t>("PASS", {1}, {pass}, values);
     e.give<uint64_t>("SEED", {1}, {1ull << 63 | 5}, values);
     e.give<int32_t>("ORIGIN", {2}, {6, 10}, values);
     e.request.outputs = {"IMAGE", "PHOTON_GAIN", "NEXT_PASS"};
@@ -284,10 +286,23 @@ static void refusals(Model& pack, Model& expose, Model& unpack) {
     has(refusal_of(pack, [](Exchange& e) { ask_pack(e, PIXELS_ON_CARD, 40, 40, 0.5f); }), "RATIO is 0.5");
     has(refusal_of(pack, [](Exchange& e) { ask_pack(e, 0, 16, 40); }), "both sides must be at least 32");
     has(refusal_of(expose, [](Exchange& e) { ask_expose(e, 3, 16, 16, -1); }), "it is no schedule");
+    for (int32_t pass : {-1, 1, INT32_MAX, INT32_MIN})
+        has(refusal_of(expose, [=](Exchange& e) { ask_expose(e, 0, 16, 16, 300, pass); }), "STEPS has 2 rows");
     has(refusal_of(unpack, [](Exchange& e) { ask_unpack(e, 1, 40, 40, 4); }), "CLEAN is too small for SIZE 40x40");
-    has(refusal_of(pack, [](Exchange& e) { ask_pack(e, 0, 2000, 2100); }), "");
     auto large = [](Exchange& e) { ask_expose(e, 0, 1200, 1200); };  // 23 MB a tensor, 64 MiB on the card
     has(refusal_of(expose, large), "out of memory");
+}
+
+// The server takes an unfinished answer's memory away: nothing that was queued may write to it later.
+static void fails_halfway(Model& expose) {
+    auto gpu = make_gpu_device(0);
+    for (const char* output : {"PHOTON_GAIN", ""}) {
+        placement = AS_ASKED;
+        no_room_for = output;
+        Exchange e;
+        ask_expose(e, PIXELS_ON_CARD, 32, 48);
+        expect(e.answered_by(expose, *gpu) == (*output ? "the server has no room" : ""), "halfway");
+    }
 }
 
 static void scratch_is_bounded(Model& unpack, uint64_t (*bytes)()) {
@@ -339,6 +354,7 @@ int main(int, char** arguments) {
     every_way("expose", *expose, [](Exchange& e, int way, int h, int w) { ask_expose(e, way, h, w); });
     every_way("unpack", *unpack, [](Exchange& e, int way, int h, int w) { ask_unpack(e, way, h, w); });
     refusals(*pack, *expose, *unpack);
+    fails_halfway(*expose);
     concurrently(*expose);
     expect(bytes() == 0, "memory left on the card");
     scratch_is_bounded(*unpack, bytes);

@@ -14,7 +14,7 @@ class Expose : public Model {
         if (clean.shape[0] != 1 || clean.shape[1] != 4 || steps.shape[1] != 4)
             throw Refusal("CLEAN must be 1x4xhxw and STEPS must have four columns");
         int32_t pass = request.values<int32_t>("PASS", 1)[0];
-        if (pass < 0 || pass + 1 >= steps.shape[0])
+        if (pass < 0 || pass >= steps.shape[0] - 1)  // pass + 1 may not be a number
             throw Refusal(sentence("PASS is %d; STEPS has %lld rows", pass, (long long)steps.shape[0]));
         std::vector<float> rows = request.values(steps);
         const float* row = rows.data() + 4 * (int64_t)pass;
