@@ -1,6 +1,6 @@
-// The backend's models on the stand-in GPU (device_on_cpu.cpp): inputs on the host and on the card, outputs wherever the server
-// puts them, refusals, no room; each answer equal to the CPU device's. The few functions of Triton that a request needs are
-// played by this program; the real server has no part in it.
+// The backend's models on the stand-in GPU (device_on_cpu.cpp): inputs on the host and on the card, outputs wherever the
+// server puts them, refusals, no room; each answer equal to the CPU device's. The few functions of Triton that a request
+// needs are played by this program; the real server has no part in it.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -282,7 +282,9 @@ static std::string refusal_of(Model& model, Ask ask) {
 }
 
 static void refusals(Model& pack, Model& expose, Model& unpack) {
-    auto has = [](const std::string& text, const char* part) { expect(text.find(part) != std::string::npos, text + " / " + part); };
+    auto has = [](const std::string& text, const char* part) {
+        expect(text.find(part) != std::string::npos, text + " / " + part);
+    };
     has(refusal_of(pack, [](Exchange& e) { ask_pack(e, PIXELS_ON_CARD, 40, 40, 0.5f); }), "RATIO is 0.5");
     has(refusal_of(pack, [](Exchange& e) { ask_pack(e, 0, 16, 40); }), "both sides must be at least 32");
     has(refusal_of(expose, [](Exchange& e) { ask_expose(e, 3, 16, 16, -1); }), "it is no schedule");

@@ -18,7 +18,8 @@ static std::filesystem::path own_folder() {
 template <class Function>
 static void load(void* library, const char* name, Function& function) {
     function = reinterpret_cast<Function>(dlsym(library, name));
-    if (!function) throw std::runtime_error(std::string(NAME) + " has no " + name + "; rebuild it: pip install the project again");
+    if (!function)
+        throw std::runtime_error(std::string(NAME) + " has no " + name + "; it is of another version: rebuild it with pip");
 }
 
 static CudaLibrary loaded() {
@@ -30,7 +31,6 @@ static CudaLibrary loaded() {
     if (!library) throw std::runtime_error(dlerror());
     CudaLibrary cuda{};
     load(library, "exposure_cuda_error", cuda.error);
-    load(library, "exposure_cuda_describe", cuda.describe);
     load(library, "exposure_cuda_use", cuda.use);
     load(library, "exposure_cuda_allocate", cuda.allocate);
     load(library, "exposure_cuda_free", cuda.free);

@@ -4,7 +4,6 @@
 
 struct CudaLibrary {
     decltype(&exposure_cuda_error) error;
-    decltype(&exposure_cuda_describe) describe;
     decltype(&exposure_cuda_use) use;
     decltype(&exposure_cuda_allocate) allocate;
     decltype(&exposure_cuda_free) free;

@@ -11,8 +11,8 @@ Sensor::Sensor(Request& request) {
         if (cfa[i] == 2) blue = i;
     }
     if (red < 0 || blue != 3 - red || greens != 2)
-        throw Refusal(sentence("CFA is [%d, %d, %d, %d]; a Bayer cell has red and blue on one diagonal and green on the other",
-                               cfa[0], cfa[1], cfa[2], cfa[3]));
+        throw Refusal(sentence("CFA is [%d, %d, %d, %d]; a Bayer cell has red and blue on one diagonal and green on the "
+                               "other", cfa[0], cfa[1], cfa[2], cfa[3]));
     position[0] = red, position[1] = red ^ 1, position[2] = blue, position[3] = blue ^ 1;
 
     std::vector<float> levels = request.values<float>("BLACK", 4);
