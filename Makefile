@@ -26,7 +26,9 @@ serve: engine
 	$(BIN)/exposure serve
 
 gpu-check:
-	@echo "gpu-check: nothing to check yet; the CUDA kernels and the TensorRT runtime are not here"
+	@$(PYTHON) benchmarks/gpu_machine.py  # or one sentence, where there is no card
+	@if $(MAKE) --no-print-directory .venv/installed; then $(BIN)/python benchmarks/gpu_check.py; \
+	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py; fi
 
 engine: .venv/installed
 	$(BIN)/python export/build_engine.py --target openvino

@@ -36,7 +36,8 @@ def denoise(
     ratio: R, at least 1. gain: K in DN per electron. saturation: S, white - black in DN.
     passes: network evaluations. seed: of the photon noise, unsigned 64-bit.
     noise: "poisson", or "mean" to replace every draw by its expectation, for exact comparisons.
-    Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything else than described.
+    Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything else than described, and OSError for
+    an image on a GPU where the CUDA kernels were not built.
     """
     import torch
 
@@ -73,7 +74,7 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
 
-    def draw_after(index: int) -> Draw:  # the server's own arithmetic: same seed, same electrons
-        return lambda rate: rate.new_tensor(poisson(rate.float().cpu().numpy(), seed=seed, step=index))
+    def draw_after(index: int) -> Draw:  # the server's own arithmetic, where the image lies: same seed, same electrons
+        return lambda rate: poisson(rate.float(), seed=seed, step=index).to(rate)
 
     return [draw_after(index) for index in range(passes - 1)]

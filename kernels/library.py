@@ -9,6 +9,7 @@ from typing import Any
 import exposure.kernels
 
 NAME = "libexposure_kernels.so"
+CUDA = "libexposure_kernels_cuda.so"
 BACKEND = "libtriton_exposure.so"
 
 
@@ -51,13 +52,27 @@ def library() -> Any:
     return ctypes.CDLL(str(built(NAME)))
 
 
-def built(name: str) -> Path:
+@functools.cache
+def cuda_library() -> Any:
+    """The kernels on a GPU. Raises OSError, one sentence, where they were not built."""
+    cuda = ctypes.CDLL(str(built(CUDA, "where nvcc is on PATH or named in CUDACXX")))
+    cuda.exposure_cuda_error.restype = ctypes.c_char_p
+    return cuda
+
+
+def check_cuda(error: int) -> None:
+    """Raise OSError, one sentence, for anything but 0."""
+    if error:
+        raise OSError(f"CUDA error {error}: {cuda_library().exposure_cuda_error(error).decode()}")
+
+
+def built(name: str, need: str = "which needs a C++17 compiler") -> Path:
     """Where a compiled library lies. Raises OSError, one sentence, where it was not built."""
     # an editable install keeps the sources in the tree and the library in site-packages: look in both
     for folder in exposure.kernels.__path__:
         if (Path(folder) / name).is_file():
             return Path(folder) / name
-    raise OSError(f"{name} is not built; install the project with pip, which needs a C++17 compiler")
+    raise OSError(f"{name} is not built; install the project with pip, {need}")
 
 
 def threads() -> int:

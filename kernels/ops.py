@@ -1,7 +1,12 @@
-"""The kernels as functions of NumPy arrays: what sensor.py and denoise.py define, fast. Every refusal is a sentence."""
+"""The kernels as functions of arrays: what sensor.py and denoise.py define, fast. Every refusal is a sentence.
+
+Arrays are NumPy's or torch's, on a CPU or a GPU; results are of the same kind and lie in the same place. Any other
+array on a GPU (CuPy, JAX, Numba) is taken as it lies and gives torch tensors, which DLPack hands back. On a GPU,
+kernels are queued on torch's current stream.
+"""
 
 import ctypes
-from typing import Any
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,78 +14,88 @@ from numpy.typing import NDArray
 from exposure.schedule import Step, unroll
 from exposure.sensor import Sensor, shape_text
 
-from .library import Field, Injection, Layout, library, threads
+from .arrays import Array, address, checked, empty, images, lies_on_gpu, run
+from .library import Field, Injection, Layout, library
 
 LARGEST_RATE = 2.0**24  # electrons; beyond, FP32 cannot count
+Planes: TypeAlias = Literal["float32", "float16"]
+PLANES = {"float32": 0, "float16": 1}  # csrc/kernels.h, Planes
 
 
-def pack(mosaic: NDArray[np.uint16], sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1) -> NDArray[np.float32]:
-    """`exposure.sensor.pack`, bit for bit: [H, W] DN to [4, h, w] signal, padded to `multiple`."""
-    mosaic = _checked("mosaic", mosaic, np.uint16, 2)
+def pack(mosaic: Array, sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1, dtype: Planes = "float32") -> Array:
+    """`exposure.sensor.pack`, bit for bit: [H, W] DN, uint16, to [4, h, w] signal, padded to `multiple`.
+
+    dtype: of the planes; "float16" is the FP32 result rounded to nearest, ties to even.
+    """
+    mosaic = checked("mosaic", mosaic, "uint16", 2)
     if min(mosaic.shape) < 2 or multiple < 1:
         raise ValueError(f"mosaic is {shape_text(mosaic.shape)}, multiple {multiple}; they must be at least 2x2 and 1")
     h, w = (-(-side // (2 * multiple)) * multiple for side in mosaic.shape)
-    image = np.empty((4, h, w), np.float32)
+    _check_dtype(dtype)
+    image = empty((4, h, w), dtype, mosaic)
     factors = [ratio / (sensor.white - black) for black in sensor.black]
     layout = _layout(sensor, mosaic.shape, (h, w), factors)
-    library().exposure_cpu_pack(_address(mosaic), ctypes.byref(layout), _address(image), threads())
+    run("pack", mosaic, address(mosaic), ctypes.byref(layout), address(image), PLANES[dtype])
     return image
 
 
-def unpack(image: NDArray[np.float32], sensor: Sensor, shape: tuple[int, ...]) -> NDArray[np.uint16]:
-    """`exposure.sensor.unpack`, bit for bit: [4, h, w] signal to [H, W] DN."""
-    image = _checked("image", image, np.float32, 3)
+def unpack(image: Array, sensor: Sensor, shape: tuple[int, ...]) -> Array:
+    """`exposure.sensor.unpack`, bit for bit: [4, h, w] signal, float32, to [H, W] DN."""
+    image = checked("image", image, "float32", 3)
     height, width = shape
     if image.shape[0] != 4 or 2 * image.shape[1] < height or 2 * image.shape[2] < width:
         raise ValueError(f"image is {shape_text(image.shape)}; a {height}x{width} mosaic needs 4 half-size planes")
-    mosaic = np.empty((height, width), np.uint16)
+    mosaic = empty((height, width), "uint16", image)
     layout = _layout(sensor, shape, image.shape[1:], [sensor.white - black for black in sensor.black])
-    library().exposure_cpu_unpack(_address(image), ctypes.byref(layout), _address(mosaic), threads())
+    run("unpack", image, address(image), ctypes.byref(layout), address(mosaic))
     return mosaic
 
 
-def poisson(
-    rate: NDArray[np.float32], *, seed: int, step: int, origin: tuple[int, int] = (0, 0)
-) -> NDArray[np.float32]:
+def poisson(rate: Array, *, seed: int, step: int, origin: tuple[int, int] = (0, 0)) -> Array:
     """One Poisson count per pixel of [..., 4, h, w] rates, in electrons; each image of a batch as if it were alone.
 
     The count of a pixel depends on its rate, the seed, the step, its plane and its place in the whole frame (origin:
     row and column of the mosaic there, even), and on nothing else: not on tile, batch, threads or device.
     """
-    rate = _checked("rate", rate, np.float32, rate.ndim)
+    rate = checked("rate", rate, "float32")
     if rate.ndim < 3 or rate.shape[-3] != 4:
         raise ValueError(f"rate is {shape_text(rate.shape)}; it must end in 4xhxw")
-    if not (rate <= LARGEST_RATE).all():
-        raise ValueError(f"rate reaches {np.max(rate):g} electrons; a count in FP32 ends at {LARGEST_RATE:g}")
-    counts, field = np.empty_like(rate), _field(rate.shape[-2:], seed, step, origin)
-    for image in np.ndindex(rate.shape[:-3]):
-        library().exposure_cpu_poisson(_address(rate[image]), ctypes.byref(field), _address(counts[image]), threads())
+    if not bool((rate <= LARGEST_RATE).all()):
+        raise ValueError(f"rate reaches {float(rate.max()):g} electrons; a count in FP32 ends at {LARGEST_RATE:g}")
+    counts, field = empty(rate.shape, "float32", rate), _field(rate.shape[-2:], seed, step, origin)
+    for image in images(rate):
+        run("poisson", rate, address(rate[image]), ctypes.byref(field), address(counts[image]))
     return counts
 
 
 def expose(
-    clean: NDArray[np.float32],
-    original: NDArray[np.float32],
+    clean: Array,
+    original: Array,
     step: Step,
     *,
     seed: int,
     index: int,
     origin: tuple[int, int] = (0, 0),
-) -> NDArray[np.float32]:
-    """`exposure.denoise.expose` with its draw, in one sweep: [..., 4, h, w] signal; index: of the pass."""
-    clean = _checked("clean", clean, np.float32, clean.ndim)
-    original = _checked("original", original, np.float32, clean.ndim)
+    dtype: Planes = "float32",
+) -> Array:
+    """`exposure.denoise.expose` with its draw, in one sweep: [..., 4, h, w] signal; index: of the pass.
+
+    dtype: of the result; "float16" is the FP32 result rounded to nearest, ties to even.
+    """
+    clean, original = checked("clean", clean, "float32"), checked("original", original, "float32")
     if clean.ndim < 3 or clean.shape[-3] != 4 or clean.shape != original.shape:
         shapes = f"{shape_text(clean.shape)} and {shape_text(original.shape)}"
         raise ValueError(f"clean and original are {shapes}; both must be one shape that ends in 4xhxw")
+    if lies_on_gpu(clean) != lies_on_gpu(original) or (lies_on_gpu(clean) and clean.device != original.device):
+        raise ValueError("clean and original lie on different devices; move one to the other")
     if not 0 <= step.photons <= LARGEST_RATE:
         raise ValueError(f"photons is {step.photons:g}; it must lie between 0 and {LARGEST_RATE:g} electrons")
-    following, field = np.empty_like(clean), _field(clean.shape[-2:], seed, index, origin)
+    _check_dtype(dtype)
+    following, field = empty(clean.shape, dtype, clean), _field(clean.shape[-2:], seed, index, origin)
     injection = Injection(step.photons, step.keep, step.per_photon)
-    for image in np.ndindex(clean.shape[:-3]):
-        arrays = (_address(clean[image]), _address(original[image]))
-        pointers = (ctypes.byref(injection), ctypes.byref(field), _address(following[image]))
-        library().exposure_cpu_expose(*arrays, *pointers, threads())
+    for image in images(clean):
+        arrays = (address(clean[image]), address(original[image]), ctypes.byref(injection), ctypes.byref(field))
+        run("expose", clean, *arrays, address(following[image]), PLANES[dtype])
     return following
 
 
@@ -89,18 +104,23 @@ def schedule(ratio: float, gain: float, saturation: float, passes: int, *, photo
     unroll(ratio, gain, saturation, passes, photon_unit=photon_unit)
     rows = np.empty((passes, 4), np.float32)
     doubles = (ctypes.c_double(value) for value in (ratio, gain, saturation, photon_unit))
-    library().exposure_schedule(*doubles, passes, _address(rows))
+    library().exposure_schedule(*doubles, passes, address(rows))
     return rows
 
 
 def philox(counter: NDArray[np.uint32], key: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Four random words of Philox4x32-10; counter: four words, key: two."""
-    counter, key = _checked("counter", counter, np.uint32, 1), _checked("key", key, np.uint32, 1)
+    counter, key = checked("counter", counter, "uint32", 1), checked("key", key, "uint32", 1)
     if counter.shape != (4,) or key.shape != (2,):
         raise ValueError(f"counter and key have {counter.size} and {key.size} words; they must have 4 and 2")
     words = np.empty(4, np.uint32)
-    library().exposure_cpu_philox(_address(counter), _address(key), _address(words))
+    library().exposure_cpu_philox(address(counter), address(key), address(words))
     return words
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in PLANES:
+        raise ValueError(f'dtype is "{dtype}"; planes are stored as {" or ".join(PLANES)}')
 
 
 def _layout(sensor: Sensor, shape: tuple[int, ...], planes: tuple[int, ...], factors: list[float]) -> Layout:
@@ -116,14 +136,3 @@ def _field(planes: tuple[int, ...], seed: int, step: int, origin: tuple[int, int
     if min(row, column) < 0:
         raise ValueError(f"origin is {[row, column]}; it must lie in the frame, at 0 or more")
     return Field(seed, step, row // 2, column // 2, *planes)
-
-
-def _checked(name: str, array: NDArray[Any], dtype: type, dimensions: int) -> NDArray[Any]:
-    if array.dtype != dtype or array.ndim != dimensions or array.size == 0:
-        wanted = f"{np.dtype(dtype).name} with {dimensions} dimensions and not empty"
-        raise ValueError(f"{name} is {array.dtype} {shape_text(array.shape)}; it must be {wanted}")
-    return np.ascontiguousarray(array)
-
-
-def _address(array: NDArray[Any]) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)

@@ -24,8 +24,10 @@ static int round_trips() {
                         std::vector<uint16_t> mosaic(height * width), back(height * width);
                         for (auto& dn : mosaic) dn = (uint16_t)(600 + rand() % 15000);
                         std::vector<float> image(4 * layout.plane_height * layout.plane_width);
+                        std::vector<uint16_t> halves(image.size());
                         for (int i = 0; i < 4; i++) layout.factor[i] = 1.0f / (16383 - layout.black[i]);
-                        exposure_cpu_pack(mosaic.data(), &layout, image.data(), threads);
+                        exposure_cpu_pack(mosaic.data(), &layout, image.data(), PLANES_FP32, threads);
+                        exposure_cpu_pack(mosaic.data(), &layout, halves.data(), PLANES_FP16, threads);
                         for (int i = 0; i < 4; i++) layout.factor[i] = 16383 - layout.black[i];
                         exposure_cpu_unpack(image.data(), &layout, back.data(), threads);
                         if (mosaic != back) return -1;
@@ -46,7 +48,8 @@ static bool odd_numbers() {
                 exposure_cpu_poisson(image.data(), &field, next.data(), 2);
                 for (size_t i = 0; i < next.size(); i++)
                     if (image[i] <= 1.6777216e7f && !(next[i] >= 0 && next[i] < 1.7e7f)) return false;
-                exposure_cpu_expose(image.data(), image.data(), &step, &field, next.data(), 2);
+                exposure_cpu_expose(image.data(), image.data(), &step, &field, next.data(), PLANES_FP32, 2);
+                exposure_cpu_expose(image.data(), image.data(), &step, &field, next.data(), PLANES_FP16, 2);
             }
     Layout layout = layout_of(0, 23, 24, 1);
     for (int i = 0; i < 4; i++) layout.factor[i] = 60000;

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import CFAS, PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import stats
 from test_sensor import sensors
 
-from exposure import sensor, unroll
+from exposure import Step, sensor, unroll
 from exposure.denoise import expose
-from exposure.kernels import library, ops
+from exposure.kernels import arrays, library, ops
 from exposure.sensor import Sensor
 
 sides = st.one_of(st.integers(2, 40), st.integers(100, 140))
@@ -36,6 +37,40 @@ def test_unpack_is_the_definition(sensor_: Sensor, height: int, width: int) -> N
     np.testing.assert_array_equal(
         ops.unpack(image, sensor_, (height, width)), sensor.unpack(image, sensor_, (height, width))
     )
+
+
+def test_half_planes_are_the_rounded_planes() -> None:
+    """Every FP16 value, the middle to the next, and their neighbours; infinities and NaN: rounded as NumPy rounds."""
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        middles = (halves + np.nextafter(halves.astype(np.float16), np.float16(np.inf)).astype(np.float32)) / 2
+        near = [np.nextafter(x, np.float32(to)) for x in (halves, middles) for to in (-np.inf, np.inf)]
+    values = np.concatenate([halves, middles, *near]).reshape(4, 256, -1)
+    nothing = Step(photon_gain=1, photons=0, keep=1, per_photon=0)
+    stored = ops.expose(np.zeros_like(values), values, nothing, seed=0, index=0, dtype="float16")
+    exact = ops.expose(np.zeros_like(values), values, nothing, seed=0, index=0)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(stored.view(np.uint16), exact.astype(np.float16).view(np.uint16))
+
+
+@given(sensor_=sensors(), height=sides, width=sides, ratio=st.floats(1, 300))
+def test_half_packing_is_packing_rounded(sensor_: Sensor, height: int, width: int, ratio: float) -> None:
+    mosaic = np.random.default_rng(height * width).integers(0, 65536, (height, width)).astype(np.uint16)
+    image = ops.pack(mosaic, sensor_, ratio, multiple=16, dtype="float16")
+    assert image.dtype == np.float16
+    np.testing.assert_array_equal(image, ops.pack(mosaic, sensor_, ratio, multiple=16).astype(np.float16))
+
+
+def test_torch_tensors_come_back_as_torch_tensors() -> None:
+    sensor_, random = Sensor((500, 510, 520, 530), 16383, CFAS["GBRG"]), np.random.default_rng(0)
+    mosaic = random.integers(0, 16000, (33, 21)).astype(np.uint16)
+    image, rate = ops.pack(torch.from_numpy(mosaic), sensor_, 2.0), torch.from_numpy(random.random((2, 4, 9, 7)) * 50)
+    assert torch.equal(image, torch.from_numpy(ops.pack(mosaic, sensor_, 2.0)))
+    back = ops.unpack(image.requires_grad_(), sensor_, mosaic.shape)
+    np.testing.assert_array_equal(back.numpy(), ops.unpack(image.detach().numpy(), sensor_, mosaic.shape))
+    transposed = rate.float().transpose(-1, -2)  # not dense
+    counts = ops.poisson(transposed, seed=1, step=0)
+    np.testing.assert_array_equal(counts.numpy(), ops.poisson(transposed.numpy(), seed=1, step=0))
 
 
 @given(seed=st.integers(0, 2**64 - 1), passes=st.integers(2, 4), gain=st.floats(0.05, 30), ratio=st.floats(1, 300))
@@ -89,6 +124,7 @@ def test_philox_known_answers(counter: list[int], key: list[int], words: list[in
     np.testing.assert_array_equal(ops.philox(np.array(counter, np.uint32), np.array(key, np.uint32)), words)
 
 
+SQUARE = np.ones((4, 4), np.uint16)
 RATES = [0.01, 0.3, 1, 3, 9.99, 10, 12, 30, 64, 100, 500, 4e3, 2e4, 1.6e5, 2e5]
 
 
@@ -143,7 +179,7 @@ def test_threads_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
     mosaic, bayer = (rate[0, 0] * 200).astype(np.uint16), Sensor((512, 500, 520, 0), 60000, CFAS["GBRG"])
     batch, packed = ops.poisson(rate, seed=3, step=0), ops.pack(mosaic, bayer)
     for count in (1, 3, 64):
-        monkeypatch.setattr(ops, "threads", lambda count=count: count)
+        monkeypatch.setattr(arrays, "threads", lambda count=count: count)
         np.testing.assert_array_equal(ops.poisson(rate[1], seed=3, step=0), batch[1])
         np.testing.assert_array_equal(ops.pack(mosaic, bayer), packed)
         np.testing.assert_array_equal(ops.unpack(packed, bayer, mosaic.shape), sensor.unpack(packed, bayer, (33, 21)))
@@ -173,12 +209,19 @@ def test_rates_at_the_edges() -> None:
             lambda: ops.unpack(np.ones((4, 2, 2), np.float32), Sensor((0,) * 4, 9, CFAS["RGGB"]), (6, 4)),
             "image is 4x2x2",
         ),
+        (lambda: ops.pack(SQUARE, Sensor((0,) * 4, 9, CFAS["RGGB"]), dtype="int8"), 'dtype is "int8"; planes are'),
+        (lambda: ops.poisson(torch.ones((4, 2, 2), device="meta"), seed=0, step=0), "rate lies on meta"),
         (lambda: ops.philox(np.zeros(3, np.uint32), np.zeros(2, np.uint32)), "3 and 2 words"),
     ],
 )
 def test_misuse_is_one_sentence(call: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         call()
+
+
+def test_what_is_no_array_is_one_sentence() -> None:
+    with pytest.raises(TypeError, match="rate is a list; it must be an array of NumPy, torch or a GPU"):
+        ops.poisson([1.0], seed=0, step=0)
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

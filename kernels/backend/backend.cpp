@@ -1,5 +1,5 @@
 // The Triton backend `exposure`: one shared object; the `op` parameter of a model's configuration says which of the four
-// it is. Life cycle, statistics and errors are here; what a model computes is in models.cpp.
+// it is. Life cycle, statistics and errors are here; what a model computes is in the file of its name.
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -13,6 +13,11 @@ namespace {
 struct Configured {
     std::string op, engine;
     int instances;
+};
+
+struct Instance {
+    std::unique_ptr<Device> device;
+    std::unique_ptr<Model> model;
 };
 
 // Run `work`; an exception becomes an error that Triton reports.
@@ -57,15 +62,36 @@ Configured configured(TRITONBACKEND_Model* model) {
             std::max(1, atoi(count.c_str()))};
 }
 
-void answer(Model& model, TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request) {
+std::unique_ptr<Model> made(const Configured& c, int threads) {
+    if (c.op == "pack") return make_pack(c.engine);
+    if (c.op == "denoise") return make_denoise(c.engine, threads);
+    if (c.op == "expose") return make_expose();
+    if (c.op == "unpack") return make_unpack();
+    throw std::runtime_error("op is '" + c.op + "'; it must be pack, denoise, expose or unpack");
+}
+
+Instance opened(const Configured& c, TRITONBACKEND_ModelInstance* instance) {
+    TRITONSERVER_InstanceGroupKind kind;
+    int32_t card;
+    check(TRITONBACKEND_ModelInstanceKind(instance, &kind));
+    check(TRITONBACKEND_ModelInstanceDeviceId(instance, &card));
+    if (kind == KIND_GPU && c.op == "denoise")
+        throw std::runtime_error("op denoise runs OpenVINO, on a CPU; set KIND_CPU in its instance_group");
+    int threads = std::max(1, (int)std::thread::hardware_concurrency() / c.instances);
+    auto device = kind == KIND_GPU ? make_gpu_device(card) : make_cpu_device(threads);
+    return {std::move(device), made(c, threads)};
+}
+
+void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request) {
     uint64_t start = now_ns();
     TRITONBACKEND_Response* response = nullptr;
     TRITONSERVER_Error* error = TRITONBACKEND_ResponseNew(&response, request);
     bool success = false;
     if (error == nullptr) {
         error = guarded([&] {
-            Request tensors(request, response);
-            model.answer(tensors);
+            Request tensors(request, response, *self.device);
+            self.model->answer(tensors);
+            tensors.finish();
         });
         success = error == nullptr;
         TRITONSERVER_Error* unsent = TRITONBACKEND_ResponseSend(response, RESPONSE_COMPLETE_FINAL, error);
@@ -111,9 +137,8 @@ EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceInitialize(TRITONBACKEND
         void* state;
         check(TRITONBACKEND_ModelInstanceModel(instance, &model));
         check(TRITONBACKEND_ModelState(model, &state));
-        const Configured& c = *static_cast<Configured*>(state);
-        int threads = std::max(1, (int)std::thread::hardware_concurrency() / c.instances);
-        check(TRITONBACKEND_ModelInstanceSetState(instance, make_model(c.op, c.engine, threads).release()));
+        Instance opened_instance = opened(*static_cast<Configured*>(state), instance);
+        check(TRITONBACKEND_ModelInstanceSetState(instance, new Instance(std::move(opened_instance))));
     });
 }
 
@@ -121,7 +146,7 @@ EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceFinalize(TRITONBACKEND_M
     return guarded([&] {
         void* state;
         check(TRITONBACKEND_ModelInstanceState(instance, &state));
-        delete static_cast<Model*>(state);
+        delete static_cast<Instance*>(state);
     });
 }
 
@@ -130,6 +155,6 @@ EXPORTED TRITONSERVER_Error* TRITONBACKEND_ModelInstanceExecute(
     void* state;
     TRITONSERVER_Error* error = TRITONBACKEND_ModelInstanceState(instance, &state);
     if (error) return error;  // the requests stay Triton's
-    for (uint32_t i = 0; i < count; i++) answer(*static_cast<Model*>(state), instance, requests[i]);
+    for (uint32_t i = 0; i < count; i++) answer(*static_cast<Instance*>(state), instance, requests[i]);
     return nullptr;
 }

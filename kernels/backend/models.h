@@ -1,9 +1,12 @@
-// The four models of the repository. One object an instance; Triton calls an instance from one thread at a time.
+// The four models of the repository, each in a file of its own. One object an instance; Triton calls an instance from one
+// thread at a time. Where the pixels are computed is the device's affair.
 #pragma once
 #include <memory>
 #include <string>
 
 #include "request.h"
+
+constexpr float MOST_ELECTRONS = 16777216.0f;  // 2^24: beyond, FP32 cannot count; a hundred times the deepest photosite
 
 class Model {
   public:
@@ -11,6 +14,9 @@ class Model {
     virtual void answer(Request& request) = 0;  // throws Refusal, or any other exception for an internal error
 };
 
-// op: pack, denoise, expose or unpack. engine: folder of the engine whose manifest tells photon unit and padding.
-// threads: of this instance. Throws std::runtime_error, one sentence.
-std::unique_ptr<Model> make_model(const std::string& op, const std::string& engine, int threads);
+// engine: folder of the engine whose manifest tells photon unit and padding. threads: of this instance.
+// Throw std::runtime_error, one sentence.
+std::unique_ptr<Model> make_pack(const std::string& engine);
+std::unique_ptr<Model> make_denoise(const std::string& engine, int threads);
+std::unique_ptr<Model> make_expose();
+std::unique_ptr<Model> make_unpack();

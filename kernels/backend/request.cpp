@@ -1,5 +1,6 @@
 #include "request.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstring>
@@ -22,8 +23,17 @@ std::string sentence(const char* format, ...) {
     return text;
 }
 
-const void* Request::contiguous(const char* name, TRITONSERVER_DataType type, size_t size, size_t dimensions,
-                                std::vector<int64_t>& shape) {
+Request::~Request() {
+    if (finished_) return;
+    try {  // refused or failed halfway: what was queued still writes
+        device_.wait();
+        device_.recycle();
+    } catch (const std::exception&) {  // told by the next request, if it lasts
+    }
+}
+
+const void* Request::located(const char* name, TRITONSERVER_DataType type, size_t size, size_t dimensions,
+                             std::vector<int64_t>& shape, Place& place) {
     TRITONBACKEND_Input* input;
     check(TRITONBACKEND_RequestInput(request_, name, &input));
     TRITONSERVER_DataType actual;
@@ -46,34 +56,70 @@ const void* Request::contiguous(const char* name, TRITONSERVER_DataType type, si
     for (uint32_t i = 0; i < buffers; i++) {
         const void* buffer;
         uint64_t part;
-        TRITONSERVER_MemoryType memory = MEMORY_CPU;
-        int64_t memory_id = 0;
-        check(TRITONBACKEND_InputBuffer(input, i, &buffer, &part, &memory, &memory_id));
-        if (memory == MEMORY_GPU) throw std::runtime_error(sentence("%s lies on a GPU; this build is for CPUs", name));
+        place = device_.place();
+        check(TRITONBACKEND_InputBuffer(input, i, &buffer, &part, &place.memory, &place.id));
         if (buffers == 1) return buffer;
-        pieces.insert(pieces.end(), (const char*)buffer, (const char*)buffer + part);
+        pieces.resize(pieces.size() + part);
+        fetch(pieces.data() + pieces.size() - part, buffer, part, place);
     }
-    gathered_.push_back(std::move(pieces));
-    return gathered_.back().data();
+    place = {};
+    return host_.emplace_back(std::move(pieces)).data();
 }
 
-void* Request::allocate(const char* name, TRITONSERVER_DataType type, size_t size, const std::vector<int64_t>& shape) {
-    uint32_t wanted = 0;
-    bool asked = false;
-    check(TRITONBACKEND_RequestOutputCount(request_, &wanted));
-    for (uint32_t i = 0; i < wanted && !asked; i++) {
-        const char* other;
-        check(TRITONBACKEND_RequestOutputName(request_, i, &other));
-        asked = strcmp(name, other) == 0;
+const void* Request::reached(const void* data, size_t bytes, Place place) {
+    if (device_.reaches(place)) return data;
+    void* copy = device_.scratch(bytes);
+    device_.copy(copy, data, bytes);
+    return copy;
+}
+
+void Request::fetch(void* to, const void* from, size_t bytes, Place place) {
+    if (place.on_host()) {
+        memcpy(to, from, bytes);
+        return;
     }
-    if (!asked) return nullptr;
+    device_.copy(to, from, bytes);
+    device_.wait();
+}
+
+std::vector<std::string> Request::outputs() const {
+    uint32_t count = 0;
+    check(TRITONBACKEND_RequestOutputCount(request_, &count));
+    std::vector<std::string> names;
+    for (uint32_t i = 0; i < count; i++) {
+        const char* name;
+        check(TRITONBACKEND_RequestOutputName(request_, i, &name));
+        names.push_back(name);
+    }
+    return names;
+}
+
+// place: where the output is wanted, and where it then lies.
+void* Request::allocated(const char* name, TRITONSERVER_DataType type, size_t bytes, const std::vector<int64_t>& shape,
+                         Place& place) {
+    std::vector<std::string> asked = outputs();
+    if (std::find(asked.begin(), asked.end(), name) == asked.end()) return nullptr;
     TRITONBACKEND_Output* output;
     check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.data(), (uint32_t)shape.size()));
-    for (int64_t side : shape) size *= (size_t)side;
     void* buffer;
-    TRITONSERVER_MemoryType memory = MEMORY_CPU;
-    int64_t memory_id = 0;
-    check(TRITONBACKEND_OutputBuffer(output, &buffer, size, &memory, &memory_id));
-    if (memory == MEMORY_GPU) throw std::runtime_error(sentence("%s was placed on a GPU; this build is for CPUs", name));
+    check(TRITONBACKEND_OutputBuffer(output, &buffer, bytes, &place.memory, &place.id));
     return buffer;
+}
+
+void* Request::allocated_on_device(const char* name, TRITONSERVER_DataType type, size_t size,
+                                   const std::vector<int64_t>& shape) {
+    for (int64_t side : shape) size *= (size_t)side;
+    Place place = device_.place();
+    void* buffer = allocated(name, type, size, shape, place);
+    if (!buffer || device_.reaches(place)) return buffer;
+    void* scratch = device_.scratch(size);
+    deliveries_.push_back({buffer, scratch, size});
+    return scratch;
+}
+
+void Request::finish() {
+    for (const Delivery& delivery : deliveries_) device_.copy(delivery.to, delivery.from, delivery.bytes);
+    device_.wait();
+    device_.recycle();
+    finished_ = true;
 }

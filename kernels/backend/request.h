@@ -1,11 +1,12 @@
-// One request as the models see it: tensors by name, memory as it lies, errors as exceptions.
+// One request as the models see it: tensors by name, where they lie or where the device reaches them; errors as exceptions.
 #pragma once
+#include <algorithm>
 #include <deque>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "triton_api.h"
+#include "device.h"
 
 // A request that is not what the contract allows: answered with INVALID_ARGUMENT and the sentence.
 struct Refusal : std::invalid_argument {
@@ -18,34 +19,75 @@ void check(TRITONSERVER_Error* error);
 // printf into a string, for sentences.
 std::string sentence(const char* format, ...) __attribute__((format(printf, 1, 2)));
 
+// An input, wherever it lies.
 template <class T>
 struct Tensor {
     const T* data;
     std::vector<int64_t> shape;
+    Place place;
+
+    int64_t size() const {
+        int64_t elements = 1;
+        for (int64_t side : shape) elements *= side;
+        return elements;
+    }
 };
 
 class Request {
   public:
-    Request(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response) : request_(request), response_(response) {}
+    Request(TRITONBACKEND_Request* request, TRITONBACKEND_Response* response, Device& device)
+        : request_(request), response_(response), device_(device) {}
+    ~Request();  // nothing is written to Triton's memory any more
+    Request(const Request&) = delete;
+    Request& operator=(const Request&) = delete;
 
-    // An input of the given type and number of dimensions, none of them 0. Throws Refusal.
+    Device& device() { return device_; }
+
+    // An input of the given type and number of dimensions (0: any), no side 0. Throws Refusal.
     template <class T>
     Tensor<T> input(const char* name, size_t dimensions);
-    // An input of exactly `count` elements.
+    // Its elements where the device reaches them: in place, or copied.
     template <class T>
-    const T* input_of(const char* name, int64_t count);
-    // Memory for an output, or nullptr where nobody asked for it.
+    const T* on_device(const Tensor<T>& tensor);
+    // Its elements on the host, read once: shared memory may change under us.
+    template <class T>
+    std::vector<T> values(const Tensor<T>& tensor);
+    // Those of an input of exactly `count` elements. Throws Refusal.
+    template <class T>
+    std::vector<T> values(const char* name, int64_t count);
+
+    // Names of the outputs that were asked for.
+    std::vector<std::string> outputs() const;
+    // Memory that the device reaches, for an output; nullptr where nobody asked for it.
     template <class T>
     T* output(const char* name, const std::vector<int64_t>& shape);
+    // Answer an output, if somebody asked for it, with values of the host.
+    template <class T>
+    void put(const char* name, const std::vector<int64_t>& shape, const std::vector<T>& values);
+
+    // Outputs are where Triton wants them, and whole.
+    void finish();
 
   private:
-    const void* contiguous(const char* name, TRITONSERVER_DataType type, size_t size, size_t dimensions,
-                           std::vector<int64_t>& shape);
-    void* allocate(const char* name, TRITONSERVER_DataType type, size_t size, const std::vector<int64_t>& shape);
+    struct Delivery {
+        void* to;
+        const void* from;
+        size_t bytes;
+    };
+
+    const void* located(const char* name, TRITONSERVER_DataType type, size_t size, size_t dimensions,
+                        std::vector<int64_t>& shape, Place& place);
+    const void* reached(const void* data, size_t bytes, Place place);
+    void fetch(void* to, const void* from, size_t bytes, Place place);
+    void* allocated(const char* name, TRITONSERVER_DataType type, size_t bytes, const std::vector<int64_t>& shape, Place& place);
+    void* allocated_on_device(const char* name, TRITONSERVER_DataType type, size_t size, const std::vector<int64_t>& shape);
 
     TRITONBACKEND_Request* request_;
     TRITONBACKEND_Response* response_;
-    std::deque<std::vector<char>> gathered_;  // inputs that came in several pieces
+    Device& device_;
+    std::deque<std::vector<char>> host_;  // inputs that came in several pieces, values on their way to a GPU
+    std::vector<Delivery> deliveries_;    // outputs that Triton wants where the device does not reach
+    bool finished_ = false;
 };
 
 template <class T>
@@ -64,22 +106,41 @@ constexpr TRITONSERVER_DataType type_of<float>() { return TYPE_FP32; }
 template <class T>
 Tensor<T> Request::input(const char* name, size_t dimensions) {
     Tensor<T> tensor;
-    tensor.data = static_cast<const T*>(contiguous(name, type_of<T>(), sizeof(T), dimensions, tensor.shape));
+    tensor.data = static_cast<const T*>(located(name, type_of<T>(), sizeof(T), dimensions, tensor.shape, tensor.place));
     return tensor;
 }
 
 template <class T>
-const T* Request::input_of(const char* name, int64_t count) {
-    std::vector<int64_t> shape;
-    const void* data = contiguous(name, type_of<T>(), sizeof(T), 0, shape);
-    int64_t elements = 1;
-    for (int64_t side : shape) elements *= side;
-    if (elements != count)
-        throw Refusal(sentence("%s has %lld elements; it must have %lld", name, (long long)elements, (long long)count));
-    return static_cast<const T*>(data);
+const T* Request::on_device(const Tensor<T>& tensor) {
+    return static_cast<const T*>(reached(tensor.data, tensor.size() * sizeof(T), tensor.place));
+}
+
+template <class T>
+std::vector<T> Request::values(const Tensor<T>& tensor) {
+    std::vector<T> values(tensor.size());
+    fetch(values.data(), tensor.data, values.size() * sizeof(T), tensor.place);
+    return values;
+}
+
+template <class T>
+std::vector<T> Request::values(const char* name, int64_t count) {
+    Tensor<T> tensor = input<T>(name, 0);
+    if (tensor.size() != count)
+        throw Refusal(sentence("%s has %lld elements; it must have %lld", name, (long long)tensor.size(), (long long)count));
+    return values(tensor);
 }
 
 template <class T>
 T* Request::output(const char* name, const std::vector<int64_t>& shape) {
-    return static_cast<T*>(allocate(name, type_of<T>(), sizeof(T), shape));
+    return static_cast<T*>(allocated_on_device(name, type_of<T>(), sizeof(T), shape));
+}
+
+template <class T>
+void Request::put(const char* name, const std::vector<int64_t>& shape, const std::vector<T>& values) {
+    Place place;
+    size_t bytes = values.size() * sizeof(T);
+    const char* first = reinterpret_cast<const char*>(values.data());
+    void* to = allocated(name, type_of<T>(), bytes, shape, place);
+    if (to && place.on_host()) std::copy(first, first + bytes, static_cast<char*>(to));
+    if (to && !place.on_host()) deliveries_.push_back({to, host_.emplace_back(first, first + bytes).data(), bytes});
 }

@@ -17,6 +17,7 @@ struct TRITONBACKEND_Output;
 enum TRITONSERVER_Error_Code : int { ERROR_INTERNAL = 1, ERROR_INVALID_ARGUMENT = 3, ERROR_UNSUPPORTED = 5 };
 enum TRITONSERVER_DataType : int { TYPE_UINT8 = 2, TYPE_UINT16 = 3, TYPE_UINT64 = 5, TYPE_INT32 = 8, TYPE_FP32 = 11 };
 enum TRITONSERVER_MemoryType : int { MEMORY_CPU = 0, MEMORY_CPU_PINNED = 1, MEMORY_GPU = 2 };
+enum TRITONSERVER_InstanceGroupKind : int { KIND_AUTO = 0, KIND_CPU = 1, KIND_GPU = 2, KIND_MODEL = 3 };
 constexpr uint32_t REQUEST_RELEASE_ALL = 1, RESPONSE_COMPLETE_FINAL = 1;
 constexpr int ARTIFACT_FILESYSTEM = 0;
 
@@ -35,6 +36,9 @@ TRITONSERVER_Error* TRITONBACKEND_ModelSetState(TRITONBACKEND_Model* model, void
 TRITONSERVER_Error* TRITONBACKEND_ModelInstanceModel(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Model** model);
 TRITONSERVER_Error* TRITONBACKEND_ModelInstanceState(TRITONBACKEND_ModelInstance* instance, void** state);
 TRITONSERVER_Error* TRITONBACKEND_ModelInstanceSetState(TRITONBACKEND_ModelInstance* instance, void* state);
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceKind(
+    TRITONBACKEND_ModelInstance* instance, TRITONSERVER_InstanceGroupKind* kind);
+TRITONSERVER_Error* TRITONBACKEND_ModelInstanceDeviceId(TRITONBACKEND_ModelInstance* instance, int32_t* device);
 TRITONSERVER_Error* TRITONBACKEND_ModelInstanceReportStatistics(
     TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, bool success, uint64_t exec_start_ns,
     uint64_t compute_start_ns, uint64_t compute_end_ns, uint64_t exec_end_ns);

@@ -26,18 +26,23 @@ static void for_each_row(int32_t rows, int32_t threads, Row row) {
     for (auto& other : others) other.join();
 }
 
-void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, float* image, int32_t threads) {
-    const Layout& l = *layout;
+template <class Plane>
+static void pack(const uint16_t* mosaic, const Layout& l, Plane* image, int32_t threads) {
     for_each_row(4 * l.plane_height, threads, [&](int32_t line) {
         int32_t plane = line / l.plane_height, i = line % l.plane_height, position = l.position[plane];
         const uint16_t* source = mosaic + (int64_t)mosaic_index(i, l.height, position / 2) * l.width;
-        float* target = image + (int64_t)line * l.plane_width;
+        Plane* target = image + (int64_t)line * l.plane_width;
         float black = l.black[position], scale = l.factor[position];
         int32_t offset = position % 2, inside = (l.width - offset + 1) / 2;  // columns that need no reflection
-        for (int32_t j = 0; j < inside; j++) target[j] = signal_from_dn(source[2 * j + offset], black, scale);
+        for (int32_t j = 0; j < inside; j++) store(signal_from_dn(source[2 * j + offset], black, scale), target + j);
         for (int32_t j = inside; j < l.plane_width; j++)
-            target[j] = signal_from_dn(source[mosaic_index(j, l.width, offset)], black, scale);
+            store(signal_from_dn(source[mosaic_index(j, l.width, offset)], black, scale), target + j);
     });
+}
+
+void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, void* image, Planes planes, int32_t threads) {
+    if (planes == PLANES_FP16) return pack(mosaic, *layout, static_cast<Half*>(image), threads);
+    pack(mosaic, *layout, static_cast<float*>(image), threads);
 }
 
 void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mosaic, int32_t threads) {
@@ -65,13 +70,20 @@ void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, 
     });
 }
 
-void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
-                         float* next, int32_t threads) {
-    for_each_row(4 * field->height, threads, [&](int32_t line) {
-        int64_t start = (int64_t)line * field->width;
-        for (int32_t j = 0; j < field->width; j++)
-            next[start + j] = exposed(clean[start + j], original[start + j], *step, stream_at(*field, line, j));
+template <class Plane>
+static void expose(const float* clean, const float* original, const Injection& step, const Field& f, Plane* next,
+                   int32_t threads) {
+    for_each_row(4 * f.height, threads, [&](int32_t line) {
+        int64_t start = (int64_t)line * f.width;
+        for (int32_t j = 0; j < f.width; j++)
+            store(exposed(clean[start + j], original[start + j], step, stream_at(f, line, j)), next + start + j);
     });
+}
+
+void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
+                         void* next, Planes planes, int32_t threads) {
+    if (planes == PLANES_FP16) return expose(clean, original, *step, *field, static_cast<Half*>(next), threads);
+    expose(clean, original, *step, *field, static_cast<float*>(next), threads);
 }
 
 void exposure_schedule(double ratio, double gain, double saturation, double photon_unit, int32_t passes, float* rows) {

@@ -1,8 +1,13 @@
-// The C ABI of the kernels. Images are FP32, [4, h, w], dense; mosaics are uint16, [H, W], dense. Callers validate.
+// The C ABI of the kernels on a CPU. Images are [4, h, w], dense, FP32 unless `planes` says otherwise; mosaics are uint16,
+// [H, W], dense. Callers validate.
 #pragma once
 #include <cstdint>
 
+#include "half.cuh"
 #include "step.cuh"
+
+// How the planes that pack and expose write are stored.
+enum Planes : int32_t { PLANES_FP32 = 0, PLANES_FP16 = 1 };
 
 // Where the noise of an image lies: planes, rows and columns count from `row`, `column` of the whole packed frame.
 struct Field {
@@ -19,11 +24,11 @@ HD Stream stream_at(const Field& f, int32_t line, int32_t j) {
 }
 
 extern "C" {
-void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, float* image, int32_t threads);
+void exposure_cpu_pack(const uint16_t* mosaic, const Layout* layout, void* image, Planes planes, int32_t threads);
 void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mosaic, int32_t threads);
 void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, int32_t threads);
 void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
-                         float* next, int32_t threads);
+                         void* next, Planes planes, int32_t threads);
 void exposure_schedule(double ratio, double gain, double saturation, double photon_unit, int32_t passes, float* rows);
 void exposure_cpu_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words);  // for known-answer tests
 }

@@ -1,0 +1,247 @@
+"""Everything that needs an NVIDIA card, in one run; what is missing here is named, and what was not checked with it.
+
+python benchmarks/gpu_check.py [--out FOLDER]    (make gpu-check prepares the environment first, where pip can)
+
+Writes benchmarks/results/<card>.json. Exit status 0 when something was checked and nothing failed.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gpu_machine import CUDA_HOME, Card, NoCardError, first_card, found, nvcc, program
+
+PROJECT = Path(__file__).resolve().parents[1]
+BUILD = PROJECT / "build" / "gpu_check"
+TOOL_TIMEOUT_S = 540.0
+Check = Callable[[], dict[str, Any]]
+
+
+class NotCheckedError(Exception):
+    """Something that a check needs is not here; the message says what."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Find, build, check, write."""
+    options = _parser().parse_args(arguments)
+    try:
+        card = first_card()
+    except NoCardError as error:
+        print(f"gpu-check: {error}", file=sys.stderr)
+        return 1
+    machine = found()
+    print(f"{card.name}, compute capability {card.capability}, CUDA {card.cuda}")
+    for name, text in machine.items():
+        print(f"  {name:18}{text}")
+    results = {name: outcome_of(name, check) for name, check in checks().items()}
+    path = options.out / f"{card.slug}.json"
+    write(path, report(card, machine, results))
+    print(f"written: {path}")
+    return exit_status(results)
+
+
+def checks() -> dict[str, Check]:
+    """In the order in which they run: the later ones rest on the earlier."""
+    return {
+        "build": build_check,
+        "kernel parity": parity_check,
+        "kernel bandwidth": bandwidth_check,
+        "compute-sanitizer": sanitizer_check,
+        "torch tensors": _from("gpu_torch", "tensors_check"),
+        "denoise": _from("gpu_torch", "denoise_check"),
+        "Triton with GPU instances": _from("gpu_server", "server_check"),
+    }
+
+
+def outcome_of(name: str, check: Check) -> dict[str, Any]:
+    """Run one check; its result, with an `outcome` of passed, failed or not checked. An exception is a failure."""
+    try:
+        result = {"outcome": "passed"} | check()
+    except NotCheckedError as error:
+        result = {"outcome": "not checked", "why": str(error)}
+    except Exception as error:  # one check's failure must not hide the others'
+        result = {"outcome": "failed", "why": " ".join(f"{type(error).__name__}: {error}".split())}
+    print(f"{result['outcome']:12} {name}" + (f": {result['why']}" if "why" in result else ""), flush=True)
+    return result
+
+
+def exit_status(results: dict[str, dict[str, Any]]) -> int:
+    """0 when a kernel was compared on the card and nothing failed."""
+    failed = any(result["outcome"] == "failed" for result in results.values())
+    return int(failed or results["kernel parity"]["outcome"] != "passed")
+
+
+def report(card: Card, machine: dict[str, str], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What is written: where, when, with what, and each check's outcome."""
+    return {
+        "card": card.name,
+        "compute_capability": card.capability,
+        "cuda": card.cuda,
+        "machine": {"cores": os.cpu_count(), **machine},
+        "date": datetime.now(tz=UTC).date().isoformat(),
+        "command": " ".join(["python", *sys.argv]),
+        "checks": results,
+    }
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(result, indent=2) + "\n")
+    part.replace(path)
+
+
+def build_check() -> dict[str, Any]:
+    """The installed CUDA kernels; where there are none, built now by the project's own CMake file."""
+    if _built():
+        return {"kernels": "as installed"}
+    if nvcc() is None:
+        raise NotCheckedError("the CUDA kernels are not built and no nvcc is on PATH, in CUDACXX or in /usr/local/cuda")
+    if program("cmake") is None:
+        raise NotCheckedError("the CUDA kernels are not built and no cmake is here to build them with")
+    prefix = _prefix()
+    backend = "ON" if found()["openvino"] != "not found" else "OFF"
+    configure = [
+        "-S",
+        PROJECT / "kernels",
+        "-B",
+        BUILD / "cmake",
+        "-DEXPOSURE_CUDA=ON",
+        f"-DEXPOSURE_BACKEND={backend}",
+    ]
+    compilers = [f"-DCMAKE_CUDA_COMPILER={nvcc()}", f"-DPython_EXECUTABLE={sys.executable}"]
+    _cmake(*configure, *compilers)
+    _cmake("--build", BUILD / "cmake", "--parallel")
+    _cmake("--install", BUILD / "cmake", "--prefix", prefix)
+    importlib.invalidate_caches()
+    if not _built():
+        raise RuntimeError(f"the build left no CUDA kernels in {prefix}")
+    return {"kernels": "built now", "backend": backend}
+
+
+def parity_check() -> dict[str, Any]:
+    gpu, kernels = _kernels()
+    with gpu:
+        results = kernels.parity(gpu)
+    outcome = "passed" if all(result["outcome"] == "passed" for result in results.values()) else "failed"
+    return {"outcome": outcome, "kernels": results}
+
+
+def bandwidth_check() -> dict[str, Any]:
+    gpu, kernels = _kernels()
+    with gpu:
+        if not all(result["outcome"] == "passed" for result in kernels.parity(gpu, whole_frame=False).values()):
+            raise RuntimeError("a kernel differs from the CPU's: nothing was timed")
+        return {"frame": "12 MP", "rounds": kernels.ROUNDS, "kernels": kernels.bandwidth(gpu)}
+
+
+def sanitizer_check() -> dict[str, Any]:
+    tool = program("compute-sanitizer")
+    if tool is None:
+        raise NotCheckedError(f"compute-sanitizer is not on PATH and not in {CUDA_HOME / 'bin'}")
+    _kernels()[0].close()
+    tools = {}
+    for kind in ("memcheck", "initcheck"):
+        command = [
+            tool,
+            "--tool",
+            kind,
+            "--error-exitcode",
+            "9",
+            sys.executable,
+            PROJECT / "benchmarks" / "gpu_kernels.py",
+        ]
+        path = os.pathsep.join(entry for entry in sys.path if entry)
+        environment = os.environ | {"PYTHONPATH": path}
+        result = subprocess.run(
+            command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False, env=environment
+        )
+        said = " ".join((result.stdout + result.stderr).split())
+        if "not supported" in said and "ERROR SUMMARY" not in said:
+            raise NotCheckedError(f"compute-sanitizer does not support this device here: {said[-200:]}")
+        if result.returncode:
+            raise RuntimeError(f"{kind} found something (exit {result.returncode}): {said[-600:]}")
+        tools[kind] = "clean"
+    return tools
+
+
+def _from(module: str, name: str) -> Check:
+    """A check of another file, which is imported when the kernels are there."""
+
+    def check() -> dict[str, Any]:
+        if not _built():
+            raise NotCheckedError("the CUDA kernels are not built")
+        return getattr(importlib.import_module(module), name)()
+
+    return check
+
+
+def _kernels() -> tuple[Any, Any]:
+    if not _built():
+        raise NotCheckedError("the CUDA kernels are not built")
+    from gpu_device import Gpu
+
+    from exposure.kernels.library import cuda_library
+
+    return Gpu(cuda_library()), importlib.import_module("gpu_kernels")
+
+
+def _built() -> bool:
+    try:
+        library = importlib.import_module("exposure.kernels.library")
+        return all(library.built(name) for name in (library.NAME, library.CUDA))
+    except (ImportError, OSError):
+        return False
+
+
+def _prefix() -> Path:
+    """Where to install what is built: beside the installed CPU kernels; else a package put together in build/."""
+    try:
+        library = importlib.import_module("exposure.kernels.library")
+        return Path(library.built(library.NAME)).parents[2]
+    except (ImportError, OSError):
+        return _package_in_build()
+
+
+def _package_in_build() -> Path:
+    """The layout that the installed package has, of links to the sources, for an environment that pip cannot reach."""
+    package = BUILD / "exposure"
+    kernels = package / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    links = {package / source.name: source for source in (PROJECT / "exposure").iterdir()}
+    links |= {package / name: PROJECT / name for name in ("client", "export")}
+    links |= {kernels / source.name: source for source in (PROJECT / "kernels").glob("*.py")}
+    for link, source in links.items():
+        if not link.is_symlink() and source.name != "__pycache__":
+            link.symlink_to(source)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "exposure"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(BUILD))
+    return BUILD
+
+
+def _cmake(*arguments: Any) -> None:
+    command = [program("cmake"), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
+    if result.returncode:
+        raise RuntimeError(f"cmake {arguments[0]} failed: {' '.join(result.stderr.split())[-600:]}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results", metavar="FOLDER")
+    return parser
+
+
+if __name__ == "__main__":
+    # the files beside this one import it by name: let them find this very module, and its NotCheckedError
+    sys.modules["gpu_check"] = sys.modules["__main__"]
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What this machine has for the checks on a card, found without importing any of it; the standard library alone.
+
+python benchmarks/gpu_machine.py    prints the card, or one sentence and exit status 1 where there is none
+"""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+
+CUDA_HOME = Path("/usr/local/cuda")
+COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
+PACKAGES = {
+    "torch": ("torch",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx", "tensorrt_rtx"),
+    "pytriton": ("nvidia-pytriton",),
+    "tritonclient": ("tritonclient",),
+}
+
+
+class NoCardError(RuntimeError):
+    """No NVIDIA card can be used here; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Card:
+    name: str
+    capability: str
+    cuda: str  # the newest version that the driver knows
+
+    @property
+    def slug(self) -> str:
+        """The name as a file's: nvidia_rtx_a5000."""
+        return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
+
+
+def first_card(library: str = "libcuda.so.1") -> Card:
+    """The first card, asked of the driver itself. Raises NoCardError."""
+    needed = "gpu-check needs an NVIDIA card and its driver; nothing was checked"
+    try:
+        driver = ctypes.CDLL(library)
+    except OSError as error:
+        raise NoCardError(f"{library} is not on this machine, so there is no driver: {needed}") from error
+    number, error = ctypes.c_int(), driver.cuInit(0)
+    if error or driver.cuDeviceGetCount(ctypes.byref(number)) or number.value < 1:
+        raise NoCardError(f"the driver finds no card (cuInit says {error}): {needed}")
+    name, device, values = ctypes.create_string_buffer(256), ctypes.c_int(), []
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    driver.cuDeviceGetName(name, 256, device)
+    for attribute in COMPUTE_CAPABILITY:
+        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+        values.append(number.value)
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    return Card(name.value.decode(), f"{values[0]}.{values[1]}", f"{number.value // 1000}.{number.value % 1000 // 10}")
+
+
+def found() -> dict[str, str]:
+    """Version or place of everything that a check needs; "not found" where it is not there."""
+    tools = {"driver": _driver(), "nvcc": _nvcc_version(), "compute-sanitizer": program("compute-sanitizer") or ""}
+    packages = {name: _package(name, distributions) for name, distributions in PACKAGES.items()}
+    python = {"python": sys.version.split()[0]}
+    return {name: text or "not found" for name, text in (tools | packages | python).items()}
+
+
+def program(name: str) -> str | None:
+    """On the path, or where NVIDIA's toolkit installs it."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), str(CUDA_HOME / "bin")]))
+
+
+def nvcc() -> str | None:
+    """The compiler: CUDACXX, else as any program."""
+    return os.environ.get("CUDACXX") or program("nvcc")
+
+
+def _nvcc_version() -> str:
+    release = re.search(r"release ([\d.]+)", _output(nvcc() or "", "--version"))
+    return release[1] if release else ""
+
+
+def _driver() -> str:
+    return _output(program("nvidia-smi") or "", "--query-gpu=driver_version", "--format=csv,noheader").split("\n")[0]
+
+
+def _output(*command: str) -> str:
+    if not command[0]:
+        return ""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _package(module: str, distributions: tuple[str, ...]) -> str:
+    for distribution in distributions:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            continue
+    return "version unknown" if find_spec(module) else ""
+
+
+if __name__ == "__main__":
+    try:
+        card = first_card()
+    except NoCardError as error:
+        sys.exit(f"gpu-check: {error}")
+    print(f"{card.name}, compute capability {card.capability}, CUDA {card.cuda}")

@@ -1,0 +1,38 @@
+// One pass of the network, by OpenVINO: on a CPU, wherever its inputs lie.
+#include "manifest.h"
+#include "models.h"
+#include "openvino_engine.h"
+
+namespace {
+
+class Denoise : public Model {
+  public:
+    Denoise(const std::string& engine, int threads)
+        : manifest_(read_manifest(engine)), engine_(engine, manifest_.precision == "bf16", threads) {}
+
+    void answer(Request& request) override {
+        Tensor<float> image = request.input<float>("IMAGE", 4);
+        if (image.shape[2] % manifest_.multiple || image.shape[3] % manifest_.multiple)
+            throw Refusal(sentence("IMAGE is %lldx%lld; both sides must be multiples of %d", (long long)image.shape[2],
+                                   (long long)image.shape[3], manifest_.multiple));
+        const float* original = nullptr;
+        if (engine_.wants_original()) {
+            Tensor<float> given = request.input<float>("ORIGIN_IMAGE", 4);
+            if (given.shape != image.shape) throw Refusal("ORIGIN_IMAGE has another shape than IMAGE");
+            original = request.on_device(given);
+        }
+        std::vector<float> photon_gain = request.values<float>("PHOTON_GAIN", 1);
+        if (float* clean = request.output<float>("CLEAN", image.shape))
+            engine_.infer(request.on_device(image), photon_gain.data(), original, image.shape[2], image.shape[3], clean);
+    }
+
+  private:
+    Manifest manifest_;
+    OpenVinoEngine engine_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_denoise(const std::string& engine, int threads) {
+    return std::make_unique<Denoise>(engine, threads);
+}

@@ -1,0 +1,25 @@
+// Planes back to the mosaic that a sensor with the same levels would have recorded.
+#include "models.h"
+#include "sensor.h"
+
+namespace {
+
+class Unpack : public Model {
+  public:
+    void answer(Request& request) override {
+        Tensor<float> clean = request.input<float>("CLEAN", 4);
+        std::vector<int32_t> size = request.values<int32_t>("SIZE", 2);
+        Sensor sensor(request);
+        int64_t h = clean.shape[2], w = clean.shape[3];
+        if (clean.shape[0] != 1 || clean.shape[1] != 4 || size[0] < 1 || size[1] < 1 || 2 * h < size[0] || 2 * w < size[1])
+            throw Refusal(sentence("CLEAN is too small for SIZE %dx%d", size[0], size[1]));
+        Layout layout = sensor.layout(size[0], size[1], h, w);
+        for (int i = 0; i < 4; i++) layout.factor[i] = sensor.white - sensor.black[i];
+        if (uint16_t* mosaic = request.output<uint16_t>("DENOISED", {size[0], size[1]}))
+            request.device().unpack(request.on_device(clean), layout, mosaic);
+    }
+};
+
+}  // namespace
+
+std::unique_ptr<Model> make_unpack() { return std::make_unique<Unpack>(); }

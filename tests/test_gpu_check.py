@@ -1,0 +1,107 @@
+"""`make gpu-check` where no card is: what it says, what it writes, how it judges. The checks themselves need a card."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import gpu_check
+from gpu_machine import Card, NoCardError, first_card, found
+
+PASSED, FAILED, MISSING = ({"outcome": outcome} for outcome in ("passed", "failed", "not checked"))
+
+
+def has_card() -> bool:
+    try:
+        first_card()
+    except NoCardError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(has_card(), reason="a card is here: run make gpu-check")
+@pytest.mark.parametrize("script", ["gpu_machine.py", "gpu_check.py"])
+def test_without_a_card_it_says_so_and_writes_nothing(tmp_path: Path, script: str) -> None:
+    arguments = ["--out", tmp_path] if script == "gpu_check.py" else []
+    command = [sys.executable, PROJECT / "benchmarks" / script, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("gpu-check: ")
+    assert result.stderr.endswith("gpu-check needs an NVIDIA card and its driver; nothing was checked\n")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_absent_driver_is_named() -> None:
+    with pytest.raises(NoCardError, match=r"libnowhere\.so is not on this machine"):
+        first_card("libnowhere.so")
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [("NVIDIA RTX A5000", "nvidia_rtx_a5000"), ("Tesla V100-SXM2-16GB (x) ", "tesla_v100_sxm2_16gb_x")],
+)
+def test_the_result_is_named_after_the_card(name: str, slug: str) -> None:
+    assert Card(name, "8.6", "13.0").slug == slug
+
+
+def test_what_is_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("CUDACXX", "/nowhere/nvcc")
+    machine = found()
+    assert machine["nvcc"] == machine["driver"] == "not found"
+    assert machine["torch"] != "not found"
+
+
+def test_each_check_has_an_outcome(capsys: pytest.CaptureFixture[str]) -> None:
+    def missing() -> dict[str, Any]:
+        raise gpu_check.NotCheckedError("no torch")
+
+    def broken() -> dict[str, Any]:
+        raise OSError("two\nlines")
+
+    assert gpu_check.outcome_of("a", lambda: {"n": 1}) == {"outcome": "passed", "n": 1}
+    assert gpu_check.outcome_of("b", lambda: {"outcome": "failed"}) == FAILED
+    assert gpu_check.outcome_of("c", missing) == {"outcome": "not checked", "why": "no torch"}
+    assert gpu_check.outcome_of("d", broken) == {"outcome": "failed", "why": "OSError: two lines"}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "passed       a",
+        "failed       b",
+        "not checked  c: no torch",
+        "failed       d: OSError: two lines",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parity", "other", "status"),
+    [(PASSED, PASSED, 0), (PASSED, MISSING, 0), (PASSED, FAILED, 1), (FAILED, PASSED, 1), (MISSING, MISSING, 1)],
+)
+def test_the_exit_status(parity: dict[str, Any], other: dict[str, Any], status: int) -> None:
+    assert gpu_check.exit_status({"kernel parity": parity, "denoise": other}) == status
+
+
+def test_the_report_is_whole(tmp_path: Path) -> None:
+    card = Card("NVIDIA H100", "9.0", "13.0")
+    gpu_check.write(tmp_path / "new" / "card.json", gpu_check.report(card, {"nvcc": "13.0"}, {"kernel parity": PASSED}))
+    written = json.loads((tmp_path / "new" / "card.json").read_text())
+    assert written["card"] == "NVIDIA H100"
+    assert written["machine"]["nvcc"] == "13.0"
+    assert written["checks"] == {"kernel parity": PASSED}
+    assert {"date", "command", "compute_capability", "cuda"} < written.keys()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["card.json"]
+
+
+def test_every_check_is_reported_where_the_kernels_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_check, "_built", lambda: False)
+    monkeypatch.setattr(gpu_check, "nvcc", lambda: None)
+    monkeypatch.setattr(gpu_check, "program", lambda _: "/usr/bin/true")
+    outcomes = {name: gpu_check.outcome_of(name, check) for name, check in gpu_check.checks().items()}
+    assert {outcome["outcome"] for outcome in outcomes.values()} == {"not checked"}
+    assert gpu_check.exit_status(outcomes) == 1

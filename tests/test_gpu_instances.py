@@ -1,0 +1,44 @@
+"""GPU instances of the Triton backend without a GPU: its models on a stand-in card, under AddressSanitizer.
+
+The card's memory is closed to everything but copies and kernels, and these run only when a stream is waited for. It
+stands in until a card runs the real thing, which is what `make gpu-check` does.
+"""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+
+BACKEND, CSRC, TESTS = (PROJECT / folder for folder in ("kernels/backend", "kernels/csrc", "tests"))
+SOURCES = ("pack", "expose", "unpack", "request", "sensor", "cpu_device", "gpu_device", "cuda_library")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test program and, beside it, the stand-in under the name of the CUDA library."""
+    folder = tmp_path_factory.mktemp("gpu_instances")
+    flags = ["-std=c++17", "-O0", "-ffp-contract=off", "-fsanitize=address", "-pthread"]
+    kernels = ["-shared", "-fPIC", f"-I{TESTS}", "-x", "c++", CSRC / "cuda.cu", TESTS / "device_on_cpu.cpp"]
+    program = [TESTS / "backend_on_cpu.cpp", *(BACKEND / f"{name}.cpp" for name in SOURCES), CSRC / "cpu.cpp", "-ldl"]
+    with (
+        subprocess.Popen(["g++", *flags, *kernels, "-o", folder / "libexposure_kernels_cuda.so"]) as one,
+        subprocess.Popen(["g++", *flags, *program, "-o", folder / "backend"]) as other,
+    ):
+        pass
+    assert (one.returncode, other.returncode) == (0, 0)
+    return folder
+
+
+def test_pixels_on_a_card_and_on_the_host_give_the_same(folder: Path) -> None:
+    result = subprocess.run([folder / "backend", folder], capture_output=True, text=True, check=False, timeout=300)
+    assert (result.returncode, result.stderr, result.stdout) == (0, "", "0 failures\n")
+
+
+def test_a_missing_cuda_library_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "backend", tmp_path)
+    result = subprocess.run([tmp_path / "backend", tmp_path], capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 2
+    assert "libexposure_kernels_cuda.so is not built, and a GPU instance needs it" in result.stdout
+    assert result.stdout.count("\n") == 1
