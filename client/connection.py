@@ -140,15 +140,13 @@ class Connection:
                 self._keep(region)
             return denoised
 
-    def is_ready(self) -> bool:
-        """Whether the server answers and holds our ensembles."""
-        try:
-            return all(
-                self._grpc.is_model_ready(f"exposure_{passes}", headers=self._headers(), client_timeout=READY_TIMEOUT_S)
-                for passes in SERVED_PASSES
-            )
-        except InferenceServerException:
-            return False
+    def check(self) -> None:
+        """Raise ServerError unless the server answers and holds our ensembles."""
+        with self.translated():
+            for passes in SERVED_PASSES:
+                name = f"exposure_{passes}"
+                if not self._grpc.is_model_ready(name, headers=self._headers(), client_timeout=READY_TIMEOUT_S):
+                    raise ServerError(f"the server at {self.address} does not hold {name}")
 
     def statistics(self) -> list[dict[str, Any]]:
         """Triton's statistics of each model."""
@@ -165,14 +163,16 @@ class Connection:
             message, status = str(error.message()), str(error.status())
             if "CERTIFICATE" in message or "SSL" in message or "handshak" in message.lower():
                 raise ServerError(f"{self.address} is not trusted ({message}); see --tls and --ca") from error
+            if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
+                raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
             if "UNAVAILABLE" in status:
-                raise ServerGoneError(f"no server answers at {self.address}; start one with: exposure serve") from error
+                raise ServerGoneError(
+                    f"no exposure server answers at {self.address}; start one with: exposure serve"
+                ) from error
             if "DEADLINE" in status:
                 raise ServerError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"
                 ) from error
-            if "UNAUTHENTICATED" in status or "PERMISSION" in status:
-                raise ServerError(f"{self.address} wants another token ({message})") from error
             raise ServerError(re.sub(r"^in ensemble '\w+', ", "", message)) from error
 
     def _ask(self, request: Request, region: "Region | None") -> NDArray[np.uint16]:

@@ -37,14 +37,21 @@ Tag = tuple[int, int, int, Any, bool]
 
 
 def write_dng(
-    path: Path, file: RawFile, mosaic: NDArray[np.uint16], noise_profile: tuple[float, float] | None = None
+    path: Path,
+    file: RawFile,
+    mosaic: NDArray[np.uint16],
+    noise_profile: tuple[float, float] | None = None,
+    *,
+    noise_reduction: float | None = None,
 ) -> None:
     """Write `mosaic` ([H, W] DN) uncompressed, described as `file` is; opens in LibRaw with the same levels.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; the file's own is never carried over,
-    since it describes another exposure.
+    since it describes another exposure. noise_reduction: what the NoiseReductionApplied tag says, 0 to 1.
     """
-    noise = [_tag(51041, DOUBLE, noise_profile)] if noise_profile else []
+    noise = [_tag(51041, DOUBLE, noise_profile)] if noise_profile else []  # NoiseProfile
+    if noise_reduction is not None:
+        noise.append(_tag(50935, RATIONAL, _rationals([noise_reduction])))  # NoiseReductionApplied
     tifffile.imwrite(
         path,
         mosaic,

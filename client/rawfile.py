@@ -5,6 +5,7 @@ import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ SIGNATURES = (
 END_OF_DATA = "end of data"
 ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # LibRaw's flip to the TIFF tag
 
+_stderr = threading.RLock()  # one descriptor for the whole process
+
 Tags = dict[str, tuple[int, Any]]
 
 
@@ -42,7 +45,8 @@ class RawFile:
 
     white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
     table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
-    iso, exposure_s: 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the main image's first.
+    iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
+    main image's first.
     """
 
     path: Path
@@ -52,6 +56,7 @@ class RawFile:
     make: str = ""
     iso: float = 0.0
     exposure_s: float = 0.0
+    aperture: float = 0.0
     orientation: int = 1
     white_balance: tuple[float, float, float] | None = None
     xyz_to_camera: tuple[float, ...] | None = None
@@ -82,6 +87,7 @@ def read(path: str | os.PathLike[str]) -> RawFile:
                 make=text_of(tags, "Make"),
                 iso=float(raw.other.iso_speed) or max(_numbers(tags, "ISOSpeedRatings"), default=0.0),
                 exposure_s=float(raw.other.shutter_speed),
+                aperture=float(raw.other.aperture),
                 orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
                 white_balance=_white_balance(raw),
                 xyz_to_camera=_xyz_to_camera(raw),
@@ -113,15 +119,16 @@ def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what LibRaw prints on standard error by itself: the caller gets one sentence instead."""
-    sys.stderr.flush()
-    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
+    with _stderr:
+        sys.stderr.flush()
+        saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(sink, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(sink)
 
 
 def _refuse_other_files(path: Path) -> None:

@@ -140,7 +140,21 @@ class Client:
 
     def is_ready(self) -> bool:
         """Whether a server answers and holds our ensembles."""
-        return any(connection.is_ready() for connection in self._connections)
+        try:
+            self.check()
+        except ServerError:
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raise ServerError unless a server answers and holds our ensembles."""
+        for connection in self._connections:
+            try:
+                connection.check()
+                return
+            except ServerError as error:
+                failure = error
+        raise failure
 
     def probe(self) -> None:
         """Run the smallest request through every ensemble of every server. Raises ServerError when one fails."""

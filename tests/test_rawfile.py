@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from exposure import Sensor
 from exposure.client.dng import write_dng
-from exposure.client.output import brightened, whole, write
+from exposure.client.output import brightened, whole
 from exposure.client.rawfile import RawFile, RawFileError, read, render
 from exposure.client.sample import make_sample
 from exposure.noise import choose_gain
@@ -47,7 +47,7 @@ def test_kodak(data: Path) -> None:
 @pytest.mark.parametrize("name", ["blackmagic_dark_GBRG_12bit.dng", "kodak_dc50_GRBG.kdc"])
 def test_a_result_opens_like_its_source(data: Path, tmp_path: Path, name: str) -> None:
     source = read(data / "raw" / name)
-    write(tmp_path / "copy.dng", source, source.mosaic)
+    write_dng(tmp_path / "copy.dng", source, source.mosaic)
     copy = read(tmp_path / "copy.dng")
     np.testing.assert_array_equal(copy.mosaic, source.mosaic)
     assert (copy.sensor, copy.crop, copy.orientation) == (source.sensor, source.crop, source.orientation)
@@ -221,7 +221,7 @@ def test_oddly_typed_tags_are_carried_or_ignored(tmp_path: Path, code: int, kind
     ]
     tifffile.imwrite(tmp_path / "odd.dng", mosaic, photometric="cfa", metadata=None, extratags=tags)
     source = read(tmp_path / "odd.dng")
-    write(tmp_path / "copy.dng", source, source.mosaic)
+    write_dng(tmp_path / "copy.dng", source, source.mosaic)
     copy = read(tmp_path / "copy.dng")
     np.testing.assert_array_equal(copy.mosaic, mosaic)
     assert copy.white_balance == source.white_balance

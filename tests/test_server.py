@@ -219,7 +219,7 @@ def test_an_absent_server_is_one_sentence() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with Client(f"127.0.0.1:{port}") as client, pytest.raises(ServerError, match="no server answers at"):
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(ServerError, match="no exposure server answers at"):
             client.probe()
 
 
