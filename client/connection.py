@@ -85,15 +85,14 @@ class Connection:
         self.has_answered = False
         self._pause_s = PAUSES_S[0]
         self._access = access
-        try:
-            self._grpc = grpc.InferenceServerClient(
-                address,
-                ssl=access.tls or access.authorities is not None,
-                root_certificates=None if access.authorities is None else str(access.authorities),
-                channel_args=CHANNEL,
-            )
-        except OSError as error:
-            raise ServerError(f"{access.authorities} cannot be read ({error.strerror})") from error
+        if access.authorities is not None and not os.access(access.authorities, os.R_OK):
+            raise ServerError(f"{access.authorities} cannot be read; it must hold the authorities to trust, as PEM")
+        self._grpc = grpc.InferenceServerClient(
+            address,
+            ssl=access.tls or access.authorities is not None,
+            root_certificates=None if access.authorities is None else str(access.authorities),
+            channel_args=CHANNEL,
+        )
         self._lock = threading.Lock()
         self._idle: list[Region] = []
         self._calls: set[Any] = set()

@@ -20,6 +20,8 @@ from .rawfile import RawFile, read, render
 FORMATS = ("dng", "tiff", "png", "jpg")
 PART = ".exposure-part"  # in the name of every temporary file
 JPEG_QUALITY = 95
+PREVIEW_SIDE = 1024  # pixels
+TURNS = {1: 0, 3: 180, 6: 90, 8: 270}  # degrees counter-clockwise that undo a TIFF orientation
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,14 @@ def write(path: Path, file: RawFile, exposed: Exposed) -> None:
     with whole(path) as part:
         if path.suffix == ".dng":
             described = replace(file, sensor=exposed.sensor)
-            write_dng(part, described, exposed.mosaic, exposed.noise_profile, noise_reduction=exposed.noise_reduction)
+            write_dng(
+                part,
+                described,
+                exposed.mosaic,
+                exposed.noise_profile,
+                noise_reduction=exposed.noise_reduction,
+                preview=_thumbnail(file, exposed.in_file_levels),
+            )
             back = read(part)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
@@ -77,6 +86,14 @@ def write(path: Path, file: RawFile, exposed: Exposed) -> None:
             same = again.shape == picture.shape and (path.suffix == ".jpg" or np.array_equal(again, picture))
         if not same:
             raise OSError(f"{path} reads differently than it was written; nothing is kept of it")
+
+
+def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """A small picture, as the sensor lies: the orientation tag turns it with the mosaic."""
+    picture = Image.fromarray(render(file, mosaic, half_size=True))
+    turned = picture.rotate(TURNS[file.orientation], expand=True)
+    turned.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return np.asarray(turned)
 
 
 def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
 
+from .metadata import Metadata, read_metadata
+
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
@@ -46,7 +48,7 @@ class RawFile:
     white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
     table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
     iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
-    main image's first.
+    main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off.
     """
 
     path: Path
@@ -61,7 +63,9 @@ class RawFile:
     white_balance: tuple[float, float, float] | None = None
     xyz_to_camera: tuple[float, ...] | None = None
     crop: tuple[int, int, int, int] | None = None
+    whole_sensor: bool = True
     tags: Tags = field(default_factory=dict, repr=False)
+    metadata: Metadata | None = field(default=None, repr=False)
 
     @property
     def noise_profile(self) -> tuple[float, ...]:
@@ -79,12 +83,13 @@ def read(path: str | os.PathLike[str]) -> RawFile:
             tags = _tags(path, raw.raw_image.shape)
             mosaic = np.array(raw.raw_image_visible)
             _refuse_missing_data(path, mosaic, tags)
+            metadata = read_metadata(path)
             return RawFile(
                 path=path,
                 mosaic=mosaic,
                 sensor=_sensor(raw, mosaic),
-                model=text_of(tags, "Model") or text_of(tags, "UniqueCameraModel"),
-                make=text_of(tags, "Make"),
+                model=_camera(tags, metadata, "Model", 272) or text_of(tags, "UniqueCameraModel"),
+                make=_camera(tags, metadata, "Make", 271),
                 iso=float(raw.other.iso_speed) or max(_numbers(tags, "ISOSpeedRatings"), default=0.0),
                 exposure_s=float(raw.other.shutter_speed),
                 aperture=float(raw.other.aperture),
@@ -92,7 +97,9 @@ def read(path: str | os.PathLike[str]) -> RawFile:
                 white_balance=_white_balance(raw),
                 xyz_to_camera=_xyz_to_camera(raw),
                 crop=_crop(raw.sizes, mosaic.shape),
+                whole_sensor=raw.raw_image.shape == mosaic.shape,
                 tags=tags,
+                metadata=metadata,
             )
     except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
@@ -100,16 +107,19 @@ def read(path: str | os.PathLike[str]) -> RawFile:
         raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
 
 
-def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False) -> NDArray[Any]:
+def render(
+    file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False, half_size: bool = False
+) -> NDArray[Any]:
     """Develop a mosaic as LibRaw would develop the file it came from: [h, w, 3] sRGB, 8 or 16 bit.
 
-    linear: no tone curve, for further processing.
+    linear: no tone curve, for further processing. half_size: one pixel for each 2x2 cell, quickly.
     """
     with rawpy.imread(str(file.path)) as raw:
         raw.raw_image_visible[:] = mosaic
         return raw.postprocess(
             use_camera_wb=file.white_balance is not None,
             no_auto_bright=True,
+            half_size=half_size,
             adjust_maximum_thr=0.0,  # else LibRaw takes a picture's brightest pixel for white
             output_bps=bits,
             gamma=(1, 1) if linear else (2.4, 12.92),
@@ -196,6 +206,11 @@ def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | Non
     left, top = sizes.crop_left_margin - sizes.left_margin, sizes.crop_top_margin - sizes.top_margin
     fits = left >= 0 and top >= 0 and left + sizes.crop_width <= shape[1] and top + sizes.crop_height <= shape[0]
     return (left, top, sizes.crop_width, sizes.crop_height) if sizes.crop_width and sizes.crop_height and fits else None
+
+
+def _camera(tags: Tags, metadata: Metadata | None, name: str, code: int) -> str:
+    """Make or model; outside TIFF, from the metadata."""
+    return text_of(tags, name) or (metadata.text(code) if metadata else "")
 
 
 def text_of(tags: Tags, name: str) -> str:
