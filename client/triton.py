@@ -22,7 +22,7 @@ from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
 __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
 
 STAGES = ("pack", "denoiser", "expose", "unpack")
-TILE_PIXELS = 12_000_000  # of a request: what a server needs for it is in client/README.md
+TILE_PIXELS = 13_000_000  # of a request: what a server needs for it is in client/README.md
 IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
 P = ParamSpec("P")
 T = TypeVar("T")
