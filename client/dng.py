@@ -142,7 +142,7 @@ def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
     tags += [_tag(PLACEHOLDERS[code], LONG, 0) for code, directory in directories if directory]
     if "DNGVersion" in file.tags:
         tags += _carried(file, PRIVATE_TAGS)
-    elif metadata.private_data:
+    if metadata.private_data:
         tags.append((50740, BYTE, len(metadata.private_data), metadata.private_data, True))  # DNGPrivateData
     elif MAKER_NOTE in metadata.exif:
         tags.append(_tag(50741, SHORT, 1))  # MakerNoteSafety

@@ -13,7 +13,14 @@ from typing import BinaryIO
 
 import tifffile
 
-SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 330, 34665, 34853, 40965, 37500
+SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, MAKER_NOTE_SAFETY = (
+    330,
+    34665,
+    34853,
+    40965,
+    37500,
+    50741,
+)
 PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
 LONG = 4  # TIFF field type
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # bytes of a TIFF field type
@@ -50,12 +57,16 @@ Directory = Mapping[int, Entry]
 
 @dataclass(frozen=True)
 class Metadata:
-    """Directories by tag code. order: "<" or ">"; description: the descriptive tags of the first directory."""
+    """Directories by tag code. order: "<" or ">"; description: the descriptive tags of the first directory.
+
+    note_is_safe: a DNG says that its maker note may be moved (MakerNoteSafety).
+    """
 
     order: str
     description: Directory = field(default_factory=dict)
     exif: Directory = field(default_factory=dict)
     gps: Directory = field(default_factory=dict)
+    note_is_safe: bool = False
 
     def text(self, code: int) -> str:
         """A descriptive ASCII tag, empty where absent."""
@@ -77,7 +88,7 @@ class Metadata:
         Adobe's layout: "Adobe" 0 "MakN", length, byte order, offset (DNG 1.4, DNGPrivateData).
         """
         note = self.exif.get(MAKER_NOTE)
-        if note is None or note.data.startswith(SELF_CONTAINED):
+        if note is None or self.note_is_safe or note.data.startswith(SELF_CONTAINED):
             return b""
         order = b"II" if self.order == "<" else b"MM"
         data = order + struct.pack(">I", note.offset) + note.data
@@ -135,7 +146,8 @@ def _tiff(file: BinaryIO, base: int) -> Metadata | None:
     description = {code: entry for code, entry in top.items() if code in DESCRIPTIVE}
     exif, gps = ({} if code not in top else _pointed(file, base, top[code], order) for code in (EXIF_IFD, GPS_IFD))
     camera = {code: entry for code, entry in top.items() if code in TIFF_EP}
-    return Metadata(order, description, camera | exif, gps)
+    safe = MAKER_NOTE_SAFETY in top and any(top[MAKER_NOTE_SAFETY].data)
+    return Metadata(order, description, camera | exif, gps, safe)
 
 
 def _header(file: BinaryIO, base: int) -> tuple[str, int]:

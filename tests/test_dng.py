@@ -18,7 +18,7 @@ from PIL import Image
 from exposure import Sensor
 from exposure.client import output
 from exposure.client.dng import write_dng
-from exposure.client.metadata import MAKER_NOTE, read_metadata
+from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
 from exposure.client.rawfile import RawFile, read
 from exposure.client.recipe import Choice, Recipe
 
@@ -135,6 +135,30 @@ def test_maker_notes_arrive(data: Path, tmp_path: Path, name: str, note: str) ->
     same = [tag for tag in before if tag in after and after[tag] == before[tag]]
     assert len(same) >= 0.95 * (len(before) - 1)  # SourceFile differs
     np.testing.assert_array_equal(read(result).mosaic, mosaic)
+
+
+@pytest.mark.parametrize(("note", "safe"), [(b"Nikon\0\2x", False), (b"\x05\0a note", True), (b"\x05\0a note", False)])
+def test_a_maker_note_moves_or_takes_its_old_place_along(tmp_path: Path, note: bytes, safe: bool) -> None:
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    metadata = Metadata("<", exif={MAKER_NOTE: Entry(7, len(note), note, offset=1234)}, note_is_safe=safe)
+    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, SENSOR, metadata=metadata), mosaic)
+    back = read(tmp_path / "a.dng")
+    assert back.metadata is not None
+    if safe or note.startswith(b"Nikon"):
+        assert back.metadata.exif[MAKER_NOTE].data == note
+        assert back.metadata.note_is_safe
+    else:
+        assert MAKER_NOTE not in back.metadata.exif
+        place = struct.pack(">I", 6 + len(note)) + b"II" + struct.pack(">I", 1234)
+        assert back.tags["DNGPrivateData"] == (1, b"Adobe\0MakN" + place + note)
+    write_dng(tmp_path / "b.dng", back, mosaic)  # once more loses nothing
+    again = read(tmp_path / "b.dng")
+    assert again.tags.get("DNGPrivateData") == back.tags.get("DNGPrivateData")
+    assert again.metadata is not None
+    assert (
+        again.metadata.exif.get(MAKER_NOTE, Entry(0, 0, b"")).data
+        == back.metadata.exif.get(MAKER_NOTE, Entry(0, 0, b"")).data
+    )
 
 
 @pytest.mark.parametrize(
