@@ -133,7 +133,7 @@ def test_close_ends_what_runs(address: str) -> None:
 
 
 def test_many_threads_share_a_client(client: Client) -> None:
-    mosaics = [dark((32 + 16 * (i % 3), 64), SENSOR, seed=i) for i in range(12)]
+    mosaics = [dark((32 + 32 * (i % 2), 64), SENSOR, seed=i) for i in range(8)]
     alone = [client.denoise(mosaic, SENSOR, **PHYSICS) for mosaic in mosaics]
     with ThreadPoolExecutor(6) as threads:
         for own, together in zip(
