@@ -1,12 +1,8 @@
 """One Triton server: requests over gRPC, frames through shared memory where the server is on this machine."""
 
 import contextlib
-import fcntl
-import itertools
-import mmap
 import os
 import re
-import secrets
 import socket
 import threading
 import time
@@ -23,11 +19,10 @@ from tritonclient.utils import InferenceServerException
 
 from exposure.schedule import SERVED_PASSES
 
-SHARED_MEMORY = Path("/dev/shm")
-PREFIX = "exposure_client_"
+from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
+
 TYPES = {"uint8": "UINT8", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
 READY_TIMEOUT_S = 5.0
-BIRTH_S = 10.0  # a region gets its lock and its name in far less
 PAUSES_S = (0.1, 5.0)  # before a server that failed is asked again: at first, and at most
 CHANNEL = (
     ("grpc.max_send_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
@@ -39,7 +34,6 @@ CHANNEL = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
-_regions = itertools.count()
 
 
 class ServerError(RuntimeError):
@@ -281,54 +275,6 @@ class Connection:
             if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
                 self._unregister(name)
         self._swept = True
-
-
-class Region:
-    """A block of /dev/shm that client and server both map. Its lock tells others that its owner lives."""
-
-    def __init__(self, size: int) -> None:
-        self.name = f"{PREFIX}{os.getpid()}_{next(_regions)}_{secrets.token_hex(4)}"
-        self.size = size
-        hidden = SHARED_MEMORY / f".{self.name}"  # locked before anybody looks for it
-        self._file = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX)
-            os.posix_fallocate(self._file, 0, size)  # else writing to a full /dev/shm would kill the process
-            self._map = mmap.mmap(self._file, size)
-            hidden.rename(SHARED_MEMORY / self.name)
-        except BaseException:
-            hidden.unlink()
-            os.close(self._file)
-            raise
-
-    def array(self, shape: tuple[int, ...], offset: int) -> NDArray[np.uint16]:
-        """A view, uint16, from a byte offset."""
-        return np.frombuffer(self._map, np.uint16, int(np.prod(shape)), offset).reshape(shape)
-
-    def close(self) -> None:
-        """Remove it; the server's own mapping stays until it forgets the name."""
-        (SHARED_MEMORY / self.name).unlink(missing_ok=True)
-        os.close(self._file)
-
-
-def remove_abandoned_regions() -> None:
-    """Remove the regions whose owner has died: the kernel has let go of their locks."""
-    unborn = [path for path in SHARED_MEMORY.glob(f".{PREFIX}*") if _age_s(path) > BIRTH_S]
-    for path in (*SHARED_MEMORY.glob(f"{PREFIX}*"), *unborn):
-        with contextlib.suppress(OSError):  # another user's, or somebody else removes it too
-            file = os.open(path, os.O_RDWR)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
-            finally:
-                os.close(file)
-
-
-def _age_s(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def is_this_machine(host: str) -> bool:

@@ -19,8 +19,8 @@ from test_server import FREE, dark
 import exposure.client.server as launcher
 from exposure import Sensor
 from exposure.client import AsyncClient, Client, ServerError, ServerGoneError
-from exposure.client.connection import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 from exposure.client.server import ServerOptions, running_server
+from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
 PHYSICS: dict[str, Any] = {"ratio": 50, "gain": 3, "passes": 1}
@@ -114,10 +114,10 @@ def test_refusals_are_not_retried(client: Client) -> None:
 
 def test_a_deadline_is_one_sentence_and_mixes_nothing(address: str) -> None:
     """The server still writes the late answer; the next request has memory of its own."""
-    slow, quick = dark((512, 768), SENSOR), dark((64, 64), SENSOR)
+    slow, quick = dark((256, 256), SENSOR), dark((64, 64), SENSOR)
     with Client(address) as patient:
         expected = patient.denoise(quick, SENSOR, **PHYSICS)
-    with Client(address, timeout_s=0.2) as client, pytest.raises(ServerError, match=r"took more than 0\.2 s"):
+    with Client(address, timeout_s=0.05) as client, pytest.raises(ServerError, match=r"took more than 0\.05 s"):
         client.denoise(slow, SENSOR, ratio=50, gain=3, passes=4)
     with Client(address) as patient:
         np.testing.assert_array_equal(patient.denoise(quick, SENSOR, **PHYSICS), expected)
@@ -125,10 +125,10 @@ def test_a_deadline_is_one_sentence_and_mixes_nothing(address: str) -> None:
 
 def test_close_ends_what_runs(address: str) -> None:
     client = Client(address)
-    threading.Timer(0.5, client.close).start()
+    threading.Timer(0.1, client.close).start()
     started = time.monotonic()
     with pytest.raises(ServerError):
-        client.denoise(dark((768, 1024), SENSOR), SENSOR, ratio=50, gain=3, passes=4)
+        client.denoise(dark((384, 384), SENSOR), SENSOR, ratio=50, gain=3, passes=4)
     assert time.monotonic() - started < 3
 
 
