@@ -35,16 +35,17 @@ def test_http_client(repository: Path, tmp_path: Path) -> None:
     subprocess.run(["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
     mosaic = dark((64, 96), SENSOR)
     mosaic.astype("<u2").tofile(tmp_path / "mosaic.u16")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as one, socket.socket() as other:  # at once, so that they differ
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        port, grpc_port = one.getsockname()[1], other.getsockname()[1]
     files = [tmp_path / "mosaic.u16", tmp_path / "denoised.u16"]
 
     def ask(gain: str) -> "subprocess.CompletedProcess[str]":
         command = [program, "127.0.0.1", str(port), "96", "64", *files, "512", "16383", "100", gain]
         return subprocess.run(command, capture_output=True, text=True)
 
-    options = ServerOptions(repository, grpc_port=0, http_port=port, metrics_port=0)
+    options = ServerOptions(repository, grpc_port=grpc_port, http_port=port, metrics_port=0)
     with running_server(options) as server, Client(server.address) as client:
         assert ask("3").returncode == 0
         denoised = np.fromfile(files[1], "<u2").reshape(64, 96)
