@@ -152,6 +152,10 @@ class Connection:
         """Errors of gRPC as sentences."""
         try:
             yield
+        except ValueError as error:  # how gRPC says that its channel was closed
+            if not self._closed:
+                raise
+            raise ServerError("the client is closed") from error
         except InferenceServerException as error:
             message, status = str(error.message()), str(error.status())
             if "CERTIFICATE" in message or "SSL" in message or "handshak" in message.lower():
@@ -236,9 +240,9 @@ class Connection:
         try:
             self._sweep()
             self._grpc.register_system_shared_memory(region.name, f"/{region.name}", size, headers=self._headers())
-        except InferenceServerException as error:
+        except (InferenceServerException, ValueError) as error:
             region.close()
-            if "UNAVAILABLE" in str(error.status()):
+            if isinstance(error, ValueError) or "UNAVAILABLE" in str(error.status()):
                 raise
             self.shared_memory = False  # a container with a /dev/shm of its own
             return None
