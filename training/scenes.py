@@ -45,14 +45,14 @@ DAYLIGHT = Development(
 
 
 def random_development(generator: np.random.Generator) -> Development:
-    """Any camera, any light, from bright to nearly black scenes."""
+    """Any camera, any light, from overexposed to dim scenes."""
     spill = generator.uniform(0.0, 0.35, (3, 3)) * (1 - np.eye(3))
     return Development(
         tone=bool(generator.random() < 0.5),
         colours=spill + np.diag(1 - spill.sum(axis=1)),
         red=float(generator.uniform(1.2, 2.8)),
         blue=float(generator.uniform(1.2, 2.8)),
-        exposure=float(2.0 ** generator.uniform(-2.5, 0.5)),
+        exposure=float(2.0 ** generator.uniform(-1.5, 0.5)),
     )
 
 
