@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import onnx
 import pytest
 import torch
 from conftest import PROJECT
+from test_nafnet import naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
@@ -32,9 +34,12 @@ def saved(tmp_path: Path, network: Network, unit: float = 15583.0) -> Path:
     return path
 
 
+@pytest.mark.parametrize("make", [variant, naf])
 @pytest.mark.parametrize(("inputs", "adaptive"), [(4, False), (8, True), (12, True)])
-def test_the_graph_is_the_network(tmp_path: Path, inputs: int, adaptive: bool) -> None:
-    network = variant(inputs, adaptive)
+def test_the_graph_is_the_network(
+    tmp_path: Path, make: Callable[[int, bool], Network], inputs: int, adaptive: bool
+) -> None:
+    network = make(inputs, adaptive)
     saved(tmp_path, network)
     path = tmp_path / "model.onnx"
     graph.onnx_from_network(network, path)
