@@ -26,6 +26,7 @@ from exposure import Sensor, denoise, load_checkpoint, pack, unpack
 from exposure.client.server import ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
 from exposure.export.build_engine import build
+from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 
@@ -428,7 +429,7 @@ def test_a_concat_origin_network_is_served(tmp_path: Path) -> None:
     """A 12-channel checkpoint in a repository of its own: the ensembles hand it the packed input as well."""
     network = variant(12, True)
     save_checkpoint(network, tmp_path / "c.safetensors", CheckpointInfo(photon_unit=900.0), dtype=torch.float32)
-    build(tmp_path / "c.safetensors", "openvino", tmp_path / "repository")
+    build(tmp_path / "c.safetensors", "openvino", tmp_path / "repository", Settings(frames=((96, 64),)))
     loaded = load_checkpoint(tmp_path / "c.safetensors")
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["BGGR"])
     mosaic = dark((64, 80), sensor)

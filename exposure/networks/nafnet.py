@@ -67,6 +67,13 @@ class NAFNet(Network):
         )
 
     @property
+    def body_end(self) -> str:
+        """The last block; none where the last level has no blocks."""
+        name = f"decoders.{len(self.decoders) - 1}" if len(self.decoders) else "middle_blks"
+        blocks = list(self.get_submodule(name).children())
+        return f"{name}.{len(blocks) - 1}" if blocks else ""
+
+    @property
     def last(self) -> nn.Conv2d:
         """The final 3x3 convolution."""
         return self.ending

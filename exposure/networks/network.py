@@ -23,8 +23,8 @@ class Network(nn.Module):
     Returns [N, 4, h, w] in [0, 1].
 
     A subclass is one architecture, with the parameter names of its published checkpoints. It gives `first_layer`,
-    `from_state`, `features` (the body, which may run in low precision) and `last` (the final convolution, which stays
-    in FP32 together with the blend); it is then listed in checkpoint.py.
+    `from_state`, `features` (the body, which may run in low precision) with the name of its end, and `last` (the final
+    convolution, which stays in FP32 together with the blend); it is then listed in checkpoint.py.
     """
 
     first_layer: ClassVar[str]
@@ -91,6 +91,11 @@ class Network(nn.Module):
             "concat_origin": inputs == 3 * PLANES,
             "adaptive": outputs > PLANES,
         }
+
+    @property
+    def body_end(self) -> str:
+        """Name of the module whose output, but for an activation, is `features`: where FP16's rounding is seen most."""
+        raise NotImplementedError
 
     @property
     def last(self) -> nn.Conv2d:

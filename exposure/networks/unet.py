@@ -56,6 +56,8 @@ class UNet(Network):
             widths=[state[f"conv{level}_1.weight"].shape[0] for level in range(1, 6)],
         )
 
+    body_end = "conv9_2"
+
     @property
     def last(self) -> nn.Conv2d:
         """The final 1x1 convolution."""

@@ -1,4 +1,5 @@
-// The manifest beside an engine, as export/manifest.py writes it, and the check that its files are the ones it names.
+// The manifest beside an engine, as export/manifest.py writes it, and the check that its files are
+// the ones it names and that it was built for this server's library and this machine's card.
 #pragma once
 #include <string>
 
@@ -11,5 +12,6 @@ struct Manifest {
     std::string precision;
 };
 
-// Throws std::runtime_error, one sentence, when the engine is missing or is not what was built.
+// Throws std::runtime_error, one sentence, when the engine is missing, is not what was built, or was built for another
+// library or card.
 Manifest read_manifest(const std::string& folder);
