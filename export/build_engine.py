@@ -16,7 +16,7 @@ from pathlib import Path
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export.ensembles import install_configs
-from exposure.export.graph import GraphError, input_names
+from exposure.export.graph import input_names
 from exposure.export.machine import library_version, this_machine
 from exposure.export.manifest import (
     EngineError,
@@ -27,6 +27,7 @@ from exposure.export.manifest import (
     sha256,
     trusted_manifest,
 )
+from exposure.export.precision import GraphError
 from exposure.export.recipes import USUAL_FRAME, Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
 from exposure.export.tensorrt_engine import RTX_CARDS, load_tensorrt
 from exposure.networks import CheckpointError, Network, load_checkpoint
@@ -85,7 +86,9 @@ def build(checkpoint: Path, target: str, repository: Path, settings: Settings = 
     else:
         rebuild = _command(checkpoint, target, repository, settings)
         _install(folder, network, target, settings, built_from, rebuild)
-    if target != "onnx":
+    if target == "tensorrt":
+        install_configs(repository, network.concat_origin, settings.planes(network.multiple))
+    elif target != "onnx":
         install_configs(repository, network.concat_origin)
     return folder
 

@@ -14,8 +14,7 @@ from exposure.networks import Network
 from exposure.schedule import unroll
 from exposure.sensor import pad
 
-from .graph import GraphError
-from .precision import Run
+from .precision import GraphError, Run
 from .scene import Scene
 
 Array = NDArray[np.float32]

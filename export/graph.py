@@ -1,6 +1,5 @@
 """The ONNX graph: traced from the definition, named by its signature, checked against torch before anyone keeps it."""
 
-import copy
 import inspect
 import logging
 import warnings
@@ -11,53 +10,15 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.export import Dim
 
 from exposure.networks import Network
 
-from .precision import Run
+from .precision import GraphError, Run, Traced
 from .scene import low_light_crops
 
 FP32_AGREEMENT_DB = 100.0  # two FP32 implementations differ by rounding, 1e-6 of full scale
 HALF_AGREEMENT_DB = 60.0  # ONNX Runtime skips part of the rounding; the gate measures what FP16 costs
-
-
-class GraphError(RuntimeError):
-    """The exported graph or engine does not compute what the network computes."""
-
-
-class Traced(nn.Module):
-    """The network as engines see it. Parameter names, in capitals, are the tensor names of graph and server.
-
-    half: run the body in FP16 between two casts; inputs, photon planes, last convolution, blend and output stay FP32
-    (strongly typed: TensorRT 11 and TensorRT for RTX take precision from the graph alone). islands: modules of the body
-    that stay FP32, each between two casts of its own.
-    """
-
-    def __init__(self, network: Network, *, half: bool = False, islands: Sequence[str] = ()) -> None:
-        super().__init__()
-        self.half_body = half
-        self.network = copy.deepcopy(network).eval()
-        if half:
-            self.network.half()
-            self.network.last.float()
-            for name in islands:
-                _keep_wide(self.network.get_submodule(name), to_the_end=name == network.body_end)
-
-    def forward(self, image: Tensor, photon_gain: Tensor, origin_image: Tensor | None = None) -> Tensor:
-        net = self.network
-        inputs = net.inputs(image, photon_gain, origin_image)
-        features = net.features(inputs.half()).float() if self.half_body else net.features(inputs)
-        return net.blend(net.last(features), image)
-
-
-def _keep_wide(island: nn.Module, *, to_the_end: bool) -> None:
-    """Cast what enters a module to FP32 and what leaves it back, unless nothing but the FP32 tail follows."""
-    island.float()
-    island.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
-    if not to_the_end:
-        island.register_forward_hook(lambda _, _inputs, output: output.half())
 
 
 def input_names(network: Network) -> list[str]:

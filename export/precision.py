@@ -1,4 +1,4 @@
-"""FP16: what it costs a network, and which of its layers must stay out of it, found by measurement.
+"""The network as engines see it; what FP16 costs it, and which layers must stay out of FP16, found by measurement.
 
 A processor computes FP16 slowly and a card may not be at hand, so the arithmetic of a card is imitated: every operation
 in FP32 on FP16 operands, its result rounded to FP16, as tensor cores do that accumulate in FP32.
@@ -27,6 +27,43 @@ LARGEST_HALF = 65504.0
 HEADROOM = 4.0  # scenes may be this much harder on a layer than those that were measured
 WANTED_DB = 83.0  # the gate's 80 dB, and some for what was not measured
 WORTH_DB = 1.0  # an island that gains less is not worth its casts
+
+
+class GraphError(RuntimeError):
+    """The exported graph or engine does not compute what the network computes."""
+
+
+class Traced(nn.Module):
+    """The network as engines see it. Parameter names, in capitals, are the tensor names of graph and server.
+
+    half: run the body in FP16 between two casts; inputs, photon planes, last convolution, blend and output stay FP32
+    (strongly typed: TensorRT 11 and TensorRT for RTX take precision from the graph alone). islands: modules of the body
+    that stay FP32, each between two casts of its own.
+    """
+
+    def __init__(self, network: Network, *, half: bool = False, islands: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.half_body = half
+        self.network = copy.deepcopy(network).eval()
+        if half:
+            self.network.half()
+            self.network.last.float()
+            for name in islands:
+                _keep_wide(self.network.get_submodule(name), to_the_end=name == network.body_end)
+
+    def forward(self, image: Tensor, photon_gain: Tensor, origin_image: Tensor | None = None) -> Tensor:
+        net = self.network
+        inputs = net.inputs(image, photon_gain, origin_image)
+        features = net.features(inputs.half()).float() if self.half_body else net.features(inputs)
+        return net.blend(net.last(features), image)
+
+
+def _keep_wide(island: nn.Module, *, to_the_end: bool) -> None:
+    """Cast what enters a module to FP32 and what leaves it back, unless nothing but the FP32 tail follows."""
+    island.float()
+    island.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
+    if not to_the_end:
+        island.register_forward_hook(lambda _, _inputs, output: output.half())
 
 
 class HalfArithmetic(TorchDispatchMode):

@@ -13,9 +13,9 @@ from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE
 
 from .gate import pass_gate
-from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, GraphError, agreement, onnx_from_network, onnx_runner
+from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
 from .machine import LIBRARIES, library_version, this_machine
-from .precision import Run, choose_islands, half_runner
+from .precision import GraphError, Run, choose_islands, half_runner
 from .scene import low_light_crops, real_scenes, simulated_scenes
 from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 
@@ -40,11 +40,15 @@ class Settings:
 
     def profile(self, multiple: int) -> dict[str, tuple[int, int]]:
         """Plane sides, (height, width), that an engine takes: the smallest, the usual and the largest."""
-        sizes = [(self.tile, self.tile)] if self.tile else [(height, width) for width, height in self.frames]
-        planes = [tuple(_plane_side(side, multiple) for side in size) for size in sizes]
+        planes = self.planes(multiple)
         smallest = _plane_side(SMALLEST_SIDE, multiple)
         largest = (max(size[0] for size in planes), max(size[1] for size in planes))
-        return {"smallest": (smallest, smallest), "usual": (planes[0][0], planes[0][1]), "largest": largest}
+        return {"smallest": (smallest, smallest), "usual": planes[0], "largest": largest}
+
+    def planes(self, multiple: int) -> list[tuple[int, int]]:
+        """Plane sides, (height, width), of each frame, or of the tile."""
+        sizes = [(self.tile, self.tile)] if self.tile else [(height, width) for width, height in self.frames]
+        return [(_plane_side(height, multiple), _plane_side(width, multiple)) for height, width in sizes]
 
     def gated_frame(self) -> tuple[int, int]:
         """Height and width of the largest mosaic that the engine takes at once."""

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from test_nafnet import naf
 
 from exposure.export.gate import pass_gate
-from exposure.export.graph import GraphError, Traced
-from exposure.export.precision import HalfArithmetic, choose_islands, half_runner
+from exposure.export.precision import GraphError, HalfArithmetic, Traced, choose_islands, half_runner
 from exposure.export.scene import Crop, Scene, low_light_crops, real_scenes, simulated_scenes
 from exposure.networks import Network
 from exposure.networks.nafnet import ChannelNorm

@@ -127,6 +127,17 @@ static std::string mismatch(const std::string& target, const std::string& runs_o
     return "";
 }
 
+void usual_frame(const std::string& folder, int64_t& height, int64_t& width) {
+    std::ifstream file(folder + "/manifest.json");
+    std::stringstream text;
+    text << file.rdbuf();
+    std::string json = text.str();
+    std::smatch sides;
+    height = width = 0;
+    if (std::regex_search(json, sides, std::regex("\"usual\"\\s*:\\s*\\[\\s*(\\d{1,5})\\s*,\\s*(\\d{1,5})\\s*\\]")))
+        height = atoi(sides.str(1).c_str()), width = atoi(sides.str(2).c_str());
+}
+
 Manifest read_manifest(const std::string& folder) {
     std::ifstream file(folder + "/manifest.json");
     if (!file) throw std::runtime_error("no engine in " + folder + "; build one with: python export/build_engine.py");
