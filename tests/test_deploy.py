@@ -1,6 +1,8 @@
 """The files of deploy/ hold together: what can be said of them without a container runtime and without a card."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,3 +68,14 @@ def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bo
     install_configs(tmp_path, False, [USUAL_PLANES])
     checked_in = (MODEL_REPOSITORY / "denoiser/config.pbtxt").read_text()
     assert (tmp_path / "denoiser/config.pbtxt").read_text() == checked_in
+
+
+def test_the_check_on_a_card_says_what_it_lacks() -> None:
+    """Without a card nothing is called passed, and nothing fails."""
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has a card: run the script itself")
+    script = [sys.executable, PROJECT / "benchmarks" / "gpu_engine.py"]
+    result = subprocess.run(script, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all("not checked" in line and "torch finds no NVIDIA card here" in line for line in lines)
