@@ -12,6 +12,7 @@ import exposure
 from exposure.assets import MODEL_REPOSITORY
 
 from . import demo, denoise_command
+from .hardware import ENGINES, Choice, choose_config
 from .sample import make_sample
 from .server import ServerOptions, running_server
 from .triton import ServerError
@@ -38,8 +39,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    choice = Choice(options.config, "as asked for") if options.config else choose_config(options.repository)
+    print(f"configuration {choice.config_name}: {choice.why}", file=sys.stderr, flush=True)
     settings = ServerOptions(
-        options.repository, "cpu", options.host, options.grpc_port, options.http_port, options.metrics_port
+        options.repository,
+        choice.config_name,
+        options.host,
+        options.grpc_port,
+        options.http_port,
+        options.metrics_port,
     )
     with running_server(settings) as server:
         print(f"ready: gRPC at {server.address}; stop with Ctrl-C", flush=True)
@@ -77,6 +85,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
     this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")
+    this.add_argument("--config", choices=ENGINES, help="configuration to serve (default: what fits this machine)")
     this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     this.add_argument("--grpc-port", type=int, default=8001, help="default: 8001; 0 picks a free one")
     this.add_argument("--http-port", type=int, default=8000, help="default: 8000; 0 picks a free one")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from pathlib import Path
 from exposure.assets import MODEL_REPOSITORY
 from exposure.kernels.library import BACKEND, built
 
+from .hardware import ENGINES
 from .triton import Client, ServerError, ServerGoneError
 
 START_TIMEOUT_S = 120.0
@@ -108,11 +110,12 @@ def remove_leftovers() -> None:
 
 
 def _check_engine(options: ServerOptions) -> None:
-    engine = options.repository / "denoiser" / "1" / "openvino"
+    engine = options.repository / "denoiser" / "1" / ENGINES[options.config_name]
     if not (options.repository / "denoiser").is_dir():
         raise ServerError(f"{options.repository} is not a model repository; it has no denoiser folder")
-    if options.config_name == "cpu" and not (engine / "manifest.json").is_file():
-        raise ServerError(f"no engine in {engine}; build one with: python export/build_engine.py")
+    if not (engine / "manifest.json").is_file():
+        target = "" if options.config_name == "cpu" else f" --target {engine.name}"
+        raise ServerError(f"no engine in {engine}; build one with: python export/build_engine.py{target}")
 
 
 def _with_ports(options: ServerOptions) -> ServerOptions:
@@ -146,10 +149,17 @@ def _package(name: str) -> Path:
 
 
 def _backends(run: Path) -> Path:
-    """A backend folder with our own backend in it."""
+    """A backend folder with our own backend in it, and Triton's Python backend, which only configs/rtx.pbtxt wants."""
     folder = run / "backends"
     (folder / "exposure").mkdir(parents=True)
     (folder / "exposure" / BACKEND).symlink_to(built(BACKEND))
+    (folder / "python").mkdir()
+    stub = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for part in [
+        *(_tritonserver() / "backends" / "python").iterdir(),
+        _tritonserver() / "python_backend_stubs" / stub / "triton_python_backend_stub",
+    ]:
+        (folder / "python" / part.name).symlink_to(part)
     return folder
 
 
@@ -170,13 +180,18 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--http-port={options.http_port}",
         f"--metrics-port={options.metrics_port}",
         "--exit-timeout-secs=5",
+        # the default of 64 MB sends the tensors of a 12 MP frame through the CPU's memory
+        *(["--cuda-memory-pool-byte-size=0:536870912"] if options.config_name == "rtx" else []),
     ]
 
 
 def _environment() -> dict[str, str]:
     libraries = [str(_tritonserver().parent.parent / "nvidia_pytriton.libs"), str(_package("openvino") / "libs")]
+    libraries.append(sysconfig.get_config_var("LIBDIR"))  # libpython, of the Python backend
     inherited = os.environ.get("LD_LIBRARY_PATH")
-    return {**os.environ, **MALLOC, "LD_LIBRARY_PATH": ":".join([*libraries, *([inherited] if inherited else [])])}
+    path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"  # where that backend finds this environment
+    paths = {"PATH": path, "LD_LIBRARY_PATH": ":".join([*libraries, *([inherited] if inherited else [])])}
+    return {**os.environ, **MALLOC, **paths}
 
 
 def _reachable(host: str) -> str:

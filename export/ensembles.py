@@ -3,8 +3,10 @@
 `python export/ensembles.py` rewrites the checked-in ones.
 """
 
+import re
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from exposure.assets import MODEL_REPOSITORY
@@ -25,6 +27,7 @@ CONTRACT = (
 )
 DENOISED = ("DENOISED", "UINT16", "-1, -1")
 PHOTON_GAIN_LINE = '  { name: "PHOTON_GAIN" data_type: TYPE_FP32 dims: [ 1 ] }'
+FRAMES, END_OF_FRAMES = "# frames: written by export/build_engine.py from --frame", "# end of frames"
 ORIGIN_IMAGE_LINE = '  { name: "ORIGIN_IMAGE" data_type: TYPE_FP32 dims: [ 1, 4, -1, -1 ] }'
 
 
@@ -69,8 +72,12 @@ def ensemble_config(passes: int, *, concat_origin: bool = False) -> str:
     )
 
 
-def install_configs(repository: Path, concat_origin: bool) -> None:
-    """Make `repository` complete: leaf models where missing, ensembles and denoiser inputs as the network asks."""
+def install_configs(repository: Path, concat_origin: bool, planes: Sequence[tuple[int, int]] | None = None) -> None:
+    """Make `repository` complete: leaf models where missing, ensembles and denoiser inputs as the network asks.
+
+    planes: sides (height, width) for which the TensorRT engine is warmed up and gets a CUDA graph; by default those
+    that the configuration has.
+    """
     for leaf in LEAVES:
         if not (repository / leaf / "config.pbtxt").exists():
             template = shutil.ignore_patterns("openvino", "tensorrt*", "onnx", "__pycache__", ".*")
@@ -80,12 +87,50 @@ def install_configs(repository: Path, concat_origin: bool) -> None:
         text = config.read_text().replace(f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}", PHOTON_GAIN_LINE)
         if concat_origin:
             text = text.replace(PHOTON_GAIN_LINE, f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}")
+        before, found, rest = text.partition(FRAMES)
+        if found:
+            kept = [(int(h), int(w)) for h, w in re.findall(r'name: "(\d+)x(\d+)"', rest)]
+            text = before + frames_block(planes or kept, concat_origin=concat_origin) + rest.partition(END_OF_FRAMES)[2]
         _write(config, text)
     for passes in SERVED_PASSES:
         version = repository / f"exposure_{passes}" / "1"  # Triton wants a version folder, if an empty one
         version.mkdir(parents=True, exist_ok=True)
         (version / ".gitkeep").touch()
         _write(version.parent / "config.pbtxt", ensemble_config(passes, concat_origin=concat_origin))
+
+
+def frames_block(planes: Sequence[tuple[int, int]], *, concat_origin: bool) -> str:
+    """The part of the TensorRT denoiser's configuration that depends on frames: CUDA graphs and warm-up requests."""
+    graphs, warm_ups = [], []
+    for height, width in dict.fromkeys(planes):
+        shapes = {"IMAGE": f"1, 4, {height}, {width}", "PHOTON_GAIN": "1"}
+        if concat_origin:
+            shapes["ORIGIN_IMAGE"] = shapes["IMAGE"]
+        graph = " ".join(f'input {{ key: "{name}" value {{ dim: [ {dims} ] }} }}' for name, dims in shapes.items())
+        graphs.append(f"      {{ {graph} }}")
+        inputs = [
+            f'    inputs {{ key: "{name}" value {{ data_type: TYPE_FP32 dims: [ {dims} ] zero_data: true }} }}'
+            for name, dims in shapes.items()
+        ]
+        warm_ups.append("\n".join(["  {", f'    name: "{height}x{width}"', *inputs, "  }"]))
+    return "\n".join(
+        [
+            FRAMES,
+            "optimization {",
+            "  cuda {",
+            "    graphs: true",
+            "    graph_spec [",
+            ",\n".join(graphs),
+            "    ]",
+            "    output_copy_stream: true",
+            "  }",
+            "}",
+            "model_warmup [",
+            ",\n".join(warm_ups),
+            "]",
+            END_OF_FRAMES,
+        ]
+    )
 
 
 def _tensors(kind: str, tensors: tuple[tuple[str, str, str], ...]) -> list[str]:

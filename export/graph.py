@@ -1,55 +1,24 @@
 """The ONNX graph: traced from the definition, named by its signature, checked against torch before anyone keeps it."""
 
-import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from torch.export import Dim
 
 from exposure.networks import Network
 
+from .precision import GraphError, Run, Traced
 from .scene import low_light_crops
 
-Run = Callable[..., NDArray[np.float32]]
-"""A graph or an engine: clean = run(image, photon_gain[, original]), arrays in and out."""
-
 FP32_AGREEMENT_DB = 100.0  # two FP32 implementations differ by rounding, 1e-6 of full scale
-FP16_AGREEMENT_DB = 60.0  # a half body differs by 1e-3; a broken one by far more
-
-
-class GraphError(RuntimeError):
-    """The exported graph or engine does not compute what the network computes."""
-
-
-class Traced(nn.Module):
-    """The network as engines see it. Parameter names, in capitals, are the tensor names of graph and server.
-
-    half: run the body in FP16 between two casts; inputs, photon planes, last convolution, blend and output stay FP32
-    (strongly typed: TensorRT 11 and TensorRT for RTX take precision from the graph alone).
-    """
-
-    def __init__(self, network: Network, *, half: bool = False) -> None:
-        super().__init__()
-        self.half_body = half
-        self.network = copy.deepcopy(network).eval()
-        if half:
-            self.network.half()
-            self.network.last.float()
-
-    def forward(self, image: Tensor, photon_gain: Tensor, origin_image: Tensor | None = None) -> Tensor:
-        net = self.network
-        inputs = net.inputs(image, photon_gain, origin_image)
-        features = net.features(inputs.half()).float() if self.half_body else net.features(inputs)
-        return net.blend(net.last(features), image)
+HALF_AGREEMENT_DB = 60.0  # ONNX Runtime skips part of the rounding; the gate measures what FP16 costs
 
 
 def input_names(network: Network) -> list[str]:
@@ -58,18 +27,23 @@ def input_names(network: Network) -> list[str]:
     return names if network.concat_origin else names[:2]
 
 
-def onnx_from_network(network: Network, path: Path, *, half: bool = False) -> None:
-    """Write the graph with dynamic sides (multiples of the network's own) and its provenance as metadata."""
+def onnx_from_network(
+    network: Network, path: Path, *, half: bool = False, islands: Sequence[str] = (), checkpoint: str = ""
+) -> None:
+    """Write the graph with dynamic sides (multiples of the network's own) and its provenance as metadata.
+
+    checkpoint: SHA-256 of the file that the network was read from.
+    """
     names = input_names(network)
     multiple = network.multiple
     image = torch.rand(1, 4, 4 * multiple, 6 * multiple)
     arguments = {"image": image, "photon_gain": torch.tensor([0.5]), "origin_image": image.clone()}
     sides = {2: multiple * Dim("H"), 3: multiple * Dim("W")}
-    with warnings.catch_warnings():  # the exporter's remarks about itself
+    with torch.no_grad(), warnings.catch_warnings():  # the exporter's remarks about itself
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            Traced(network, half=half),
+            Traced(network, half=half, islands=islands),
             tuple(arguments[name.lower()] for name in names),
             dynamo=True,
             verbose=False,
@@ -79,7 +53,15 @@ def onnx_from_network(network: Network, path: Path, *, half: bool = False) -> No
         )
     assert program is not None  # always returned by the dynamo exporter
     model = program.model_proto
-    metadata = {"photon_unit": network.photon_unit, "multiple": multiple, "licence": network.info.licence}
+    metadata = {
+        "checkpoint": checkpoint,
+        "network": type(network).__name__,
+        "photon_unit": network.photon_unit,
+        "multiple": multiple,
+        "precision": "f16" if half else "f32",
+        "fp32_islands": " ".join(islands),
+        "licence": network.info.licence,
+    }
     onnx.helper.set_model_props(model, {key: str(value) for key, value in metadata.items()})
     onnx.save(model, path)
 
@@ -99,26 +81,13 @@ def onnx_runner(path: Path) -> Run:
     return run
 
 
-def torch_runner(network: Network, *, half: bool) -> Run:
-    """Evaluate what is traced in torch itself: with half=True this shows the cost of FP16, which ONNX Runtime hides
-    by computing half graphs in FP32 on a CPU."""
-    traced = Traced(network, half=half)
+def agreement(network: Network, run: Run, least_db: float, what: str) -> float:
+    """PSNR of a graph's output against FP32 torch, the worst over simulated low-light crops, in dB.
 
-    def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
-        with torch.no_grad():
-            return traced(*(torch.from_numpy(array) for array in arrays)).numpy()
-
-    return run
-
-
-def agreement(network: Network, run: Run, least_db: float, what: str, *, crops: int | None = None) -> float:
-    """PSNR of an engine's output against FP32 torch, the worst over simulated low-light crops, in dB.
-
-    crops: how many of them, all by default.
     Raises GraphError when the output holds NaN or Inf or agrees to less than `least_db`.
     """
     worst = float("inf")
-    for crop in islice(low_light_crops(network.photon_unit), crops):
+    for crop in low_light_crops(network.photon_unit):
         image = torch.from_numpy(crop.image)
         gain = torch.tensor([crop.photon_gain], dtype=torch.float32)
         with torch.no_grad():

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
+
+from .machine import library_version, mismatch, this_machine
 
 NAME = "manifest.json"
+REBUILD = "python export/build_engine.py"
 
 
 class EngineError(RuntimeError):
@@ -19,8 +23,13 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class Manifest:
-    """photon_unit: U in DN; multiple: of the plane sides; precision: of the body; agreement_db: worst PSNR against
-    FP32 torch; built_from: everything that, if changed, makes a new engine; files: SHA-256 by name."""
+    """Everything about an engine that its users, its server and the next build must know.
+
+    photon_unit: U in DN. multiple: of the plane sides. precision: of the body; islands: modules of it that stay FP32.
+    frames: mosaic sizes, width x height, that it is made ready for; profile: plane sides that it takes.
+    runs_on: library and card that it was built for. accuracy: where it was run, and the gate's figures.
+    built_from: everything that, if changed, makes a new engine. rebuild: the command. files: SHA-256 by name.
+    """
 
     target: str
     network: str
@@ -28,9 +37,15 @@ class Manifest:
     photon_unit: float
     multiple: int
     precision: str
-    agreement_db: dict[str, float]
+    islands: list[str]
+    frames: list[str]
+    profile: dict[str, list[int]]
     licence: str
+    runs_on: dict[str, str]
+    accuracy: dict[str, Any]
     built_from: dict[str, str]
+    build_seconds: float
+    rebuild: str
     files: dict[str, str] = field(default_factory=dict)
 
 
@@ -45,16 +60,29 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest(**json.loads((folder / NAME).read_text()))
     except FileNotFoundError as error:
-        raise EngineError(f"no engine in {folder}; build one with: python export/build_engine.py") from error
+        raise EngineError(f"no engine in {folder}; build one with: {REBUILD}") from error
     except (OSError, ValueError, TypeError) as error:
-        raise EngineError(
-            f"{folder / NAME} is not an engine manifest; rebuild with: python export/build_engine.py"
-        ) from error
+        raise EngineError(f"{folder / NAME} is not an engine manifest; rebuild with: {REBUILD}") from error
     for name, digest in manifest.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
-            raise EngineError(
-                f"{folder / name} is not the file that was built; rebuild with: python export/build_engine.py"
-            )
+            raise EngineError(f"{folder / name} is not the file that was built; rebuild with: {manifest.rebuild}")
+    return manifest
+
+
+def trusted_manifest(folder: Path, target: str, checkpoint: Path | None = None) -> Manifest:
+    """The manifest of an engine that may be loaded here: whole, of this target, built for this library and card.
+
+    checkpoint: the file that it should have been built from. Raises EngineError, one sentence that names both sides.
+    """
+    manifest = read_manifest(folder)
+    if manifest.target != target:
+        raise EngineError(f"{folder} holds an engine for {manifest.target}; this is the {target} loader")
+    problem = mismatch(manifest.runs_on, this_machine(), library_version(target))
+    if checkpoint is not None and sha256(checkpoint) != manifest.built_from["checkpoint"]:
+        built, asked = manifest.built_from["checkpoint"][:12], sha256(checkpoint)[:12]
+        problem = f"was built from the checkpoint of SHA-256 {built}..., and {checkpoint} is {asked}..."
+    if problem:
+        raise EngineError(f"the engine in {folder} {problem}; rebuild with: {manifest.rebuild}")
     return manifest
 
 

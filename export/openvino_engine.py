@@ -1,7 +1,6 @@
 """The engine for a CPU: OpenVINO, static shapes, BF16 body where the processor multiplies it fast, FP32 tail."""
 
 import math
-import os
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,16 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .manifest import EngineError, read_manifest
+from .cache import cache_folder
+from .manifest import EngineError, trusted_manifest
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else importing openvino reports home
 import openvino as ov  # noqa: E402
 
 MODEL = "model.xml"
-BF16_AGREEMENT_DB = 70.0  # against FP32 torch, on simulated low light
 COMPILED_PIXELS = 4_000_000  # packed, of all frame sizes kept compiled: their activations take 1.7 kB a pixel
 CACHED_MODELS = 16  # on disk, 31 MB each
-Run = Callable[..., NDArray[np.float32]]
 
 
 def openvino_from_onnx(graph: Path, folder: Path) -> None:
@@ -44,18 +42,16 @@ class OpenVinoEngine:
         self._core = ov.Core()
         self._model = folder / MODEL
         self.precision = precision
-        self._compiled: OrderedDict[tuple[int, ...], Run] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], Callable[..., NDArray[np.float32]]] = OrderedDict()
         if cache is not None:
             self._core.set_property({"CACHE_DIR": str(cache)})
 
     @classmethod
     def installed(cls, folder: Path) -> "OpenVinoEngine":
         """The engine that `build_engine.py` installed, at the precision that passed the gate and is fast here."""
-        manifest = read_manifest(folder)
-        if manifest.target != "openvino":
-            raise EngineError(f"{folder} holds an engine for {manifest.target}; this is the openvino loader")
+        manifest = trusted_manifest(folder, "openvino")
         precision = manifest.precision if bf16_is_fast() else "f32"
-        return cls(folder, precision, _cache_folder())
+        return cls(folder, precision, _compiled_models())
 
     def __call__(self, image: NDArray[np.float32], photon_gain: NDArray[np.float32], *original: Any) -> Any:
         """image, original: [1, 4, h, w] FP32, sides multiples of the network's; photon_gain: [1].
@@ -70,7 +66,7 @@ class OpenVinoEngine:
         self._compiled.move_to_end(key)
         return self._compiled[key](image, photon_gain, *original)
 
-    def _compile(self, shape: tuple[int, ...]) -> Run:
+    def _compile(self, shape: tuple[int, ...]) -> Callable[..., NDArray[np.float32]]:
         if self.precision == "f32":
             request = self._request(self._read(shape), "f32")
             return lambda *arrays: _infer(request, arrays)
@@ -106,18 +102,14 @@ def split(model: ov.Model) -> tuple[ov.Model, ov.Model]:
     return body, ov.Model(model.get_results(), [features, image], "tail")
 
 
-def _cache_folder() -> Path | None:
-    """$EXPOSURE_CACHE or ~/.cache/exposure, its oldest models removed; None, and a remark, where it is not writable."""
-    folder = Path(os.environ.get("EXPOSURE_CACHE", Path.home() / ".cache" / "exposure")) / "openvino"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+def _compiled_models() -> Path | None:
+    """The folder of compiled models, its oldest removed; None, and a remark, where it is not writable."""
+    folder = cache_folder("openvino")
+    if folder is not None:
         oldest_first = sorted(folder.glob("*.blob"), key=lambda blob: blob.stat().st_mtime)
         for blob in oldest_first[:-CACHED_MODELS]:
             blob.unlink(missing_ok=True)
-    except OSError as error:
-        print(f"compiled models are not kept: {folder} ({error.strerror})", file=sys.stderr)
-        return None
-    return folder if os.access(folder, os.W_OK) else None
+    return folder
 
 
 def _infer(request: Any, arrays: tuple[NDArray[np.float32], ...]) -> NDArray[np.float32]:

@@ -1,13 +1,36 @@
-"""Simulated low light: the input on which graphs and engines are held against torch."""
+"""Low light, simulated and real: the input on which graphs and engines are held against torch."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.noise import CAMERAS, expose_short
+from exposure.noise import CAMERAS, choose_gain, expose_short
 from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
+from exposure.sensor import SMALLEST_SIDE, pack
+
+SIMULATED = CAMERAS["SonyA7S2"]
+ODD_FRAME = (333, 467)
+REAL_CROP = 512  # side of the middle of a real file, in mosaic pixels
+
+
+@dataclass(frozen=True)
+class Scene:
+    """image: [1, 4, h, w] noisy packed RAW, brightened, any sides; clean: its truth, where there is one.
+
+    ratio, gain (DN per electron), saturation (DN) and passes plan the loop.
+    """
+
+    name: str
+    image: NDArray[np.float32]
+    clean: NDArray[np.float32] | None
+    ratio: float
+    gain: float
+    saturation: float
+    passes: int = 3
 
 
 @dataclass(frozen=True)
@@ -37,18 +60,68 @@ def dead_leaves(height: int, width: int, seed: int) -> NDArray[np.float64]:
     return np.clip(scene * light, 0, 1).reshape(4, height, 2, width, 2).mean(axis=(2, 4))
 
 
+def simulated_scenes(frame: tuple[int, int]) -> Iterator[Scene]:
+    """The smallest, an odd and a whole frame (mosaic height, width), each darker than the one before it."""
+    smallest = (SMALLEST_SIDE, SMALLEST_SIDE)
+    for seed, (name, ratio, size) in enumerate(
+        [("smallest", 20, smallest), ("odd", 100, ODD_FRAME), ("full-frame", 300, frame)]
+    ):
+        height, width = ((side + 1) // 2 for side in size)
+        image, clean = _expose(_filled(height, width, seed), ratio, SIMULATED.gain(3200), seed)
+        passes = 1 if name == "full-frame" else 3  # a pass of it takes a CPU seconds
+        yield Scene(name, image, clean, ratio, SIMULATED.gain(3200), PUBLISHED_PHOTON_UNIT, passes)
+
+
+def real_scenes() -> Iterator[Scene]:
+    """The middle of every readable RAW file in $EXPOSURE_DATA/raw, or ../shared/raw; none where there is no folder."""
+    from exposure.client import rawfile  # the one place that opens RAW files
+
+    folder = Path(os.environ.get("EXPOSURE_DATA", Path(__file__).resolve().parents[2] / "shared")) / "raw"
+    for path in sorted(folder.glob("*")):
+        try:
+            file = rawfile.read(path)
+        except (ValueError, OSError):  # not a Bayer file: some there are not meant to be
+            continue
+        try:
+            gain, _ = choose_gain(file.model, file.iso, file.noise_profile, file.sensor.saturation)
+        except ValueError:
+            gain = file.sensor.saturation / 4096  # a middle one; any serves to compare two engines
+        top, left = (max(0, side - REAL_CROP) // 4 * 2 for side in file.mosaic.shape)
+        mosaic = file.mosaic[top : top + REAL_CROP, left : left + REAL_CROP]
+        ratio = float(np.clip(0.3 / max(1e-3, pack(mosaic, file.sensor, 1).mean()), 1, 300))
+        image = pack(mosaic, file.sensor, ratio)[None]
+        yield Scene(path.name, image, None, ratio, gain, file.sensor.saturation)
+
+
 def low_light_crops(photon_unit: float) -> Iterator[Crop]:
     """A mild, a dark and a very dark crop as a Sony A7S2 at ISO 3200 would record them; odd and even tilings."""
-    camera, saturation = CAMERAS["SonyA7S2"], PUBLISHED_PHOTON_UNIT
-    gain = camera.gain(3200)
+    gain = SIMULATED.gain(3200)
     for seed, (ratio, height, width) in enumerate([(20, 128, 160), (100, 256, 256), (300, 176, 208)]):
-        electrons = expose_short(
-            dead_leaves(height, width, seed),
-            ratio=ratio,
-            gain=gain,
-            saturation=saturation,
-            read_noise=camera.read_noise(gain),
-            seed=seed,
-        )
-        image = np.clip(electrons / saturation * ratio, 0, 1).astype(np.float32)[None]
-        yield Crop(image, unroll(ratio, gain, saturation, 1, photon_unit=photon_unit)[0].photon_gain)
+        image, _ = _expose(dead_leaves(height, width, seed), ratio, gain, seed)
+        yield Crop(image, unroll(ratio, gain, PUBLISHED_PHOTON_UNIT, 1, photon_unit=photon_unit)[0].photon_gain)
+
+
+def _expose(
+    scene: NDArray[np.float64], ratio: float, gain: float, seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the simulated camera packs of a clean scene, and the scene, both [1, 4, h, w]."""
+    dn = expose_short(
+        scene,
+        ratio=ratio,
+        gain=gain,
+        saturation=PUBLISHED_PHOTON_UNIT,
+        read_noise=SIMULATED.read_noise(gain),
+        seed=seed,
+    )
+    image = np.clip(dn / PUBLISHED_PHOTON_UNIT * ratio, 0, 1)
+    return image.astype(np.float32)[None], scene.astype(np.float32)[None]
+
+
+def _filled(height: int, width: int, seed: int) -> NDArray[np.float64]:
+    """A scene of any size: one of at most 256 x 256, mirrored on."""
+    scene = dead_leaves(min(height, 256), min(width, 256), seed)
+    for axis, side in ((1, height), (2, width)):
+        while scene.shape[axis] < side:
+            scene = np.concatenate([scene, np.flip(scene, axis)], axis)
+        scene = scene.take(range(side), axis)
+    return scene

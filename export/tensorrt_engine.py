@@ -2,20 +2,37 @@
 
 import importlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .cache import cache_folder
 from .manifest import EngineError
 
 PLAN = "model.plan"
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 REMEDIES = {
-    "tensorrt": "install NVIDIA's tensorrt package on a machine with a card, or use --target tensorrt-rtx",
+    "tensorrt": "install it on a machine with a card, pip install 'exposure[tensorrt]', or use --target tensorrt-rtx",
     "tensorrt-rtx": "install the rtx extra: pip install 'exposure[rtx]'",
 }
-RTX_CARDS = (75, 80, 86, 89, 120)  # what TensorRT for RTX 1.7 builds for without the card at hand
-# Plane sides of the served frames: the smallest mosaic, 12 MP, and 61 MP.
-SMALLEST, USUAL, LARGEST = (16, 16), (1424, 2128), (3184, 4768)
+RTX_CARDS = (75, 80, 86, 89, 120, 121)  # what TensorRT for RTX 1.7 builds for without the card at hand
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """smallest, usual, largest: plane sides (height, width) of the shape profile; kernels are tuned for the usual one.
+
+    compute_capabilities: cards that a TensorRT for RTX plan is built for; TensorRT builds for the card in the machine.
+    level: the builder's optimisation level, 0 to 5, None for its own default. portable: a TensorRT plan that also runs
+    on other cards since Ampere and under later versions, at some cost of speed.
+    """
+
+    smallest: tuple[int, int]
+    usual: tuple[int, int]
+    largest: tuple[int, int]
+    compute_capabilities: tuple[int, ...] = ()
+    level: int | None = None
+    portable: bool = False
 
 
 def load_tensorrt(target: str) -> Any:
@@ -26,11 +43,10 @@ def load_tensorrt(target: str) -> Any:
         raise EngineError(f"{target} is not installed ({error}); {REMEDIES[target]}") from error
 
 
-def plan_from_onnx(graph: Path, plan: Path, target: str, compute_capability: int | None = None) -> None:
+def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, card: str = "") -> None:
     """Build a plan with dynamic sides and write it.
 
-    compute_capability: 86 for SM86 (RTX A5000); needed where the machine has no card, TensorRT for RTX only.
-    Raises EngineError when the parser or the builder refuses.
+    card: name of the card, for the timing cache. Raises EngineError when the parser or the builder refuses.
     """
     trt = load_tensorrt(target)
     logger = trt.Logger(trt.Logger.ERROR)
@@ -42,16 +58,13 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, compute_capability: int
     if not parser.parse(graph.read_bytes()):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{target} cannot parse {graph.name}: {reasons}")
-    config = builder.create_builder_config()
-    config.add_optimization_profile(_profile(builder, network))
-    config.progress_monitor = _progress_monitor(trt)
-    if compute_capability is not None:
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{compute_capability}"), 0)
+    config = _config(trt, target, builder, network, options)
+    timings = _timing_cache(trt, target, config, card or "-".join(map(str, options.compute_capabilities)))
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise EngineError(f"{target} could not build an engine from {graph.name}")
     plan.write_bytes(serialized)
+    _keep_timings(config, timings)
 
 
 def _network_flags(trt: Any) -> int:
@@ -60,30 +73,70 @@ def _network_flags(trt: Any) -> int:
     return sum(1 << int(known[name]) for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if name in known)
 
 
-def _profile(builder: Any, network: Any) -> Any:
+def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOptions) -> Any:
+    config = builder.create_builder_config()
+    config.add_optimization_profile(_profile(builder, network, options))
+    config.progress_monitor = _progress_monitor(trt)
+    if options.level is not None:
+        config.builder_optimization_level = options.level
+    if options.portable and target == "tensorrt":
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if options.compute_capabilities:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for index, capability in enumerate(options.compute_capabilities):
+            config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
+    return config
+
+
+def _profile(builder: Any, network: Any, options: PlanOptions) -> Any:
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
         if -1 in tuple(tensor.shape):
-            profile.set_shape(tensor.name, *((1, 4, *sides) for sides in (SMALLEST, USUAL, LARGEST)))
+            sides = (options.smallest, options.usual, options.largest)
+            profile.set_shape(tensor.name, *((1, 4, *each) for each in sides))
     return profile
+
+
+def _timing_cache(trt: Any, target: str, config: Any, card: str) -> Path | None:
+    """Load what earlier builds measured on this card with this version. Returns the file, None where none is kept."""
+    folder = cache_folder("timing") if target == "tensorrt" else None  # TensorRT for RTX times nothing when it builds
+    if folder is None:
+        return None
+    path = folder / f"{target}_{trt.__version__}_{card.replace(' ', '_').replace('/', '_')}.cache"
+    config.set_timing_cache(config.create_timing_cache(path.read_bytes() if path.exists() else b""), False)
+    return path
+
+
+def _keep_timings(config: Any, path: Path | None) -> None:
+    cache = config.get_timing_cache() if path is not None else None
+    if path is not None and cache is not None:
+        part = path.with_suffix(".part")
+        part.write_bytes(cache.serialize())
+        part.replace(path)
 
 
 def _progress_monitor(trt: Any) -> Any:
     class Progress(trt.IProgressMonitor):  # type: ignore[misc]
-        """Builder phases on standard error, so that a long build is seen to move."""
+        """Builder phases on standard error, the outer one with its percentage, so that a long build is seen to move."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self._steps: dict[str, int] = {}
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:  # noqa: ARG002
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
+                self._steps[phase_name] = num_steps
                 print(f"  {phase_name}", file=sys.stderr)
 
-        def step_complete(self, phase_name: str, step: int) -> bool:  # noqa: ARG002
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if sys.stderr.isatty() and self._steps.get(phase_name):
+                print(f"\r  {phase_name} {100 * (step + 1) // self._steps[phase_name]} %", end="", file=sys.stderr)
             return True
 
         def phase_finish(self, phase_name: str) -> None:
-            pass
+            if sys.stderr.isatty() and self._steps.pop(phase_name, None):
+                print(file=sys.stderr)
 
     return Progress()

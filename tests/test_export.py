@@ -1,10 +1,9 @@
 """Graphs and engines against torch; what must not be installed is not."""
 
 import contextlib
-import json
-import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,15 +12,22 @@ import onnx
 import pytest
 import torch
 from conftest import PROJECT
+from test_manifest import FOR_A5000, plan_for
+from test_nafnet import naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export import build_engine, graph
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
-from exposure.export.manifest import EngineError, Manifest, read_manifest, replacing, seal
+from exposure.export.machine import this_machine
+from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
 from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
+from exposure.export.precision import choose_islands
+from exposure.export.recipes import Settings
 from exposure.export.scene import low_light_crops
-from exposure.networks import CheckpointInfo, Network, save_checkpoint
+from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
+from exposure.export.tensorrt_runtime import PlanEngine
+from exposure.networks import CheckpointInfo, NAFNet, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 
 
@@ -32,34 +38,49 @@ def saved(tmp_path: Path, network: Network, unit: float = 15583.0) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("inputs", "adaptive"), [(4, False), (8, True), (12, True)])
-def test_the_graph_is_the_network(tmp_path: Path, inputs: int, adaptive: bool) -> None:
-    network = variant(inputs, adaptive)
+def small_naf(inputs: int, adaptive: bool) -> NAFNet:
+    """Few blocks: tracing takes seconds for each."""
+    return naf(inputs, adaptive, 4, (1,), 1, (1,))
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "adaptive"),
+    [(variant, 4, False), (variant, 8, True), (variant, 12, True), (small_naf, 4, False), (small_naf, 12, True)],
+)
+def test_the_graph_is_the_network(
+    tmp_path: Path, make: Callable[[int, bool], Network], inputs: int, adaptive: bool
+) -> None:
+    network = make(inputs, adaptive)
     saved(tmp_path, network)
     path = tmp_path / "model.onnx"
-    graph.onnx_from_network(network, path)
+    graph.onnx_from_network(network, path, checkpoint="5e1f")
     model = onnx.load(path)
     onnx.checker.check_model(model)
     wanted = ["IMAGE", "PHOTON_GAIN", "ORIGIN_IMAGE"] if inputs == 12 else ["IMAGE", "PHOTON_GAIN"]
     assert [tensor.name for tensor in model.graph.input] == wanted
     assert [tensor.name for tensor in model.graph.output] == ["CLEAN"]
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert (told["checkpoint"], told["network"], told["precision"]) == ("5e1f", type(network).__name__, "f32")
     # two FP32 implementations of a random network: 100 dB is an error of 1e-5
     assert graph.agreement(network, graph.onnx_runner(path), 100, "the graph") > 100
     openvino_from_onnx(path, tmp_path)
-    for precision, least in (("f32", 100), ("bf16", 50)):
+    for precision, least in (("f32", 100), ("bf16", 40)):
         engine = OpenVinoEngine(tmp_path, precision)
         assert graph.agreement(network, engine, least, precision) > least
 
 
 def test_half_graphs_cast_twice(tmp_path: Path, network: Network) -> None:
     """Strongly typed: half inside, FP32 edges and tail, so that no builder flag is needed."""
-    graph.onnx_from_network(network, tmp_path / "half.onnx", half=True)
+    graph.onnx_from_network(network, tmp_path / "half.onnx", half=True, islands=["conv9_2"])
     model = onnx.load(tmp_path / "half.onnx")
     assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
     kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     halves = [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT16]
-    assert len(halves) == 2 * 22  # weight and bias of every layer but the last
-    assert all(kinds[name] == onnx.TensorProto.FLOAT for name in kinds if "conv10_1" in name)
+    assert len(halves) == 2 * 21  # weight and bias of every layer but the island at the end and the last
+    wide = [name for name in kinds if "conv10_1" in name or "conv9_2" in name]
+    assert [kinds[name] for name in wide] == 4 * [onnx.TensorProto.FLOAT]
+    told = {entry.key: entry.value for entry in model.metadata_props}
+    assert (told["precision"], told["fp32_islands"]) == ("f16", "conv9_2")
 
 
 @pytest.mark.parametrize("fault", ["nan", "wrong"])
@@ -87,6 +108,7 @@ def test_a_refused_graph_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mo
 def test_build_installs_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint, repository = saved(tmp_path, variant(8, True), unit=1000.0), tmp_path / "repository"
     arguments = ["--checkpoint", str(checkpoint), "--repository", str(repository), "--target", "openvino"]
+    arguments += ["--frame", "96x64"]
     assert build_engine.main(arguments) == 0
     manifest = read_manifest(repository / "denoiser" / "1" / "openvino")
     assert (manifest.photon_unit, manifest.multiple, manifest.licence) == (1000.0, 16, "CC0-1.0")
@@ -115,19 +137,11 @@ def test_checked_in_ensembles_are_the_generated_ones(passes: int) -> None:
     assert (MODEL_REPOSITORY / f"exposure_{passes}" / "config.pbtxt").read_text() == ensemble_config(passes)
 
 
-def test_a_changed_engine_is_found(tmp_path: Path, repository: Path) -> None:
-    folder = tmp_path / "openvino"
-    shutil.copytree(repository / "denoiser" / "1" / "openvino", folder)
-    weights = folder / "model.bin"
-    content = bytearray(weights.read_bytes())
-    content[1000] ^= 1
-    weights.write_bytes(content)
-    with pytest.raises(EngineError, match=r"model\.bin is not the file that was built"):
-        OpenVinoEngine.installed(folder)
-    (folder / "manifest.json").write_text("{")
-    with pytest.raises(EngineError, match="not an engine manifest"):
-        read_manifest(folder)
+def test_what_is_no_manifest_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no engine in"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(EngineError, match="not an engine manifest"):
         read_manifest(tmp_path)
 
 
@@ -135,8 +149,7 @@ def test_one_repository_has_one_kind_of_input(tmp_path: Path, capsys: pytest.Cap
     """A 12-channel engine beside one of 8 channels would need other ensembles: refused, and nothing rewired."""
     repository = tmp_path / "repository"
     other = repository / "denoiser" / "1" / "tensorrt"
-    with replacing(other) as part:
-        seal(part, Manifest("tensorrt", "UNet", ["IMAGE", "PHOTON_GAIN"], 15583, 16, "f16", {}, "CC0-1.0", {}))
+    plan_for(other, "tensorrt", FOR_A5000)
     arguments = ["--checkpoint", str(saved(tmp_path, variant(12, True))), "--repository", str(repository)]
     assert build_engine.main([*arguments, "--target", "openvino"]) == 1
     assert "holds an engine with other inputs" in capsys.readouterr().err
@@ -175,24 +188,75 @@ def test_missing_tensorrt_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rtx_plan_for_the_a5000(tmp_path: Path) -> None:
-    """NVIDIA's own parser and builder, without a card."""
+def test_rtx_plan_for_the_a5000(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """NVIDIA's own parser and builder, without a card; the gate on what the graph computes, real RAW files among it."""
     pytest.importorskip("tensorrt_rtx_bindings")
-    folder = build_engine.build(CHECKPOINT, "tensorrt-rtx", tmp_path)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["built_from"]["compute_capability"] == "86"
-    assert manifest["precision"] == "f16"
+    assert data.exists()
+    settings = Settings(frames=((640, 480),), compute_capability=86)
+    folder = build_engine.build(CHECKPOINT, "tensorrt-rtx", tmp_path, settings)
+    manifest = read_manifest(folder)
+    assert (manifest.runs_on["compute_capability"], manifest.precision) == ("86", "f16")
+    assert manifest.islands == ["conv9_2"]  # without it the gate's 4 DN are missed: test_gate.py
     assert (folder / "model.plan").stat().st_size > 15e6  # 7.76 M weights in FP16
+    assert "imitated in torch" in manifest.accuracy["ran_on"]
+    assert any(scene["scene"].endswith(".dng") for scene in manifest.accuracy["scenes"])
+    assert "the plan itself has not run" in capsys.readouterr().out
+    with pytest.raises(EngineError, match=r"no NVIDIA card|has .* of"):
+        trusted_manifest(folder, "tensorrt-rtx")
+
+
+@pytest.mark.parametrize("compute_capabilities", [(89,), (86, 89, 120)])
+def test_rtx_plans_of_a_nafnet(tmp_path: Path, compute_capabilities: tuple[int, ...]) -> None:
+    """Every layer and every island is supported; one plan may be for several cards."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    network = small_naf(8, True)
+    saved(tmp_path, network)
+    islands = choose_islands(network, list(low_light_crops(15583.0))[:1], 1424 * 2128)
+    assert "middle_blks.0.sca.0" in islands  # its sum over a frame leaves FP16's range
+    graph.onnx_from_network(network, tmp_path / "n.onnx", half=True, islands=islands)
+    options = PlanOptions((16, 16), (64, 96), (1424, 2128), compute_capabilities, level=1)
+    plan_from_onnx(tmp_path / "n.onnx", tmp_path / "plan", "tensorrt-rtx", options)
+    assert (tmp_path / "plan").stat().st_size > 1e5
 
 
 def test_a_graph_that_the_parser_refuses(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
-    from exposure.export.tensorrt_engine import plan_from_onnx
-
     (tmp_path / "junk.onnx").write_bytes(b"junk")
+    options = PlanOptions((16, 16), (16, 16), (16, 16), (86,))
     with pytest.raises(EngineError, match=r"cannot parse junk\.onnx"):
-        plan_from_onnx(tmp_path / "junk.onnx", tmp_path / "plan", "tensorrt-rtx", 86)
+        plan_from_onnx(tmp_path / "junk.onnx", tmp_path / "plan", "tensorrt-rtx", options)
     assert not (tmp_path / "plan").exists()
+
+
+def test_a_plan_without_a_card_is_one_sentence(tmp_path: Path) -> None:
+    if this_machine().card:
+        pytest.skip("this machine has a card")
+    with pytest.raises(EngineError, match="needs an NVIDIA card, and this machine has none"):
+        PlanEngine(tmp_path / "model.plan", "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("frames", "tile", "largest"),
+    [
+        (((4240, 2832),), None, (1424, 2128)),
+        (((4240, 2832), (2832, 4240)), None, (2128, 2128)),
+        (((4240, 2832),), 1024, (512, 512)),
+        (((33, 47),), None, (32, 32)),
+    ],
+)
+def test_profiles_cover_what_is_asked(
+    frames: tuple[tuple[int, int], ...], tile: int | None, largest: tuple[int, int]
+) -> None:
+    profile = Settings(frames=frames, tile=tile).profile(16)
+    assert profile["largest"] == largest
+    assert profile["smallest"] == (16, 16)
+
+
+@pytest.mark.parametrize("text", ["4240", "0x0", "31x400", "axb", "4240x2832x3", "-5x100"])
+def test_odd_frames_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_engine.main([f"--frame={text}"])
+    assert "is no frame; write width x height" in capsys.readouterr().err
 
 
 def test_the_script_runs_by_itself(tmp_path: Path) -> None:

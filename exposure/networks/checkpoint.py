@@ -11,8 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..schedule import PUBLISHED_PHOTON_UNIT
+from .nafnet import NAFNet
 from .network import Network
 from .unet import UNet
+
+ARCHITECTURES: tuple[type[Network], ...] = (UNet, NAFNet)
 
 
 class CheckpointError(ValueError):
@@ -91,8 +94,12 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
 
 
 def _network_from_state(path: Path, state: Mapping[str, Tensor]) -> Network:
+    architecture = next((known for known in ARCHITECTURES if known.first_layer in state), None)
+    if architecture is None:
+        firsts = ", ".join(f"{known.first_layer} ({known.__name__})" for known in ARCHITECTURES)
+        raise CheckpointError(f"{path}: not a known network; it has none of the first layers {firsts}")
     try:
-        network = UNet.from_state(state)
+        network = architecture.from_state(state)
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{path}: not a known network; it lacks or misshapes {error}") from error
     except ValueError as error:

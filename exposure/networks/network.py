@@ -1,6 +1,7 @@
 """What every network has in common: its inputs, its adaptive residual layer, its padding."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,13 @@ class Network(nn.Module):
     original: [N, 4, h, w], the packed input of the first pass (`concat_origin` networks).
     Returns [N, 4, h, w] in [0, 1].
 
-    A subclass gives `features` (the body, which may run in low precision) and `last` (the final convolution, which
-    stays in FP32 together with the blend).
+    A subclass is one architecture, with the parameter names of its published checkpoints. It gives `first_layer`,
+    `from_state`, `features` (the body, which may run in low precision) with the name of its end, and `last` (the final
+    convolution, which stays in FP32 together with the blend); it is then listed in checkpoint.py.
     """
+
+    first_layer: ClassVar[str]
+    """The parameter by which a state dict of this architecture is known."""
 
     multiple: int
     """Sides must be multiples of this: the product of all down-samplings."""
@@ -65,6 +70,32 @@ class Network(nn.Module):
                 raise ValueError("original is missing; this network was trained with concat_origin")
             planes.append(original)
         return torch.cat(planes, dim=1)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "Network":
+        """Build the variant that a state dict belongs to; flags and sizes are read off its names and shapes.
+
+        Raises KeyError for a missing name and ValueError for channels that no variant has.
+        """
+        raise NotImplementedError
+
+    @staticmethod
+    def flags(first: str, inputs: int, last: str, outputs: int) -> dict[str, bool]:
+        """What the channels of the first and the last convolution say of a variant. Raises ValueError."""
+        if inputs not in (PLANES, 2 * PLANES, 3 * PLANES):
+            raise ValueError(f"{first} has {inputs} inputs; they must be 4, 8 (photon planes) or 12 (and the original)")
+        if outputs not in (PLANES, 2 * PLANES + 1):
+            raise ValueError(f"{last} has {outputs} outputs; they must be 4, or 9 (adaptive residual)")
+        return {
+            "with_photon": inputs >= 2 * PLANES,
+            "concat_origin": inputs == 3 * PLANES,
+            "adaptive": outputs > PLANES,
+        }
+
+    @property
+    def body_end(self) -> str:
+        """Name of the module whose output, but for an activation, is `features`: where FP16's rounding is seen most."""
+        raise NotImplementedError
 
     @property
     def last(self) -> nn.Conv2d:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .network import PLANES, Network
+from .network import Network
 
 WIDTHS = (32, 64, 128, 256, 512)
 
@@ -14,6 +14,7 @@ WIDTHS = (32, 64, 128, 256, 512)
 class UNet(Network):
     """Five levels of two 3x3 convolutions with skip connections; parameters bear the published names."""
 
+    first_layer = "conv1_1.weight"
     multiple = 16  # four 2x2 poolings
 
     def __init__(
@@ -50,18 +51,12 @@ class UNet(Network):
 
         Raises KeyError for a missing name and ValueError for channels that no variant has.
         """
-        inputs = state["conv1_1.weight"].shape[1]
-        outputs = state["conv10_1.weight"].shape[0]
-        if inputs not in (PLANES, 2 * PLANES, 3 * PLANES):
-            raise ValueError(f"conv1_1 has {inputs} inputs; they must be 4, 8 (photon planes) or 12 (and the original)")
-        if outputs not in (PLANES, 2 * PLANES + 1):
-            raise ValueError(f"conv10_1 has {outputs} outputs; they must be 4, or 9 (adaptive residual)")
         return cls(
-            with_photon=inputs >= 2 * PLANES,
-            concat_origin=inputs == 3 * PLANES,
-            adaptive=outputs > PLANES,
+            **cls.flags("conv1_1", state["conv1_1.weight"].shape[1], "conv10_1", state["conv10_1.weight"].shape[0]),
             widths=[state[f"conv{level}_1.weight"].shape[0] for level in range(1, 6)],
         )
+
+    body_end = "conv9_2"
 
     @property
     def last(self) -> nn.Conv2d:

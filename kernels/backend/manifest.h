@@ -1,5 +1,7 @@
-// The manifest beside an engine, as export/manifest.py writes it, and the check that its files are the ones it names.
+// The manifest beside an engine, as export/manifest.py writes it, and the check that its files are
+// the ones it names and that it was built for this server's library and this machine's card.
 #pragma once
+#include <cstdint>
 #include <string>
 
 // A key's value in JSON that this project or Triton wrote: the text of a string or number, "" where it is missing.
@@ -11,5 +13,9 @@ struct Manifest {
     std::string precision;
 };
 
-// Throws std::runtime_error, one sentence, when the engine is missing or is not what was built.
+// height, width: plane sides of the frame that the engine was made ready for, 0 where the manifest names none.
+void usual_frame(const std::string& folder, int64_t& height, int64_t& width);
+
+// Throws std::runtime_error, one sentence, when the engine is missing, is not what was built, or was built for another
+// library or card.
 Manifest read_manifest(const std::string& folder);

@@ -1,5 +1,7 @@
 #include "openvino_engine.h"
 
+#include "manifest.h"
+
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -49,6 +51,9 @@ OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, int threads
         bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
     for (const auto& input : core().read_model(model_)->inputs())
         wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
+    Size usual;
+    usual_frame(folder, usual.first, usual.second);
+    if (usual.first > 0) compiled(usual);  // at the server's start, so that no request waits for it
 }
 
 void OpenVinoEngine::infer(const float* image, const float* photon_gain, const float* original, int64_t height,

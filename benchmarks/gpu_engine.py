@@ -1,0 +1,230 @@
+"""What an NVIDIA card says of our engines: built on it, held against FP32 torch, timed pass by pass.
+
+python benchmarks/gpu_engine.py [--frame 4240x2832] [--checkpoint FILE] [--out FILE.json]
+
+Runs with what it finds: torch with CUDA, TensorRT and TensorRT for RTX. What is missing is said, never skipped in
+silence. Nothing is written but --out.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[1]
+PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
+ROUNDS = 20
+TORCH_MODULES = ("torch", "numpy", "safetensors")
+PLAN_MODULES = (*TORCH_MODULES, "onnx", "onnxscript", "onnxruntime")
+Outcomes = dict[str, dict[str, Any]]
+
+
+def check_engines(checkpoint: Path, frame: tuple[int, int]) -> Outcomes:
+    """Outcome by name: {"outcome": passed | failed | not checked, "why": ..., and what was measured}.
+
+    frame: width and height of the mosaic. Never raises: a check that breaks has failed, and says why.
+    """
+    outcomes: Outcomes = {}
+    for target, modules in (("tensorrt", PLAN_MODULES), ("tensorrt-rtx", PLAN_MODULES), ("torch", TORCH_MODULES)):
+        reason = _missing(modules)
+        work = functools.partial(_check_torch) if target == "torch" else functools.partial(_check, target)
+        name = "FP16 graph in torch on this card" if target == "torch" else f"{target} engine on this card"
+        outcomes[name] = _told(reason) if reason else _guarded(functools.partial(work, checkpoint, frame))
+    return outcomes
+
+
+def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
+    """Build, gate and time one target on the card; TensorRT for RTX is asked even on cards that it does not list."""
+    import torch
+
+    from exposure.export.gate import ALLOWANCES, pass_gate
+    from exposure.export.graph import onnx_from_network
+    from exposure.export.manifest import EngineError
+    from exposure.export.precision import choose_islands
+    from exposure.export.recipes import Settings
+    from exposure.export.scene import low_light_crops, simulated_scenes
+    from exposure.export.tensorrt_engine import PlanOptions, load_tensorrt, plan_from_onnx
+    from exposure.networks import load_checkpoint
+
+    try:
+        trt = load_tensorrt(target)
+    except EngineError as error:
+        return _told(str(error))
+    network = load_checkpoint(checkpoint)
+    profile = Settings(frames=(frame,)).profile(network.multiple)
+    height, width = profile["usual"]
+    islands = choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], height * width)
+    with tempfile.TemporaryDirectory() as scratch:
+        graph, plan = Path(scratch) / "model.onnx", Path(scratch) / "model.plan"
+        onnx_from_network(network, graph, half=True, islands=islands)
+        # no capability is named: the builder takes the card in the machine, or says that it does not know it
+        plan_from_onnx(graph, plan, target, PlanOptions(**profile), torch.cuda.get_device_name())
+        engine = TorchMemoryEngine(trt, plan.read_bytes())
+        size = plan.stat().st_size
+    scenes = pass_gate(network, engine, "f16", simulated_scenes((frame[1], frame[0])), f"the {target} engine")
+    image = torch.rand(1, 4, height, width, device="cuda")
+    gain = torch.tensor([0.01], device="cuda")
+    return {
+        "outcome": PASSED,
+        "why": f"within {ALLOWANCES['f16'].least_db:g} dB and {ALLOWANCES['f16'].most_dn:g} DN of FP32 torch",
+        "version": trt.__version__,
+        "card": torch.cuda.get_device_name(),
+        "compute_capability": "".join(map(str, torch.cuda.get_device_capability())),
+        "plan_bytes": size,
+        "islands": islands,
+        "scenes": scenes,
+        "planes": f"{height}x{width}",
+        "ms_per_pass": _milliseconds(lambda: engine.on_card(image, gain)),
+    }
+
+
+class TorchMemoryEngine:
+    """A plan on memory that torch allocates: `export/tensorrt_runtime.py` for a machine without CuPy."""
+
+    def __init__(self, trt: Any, plan: bytes) -> None:
+        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan)
+        if self._engine is None:
+            raise RuntimeError("the plan was built but is not taken by the runtime on this card")
+        self._context = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+
+    def __call__(self, *arrays: Any) -> Any:
+        import torch
+
+        return self.on_card(*(torch.from_numpy(array).cuda() for array in arrays)).cpu().numpy()
+
+    def on_card(self, *tensors: Any) -> Any:
+        """Tensors of the card in and out, on torch's current stream."""
+        import torch
+
+        held = [tensor.contiguous() for tensor in tensors]
+        for name, tensor in zip(self._inputs, held, strict=False):
+            if not self._context.set_input_shape(name, tuple(tensor.shape)):
+                raise RuntimeError(f"{name} is {tuple(tensor.shape)}; the profile does not take it")
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        clean = torch.empty(tuple(self._context.get_tensor_shape("CLEAN")), device="cuda")
+        self._context.set_tensor_address("CLEAN", clean.data_ptr())
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise RuntimeError("the engine failed on the card")
+        torch.cuda.current_stream().synchronize()
+        return clean
+
+
+def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
+    """The same graph in torch: real FP16 arithmetic of a card, and a speed that an engine must beat."""
+    import torch
+
+    from exposure.export.gate import pass_gate
+    from exposure.export.precision import Traced, choose_islands
+    from exposure.export.scene import low_light_crops, simulated_scenes
+    from exposure.networks import load_checkpoint
+
+    network = load_checkpoint(checkpoint)
+    cell = 2 * network.multiple
+    height, width = (-(-side // cell) * network.multiple for side in (frame[1], frame[0]))
+    islands = choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], height * width)
+    half = Traced(network, half=True, islands=islands).cuda().to(memory_format=torch.channels_last)
+
+    def run(*arrays: Any) -> Any:
+        with torch.no_grad():
+            return half(*(torch.from_numpy(array).cuda() for array in arrays)).cpu().numpy()
+
+    scenes = pass_gate(network, run, "f16", simulated_scenes((frame[1], frame[0])), "torch with an FP16 body")
+    image = torch.rand(1, 4, height, width, device="cuda").to(memory_format=torch.channels_last)
+    gain = torch.tensor([0.01], device="cuda")
+    with torch.no_grad():
+        milliseconds = _milliseconds(lambda: half(image, gain, image))
+    why = "the FP16 graph passes the gate in the card's own arithmetic"
+    return {"outcome": PASSED, "why": why, "islands": islands, "scenes": scenes, "ms_per_pass": milliseconds}
+
+
+def _milliseconds(work: Callable[[], Any]) -> dict[str, float]:
+    """Median and extremes of ROUNDS passes, by CUDA events, after a warm-up."""
+    import torch
+
+    for _ in range(3):
+        work()
+    times = []
+    for _ in range(ROUNDS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return {
+        "median": round(statistics.median(times), 3),
+        "least": round(min(times), 3),
+        "most": round(max(times), 3),
+    }
+
+
+def _missing(modules: tuple[str, ...]) -> str:
+    """What a check lacks, as the end of a sentence; "" where it lacks nothing."""
+    absent = [name for name in modules if not _importable(name)]
+    if absent:
+        return f"{', '.join(absent)} cannot be imported"
+    import torch
+
+    return "" if torch.cuda.is_available() else "torch finds no NVIDIA card here"
+
+
+def _importable(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except Exception:  # whatever is wrong with it, it cannot be used
+        return False
+    return True
+
+
+def _guarded(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return check()
+    except Exception as error:  # one check that breaks must not hide the others
+        return {"outcome": FAILED, "why": f"{type(error).__name__}: {error}"}
+
+
+def _told(why: str) -> dict[str, Any]:
+    return {"outcome": NOT_CHECKED, "why": why}
+
+
+def _from_the_tree() -> None:
+    """Make `exposure.export` importable where the project is not installed, as its package mapping would."""
+    if _importable("exposure.export"):
+        return
+    sys.path.insert(0, str(PROJECT))
+    import exposure
+
+    exposure.__path__.append(str(PROJECT))
+
+
+_from_the_tree()
+
+
+def main() -> int:
+    """Print what was found; 1 when a check failed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--frame", default="4240x2832", help="width x height of the mosaic")
+    parser.add_argument("--checkpoint", type=Path, default=PROJECT / "checkpoints" / "unet.safetensors")
+    parser.add_argument("--out", type=Path, metavar="FILE.json")
+    options = parser.parse_args()
+    width, height = (int(side) for side in options.frame.split("x"))
+    outcomes = check_engines(options.checkpoint, (width, height))
+    for name, found in outcomes.items():
+        print(f"{found['outcome']:>12}  {name}: {found['why']} {found.get('ms_per_pass', '')}")
+    if options.out:
+        options.out.write_text(json.dumps(outcomes, indent=2) + "\n")
+    return 1 if any(found["outcome"] == FAILED for found in outcomes.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

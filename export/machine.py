@@ -1,0 +1,91 @@
+"""What an engine was built for and what this machine is: card, driver, library; and the sentence when they differ."""
+
+import ctypes
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+LIBRARIES = {
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings",),
+}
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The first NVIDIA card as its driver describes it, all empty where there is none.
+
+    compute_capability: "86" for 8.6. cuda: the newest CUDA that the driver runs. driver: its own version.
+    """
+
+    card: str = ""
+    compute_capability: str = ""
+    cuda: str = ""
+    driver: str = ""
+
+
+def this_machine() -> Machine:
+    """Ask the driver, without any CUDA library and without making a context."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return Machine()
+    count, number, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return Machine()
+    cuda.cuDeviceGetName(name, len(name), 0)
+    capability = ""
+    for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
+        cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, 0)
+        capability += str(number.value)
+    cuda.cuDriverGetVersion(ctypes.byref(number))
+    newest = f"{number.value // 1000}.{number.value % 1000 // 10}"
+    return Machine(name.value.decode(), capability, newest, _driver())
+
+
+def _driver() -> str:
+    text = ctypes.create_string_buffer(80)
+    with suppress(OSError):
+        management = ctypes.CDLL("libnvidia-ml.so.1")
+        if management.nvmlInit_v2() == 0 and management.nvmlSystemGetDriverVersion(text, len(text)) == 0:
+            return text.value.decode()
+    return ""
+
+
+def library_version(target: str) -> str:
+    """Version of the library that builds and runs engines of a target; "" where it is not installed."""
+    for package in LIBRARIES.get(target, ()):
+        with suppress(PackageNotFoundError):
+            return version(package)
+    return ""
+
+
+def mismatch(built_for: dict[str, str], machine: Machine, library: str) -> str | None:
+    """Why an engine cannot be trusted here, naming both sides; None where it can.
+
+    built_for: `Manifest.runs_on`. library: version of the installed one. A plan runs on the version and the kind of
+    card that it was built for, unless it was built to be portable; then, on newer ones too.
+    """
+    name, wanted = built_for["library"], built_for["library_version"]
+    portable = built_for.get("portable") == "yes"
+    if library != wanted and not (portable and _parts(library) > _parts(wanted)):
+        return f"was built by {name} {wanted}, and this machine has {f'{name} {library}' if library else f'no {name}'}"
+    cards = built_for.get("compute_capability", "").split()
+    if not cards:
+        return None
+    card = built_for.get("card") or "cards"
+    wanted = f"{card} of compute capability {', '.join(cards)}"
+    if not machine.card:
+        return f"was built for {wanted}, and this machine has no NVIDIA card"
+    newer = portable and name == "tensorrt" and int(machine.compute_capability) >= min(map(int, cards))
+    if machine.compute_capability not in cards and not newer:
+        return f"was built for {wanted}, and this machine has {machine.card} of {machine.compute_capability}"
+    if built_for.get("card") and built_for["card"] != machine.card and not portable:
+        return f"was built for {card}, and this machine has {machine.card}"
+    return None
+
+
+def _parts(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdigit())

@@ -1,0 +1,189 @@
+"""What is done for each target, stage by stage: graph, engine, accuracy gate."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeVar
+
+from exposure.networks import Network
+from exposure.sensor import SMALLEST_SIDE
+
+from .gate import pass_gate
+from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
+from .machine import LIBRARIES, library_version, this_machine
+from .precision import GraphError, Run, choose_islands, half_runner
+from .scene import low_light_crops, real_scenes, simulated_scenes
+from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
+
+T = TypeVar("T")
+GRAPH = "model.onnx"
+USUAL_FRAME = (4240, 2832)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """frames: mosaic sizes, (width, height), to make ready for; the first is tuned for, the largest bounds.
+
+    tile: side of the tiles that a caller cuts whole frames into, in mosaic pixels; then no more is taken at once.
+    compute_capability: card of a tensorrt-rtx plan. level, portable: see PlanOptions.
+    """
+
+    frames: tuple[tuple[int, int], ...] = (USUAL_FRAME,)
+    tile: int | None = None
+    compute_capability: int | None = None
+    level: int | None = None
+    portable: bool = False
+
+    def profile(self, multiple: int) -> dict[str, tuple[int, int]]:
+        """Plane sides, (height, width), that an engine takes: the smallest, the usual and the largest."""
+        planes = self.planes(multiple)
+        smallest = _plane_side(SMALLEST_SIDE, multiple)
+        largest = (max(size[0] for size in planes), max(size[1] for size in planes))
+        return {"smallest": (smallest, smallest), "usual": planes[0], "largest": largest}
+
+    def planes(self, multiple: int) -> list[tuple[int, int]]:
+        """Plane sides, (height, width), of each frame, or of the tile."""
+        sizes = [(self.tile, self.tile)] if self.tile else [(height, width) for width, height in self.frames]
+        return [(_plane_side(height, multiple), _plane_side(width, multiple)) for height, width in sizes]
+
+    def gated_frame(self) -> tuple[int, int]:
+        """Height and width of the largest mosaic that the engine takes at once."""
+        if self.tile:
+            return self.tile, self.tile
+        return max(((height, width) for width, height in self.frames), key=lambda size: size[0] * size[1])
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a recipe leaves to be written into the manifest."""
+
+    precision: str
+    runs_on: dict[str, str]
+    accuracy: dict[str, Any]
+    islands: list[str] = field(default_factory=list)
+
+
+def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
+    """The FP32 graph alone."""
+    del settings  # its sides are free
+    return Built("f32", _runs_on("onnx"), {"graph_db": _traced(network, folder / GRAPH, checkpoint)})
+
+
+def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
+    """OpenVINO's own format; its body in BF16 where the processor is fast at it and the gate lets it pass."""
+    from .openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
+
+    with _scratch() as scratch:
+        graph_db = _traced(network, scratch / GRAPH, checkpoint)
+        stage("convert to OpenVINO", lambda: openvino_from_onnx(scratch / GRAPH, folder))
+    refused = ""
+    for precision in ("bf16", "f32") if bf16_is_fast() else ("f32",):
+        what = f"the {precision.upper()} engine"
+        try:
+            scenes = _gate(network, OpenVinoEngine(folder, precision), precision, settings, what)
+        except GraphError as error:
+            if precision == "f32":
+                raise
+            refused = str(error)
+            print(f"    {refused}: FP32 then")
+            continue
+        accuracy = {"graph_db": graph_db, "ran_on": "this processor", "scenes": scenes}
+        return Built(precision, _runs_on("openvino"), accuracy | ({"refused": refused} if refused else {}))
+    raise AssertionError("FP32 passes or raises")
+
+
+def plan_recipe(target: str, network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
+    """A plan from the strongly typed FP16 graph, run on the card where there is one that it runs on."""
+    profile = settings.profile(network.multiple)
+    machine = this_machine()
+    cards: tuple[int, ...] = ()
+    if target == "tensorrt-rtx":
+        here = _rtx_card(machine.compute_capability)
+        cards = RTX_CARDS if settings.portable else (settings.compute_capability or here,)
+    darkest = list(low_light_crops(network.photon_unit))[-1:]
+    pixels = profile["largest"][0] * profile["largest"][1]
+    islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
+    print(f"    {', '.join(islands) or 'none but the tail'}")
+    with _scratch() as scratch:
+        graph = scratch / GRAPH
+        graph_db = _traced(network, graph, checkpoint, half=True, islands=islands)
+        options = PlanOptions(**profile, compute_capabilities=cards, level=settings.level, portable=settings.portable)
+        what = f"{target} for SM {', '.join(map(str, cards))}" if cards else target
+        stage(f"build {what}", lambda: plan_from_onnx(graph, folder / PLAN, target, options, machine.card))
+    runner, ran_on = _plan_runner(target, network, folder, islands, cards)
+    scenes = _gate(network, runner, "f16", settings, f"the FP16 engine ({ran_on})")
+    runs_on = _runs_on(target) | {
+        "compute_capability": " ".join(map(str, cards)) or machine.compute_capability,
+        "card": "" if cards else machine.card,
+        "portable": "yes" if settings.portable else "no",
+        "cuda": machine.cuda,
+        "driver": machine.driver,
+    }
+    return Built("f16", runs_on, {"graph_db": graph_db, "ran_on": ran_on, "scenes": scenes}, islands)
+
+
+def _plan_runner(
+    target: str, network: Network, folder: Path, islands: list[str], cards: tuple[int, ...]
+) -> tuple[Run, str]:
+    """The plan itself on a card that it was built for, else its arithmetic as FP32 torch imitates it."""
+    from .tensorrt_runtime import PlanEngine, cupy_is_installed
+
+    machine = this_machine()
+    if machine.card and cupy_is_installed() and (not cards or int(machine.compute_capability) in cards):
+        return PlanEngine(folder / PLAN, target), machine.card
+    why = "no CuPy" if machine.card and not cupy_is_installed() else "no such card here"
+    print(f"    {why}: the graph's FP16 arithmetic is imitated in torch, and the plan itself has not run")
+    return half_runner(network, islands), f"imitated in torch: {why}"
+
+
+def _traced(network: Network, graph: Path, checkpoint: str, **how: Any) -> float:
+    stage("trace the network to ONNX", lambda: onnx_from_network(network, graph, checkpoint=checkpoint, **how))
+    least = HALF_AGREEMENT_DB if how.get("half") else FP32_AGREEMENT_DB
+    reached = stage(
+        "hold the graph against torch", lambda: agreement(network, onnx_runner(graph), least, "the ONNX graph")
+    )
+    print(f"    it agrees with FP32 torch to {reached:.1f} dB")
+    return round(reached, 1)
+
+
+def _gate(network: Network, run: Run, precision: str, settings: Settings, what: str) -> list[dict[str, Any]]:
+    print(f"  hold {what} against FP32 torch, pass by pass ...")
+    started = time.perf_counter()
+    scenes = chain(real_scenes(), simulated_scenes(settings.gated_frame()))
+    records = pass_gate(network, run, precision, scenes, what)
+    print(f"    passed in {time.perf_counter() - started:.1f} s")
+    return records
+
+
+def _runs_on(target: str) -> dict[str, str]:
+    library = LIBRARIES.get(target, ("",))[0]
+    return {"library": library, "library_version": library_version(target)}
+
+
+def _rtx_card(here: str) -> int:
+    """The machine's own card where TensorRT for RTX builds for it, else an RTX A5000."""
+    return int(here) if here and int(here) in RTX_CARDS else 86
+
+
+def _plane_side(side: int, multiple: int) -> int:
+    cell = 2 * multiple
+    return (side + cell - 1) // cell * multiple
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def stage(what: str, work: Callable[[], T]) -> T:
+    """Say what is being done, and how long it took."""
+    print(f"  {what} ...", end="", flush=True)
+    started = time.perf_counter()
+    result = work()
+    print(f" {time.perf_counter() - started:.1f} s")
+    return result

@@ -1,0 +1,106 @@
+"""Run a plan on a card: TensorRT and TensorRT for RTX through one code path, on memory of the card.
+
+Written against the documented API of both; it has not been run on a card yet.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cache import cache_folder
+from .machine import this_machine
+from .manifest import EngineError, trusted_manifest
+from .tensorrt_engine import PLAN, load_tensorrt
+
+
+def cupy_is_installed() -> bool:
+    """CuPy allocates and copies on the card."""
+    return find_spec("cupy") is not None
+
+
+class PlanEngine:
+    """clean = engine(image, photon_gain[, original]): FP32 arrays, in CUDA memory (CuPy) or in the host's.
+
+    TensorRT for RTX compiles kernels when a shape first comes, keeps them in a cache that the next start finds, and
+    captures a CUDA graph of each shape by itself. Raises EngineError where there is no card or the plan is refused.
+    """
+
+    def __init__(self, plan: Path, target: str) -> None:
+        if not this_machine().card:  # deserialising without one may end the process
+            raise EngineError(f"{plan} needs an NVIDIA card, and this machine has none")
+        if not cupy_is_installed():
+            raise EngineError("CuPy is not installed, and plans run on its memory: pip install 'exposure[rtx]'")
+        import cupy
+
+        self._cupy, self._trt = cupy, load_tensorrt(target)
+        self._logger = self._trt.Logger(self._trt.Logger.ERROR)
+        self._runtime = self._trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
+        if self._engine is None:
+            raise EngineError(f"{target} does not take {plan}; rebuild with: python export/build_engine.py")
+        self._cache = _kernel_cache(plan, target)
+        self._context = self._make_context()
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._inputs = [name for name in self._names() if self._mode(name) == self._trt.TensorIOMode.INPUT]
+
+    @classmethod
+    def installed(cls, folder: Path, target: str) -> "PlanEngine":
+        """The engine that `build_engine.py` installed, held against its manifest and this machine."""
+        trusted_manifest(folder, target)
+        return cls(folder / PLAN, target)
+
+    def __call__(self, *arrays: Any) -> NDArray[np.float32]:
+        """Arrays of the host in and out."""
+        return self._cupy.asnumpy(self.on_card(*(self._cupy.asarray(array) for array in arrays)))
+
+    def on_card(self, *arrays: Any) -> Any:
+        """Arrays of the card in and out; the result is complete when this returns."""
+        cupy, context = self._cupy, self._context
+        if len(arrays) < len(self._inputs):
+            raise EngineError(f"the engine wants {', '.join(self._inputs)}; {len(arrays)} arrays came")
+        cupy.cuda.get_current_stream().synchronize()  # the inputs were written there
+        with self._stream:
+            held = [cupy.ascontiguousarray(array, dtype=cupy.float32) for array in arrays]
+            for name, array in zip(self._inputs, held, strict=False):
+                if not context.set_input_shape(name, array.shape):
+                    raise EngineError(f"{name} is {tuple(array.shape)}; the engine's profile does not take it")
+                context.set_tensor_address(name, array.data.ptr)
+            clean = cupy.empty(tuple(context.get_tensor_shape("CLEAN")), cupy.float32)
+            context.set_tensor_address("CLEAN", clean.data.ptr)
+            if not context.execute_async_v3(self._stream.ptr):
+                raise EngineError("the engine failed on the card")
+        self._stream.synchronize()
+        return clean
+
+    def keep_kernels(self) -> None:
+        """Write what was compiled for this card, so that the next start need not (TensorRT for RTX)."""
+        if self._cache is not None and hasattr(self, "_kernels"):
+            part = self._cache.with_suffix(".part")
+            part.write_bytes(self._kernels.serialize())
+            part.replace(self._cache)
+
+    def _make_context(self) -> Any:
+        if not hasattr(self._engine, "create_runtime_config") or not hasattr(self._trt, "CudaGraphStrategy"):
+            return self._engine.create_execution_context()
+        config = self._engine.create_runtime_config()
+        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        self._kernels = config.create_runtime_cache()
+        if self._cache is not None and self._cache.exists():
+            self._kernels.deserialize(self._cache.read_bytes())
+        config.set_runtime_cache(self._kernels)
+        return self._engine.create_execution_context(config)
+
+    def _names(self) -> list[str]:
+        return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+
+    def _mode(self, name: str) -> Any:
+        return self._engine.get_tensor_mode(name)
+
+
+def _kernel_cache(plan: Path, target: str) -> Path | None:
+    folder = cache_folder("kernels")
+    card = this_machine().card.replace(" ", "_").replace("/", "_")
+    return None if folder is None else folder / f"{target}_{card}_{plan.stat().st_size}_{plan.stat().st_mtime_ns}.cache"

@@ -1,0 +1,81 @@
+"""The files of deploy/ hold together: what can be said of them without a container runtime and without a card."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from exposure.assets import MODEL_REPOSITORY
+from exposure.export.ensembles import install_configs
+from exposure.export.recipes import Settings
+
+USUAL_PLANES = (1424, 2128)  # of a 12 MP frame, padded
+DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
+COMPOSE = (PROJECT / "deploy" / "compose.yaml").read_text()
+
+
+def test_both_images_are_of_one_release() -> None:
+    images = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    assert images == ["nvcr.io/nvidia/tensorrt:${RELEASE}-py3", "nvcr.io/nvidia/tritonserver:${RELEASE}-py3"]
+    release = re.search(r"ARG RELEASE=(\S+)", DOCKERFILE)
+    assert release
+    assert release[1] in (PROJECT / "deploy" / "README.md").read_text()
+
+
+def test_what_is_copied_is_there_and_suffices() -> None:
+    copied = [word for line in re.findall(r"^COPY ([^-].*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()]
+    for name in copied:
+        assert (PROJECT / name).exists(), name
+    packages = re.findall(r'^"exposure(?:/\w+)?" = "(\w+)"', (PROJECT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert set(packages) <= set(copied)
+
+
+def test_the_composition() -> None:
+    yaml = pytest.importorskip("yaml")
+    services = yaml.safe_load(COMPOSE)["services"]
+    assert [service["build"]["target"] for service in services.values()] == ["build", "server"]
+    stages = re.findall(r"^FROM \S+ AS (\w+)", DOCKERFILE, re.MULTILINE)
+    assert stages == ["build", "server"]
+    assert services["server"]["depends_on"]["engine"]["condition"] == "service_completed_successfully"
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in services["server"]["command"] if "=" in flag)
+    pool = int(flags["cuda-memory-pool-byte-size"].split(":")[1])
+    image = 4 * 4 * USUAL_PLANES[0] * USUAL_PLANES[1]  # FP32 planes
+    assert pool > 2 * (5 * image + 2 * 4240 * 2832)
+    assert flags["rate-limit-resource"] == "card:1"
+    assert "4240x2832" in services["engine"]["command"]
+
+
+@pytest.mark.parametrize("concat_origin", [False, True])
+def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bool) -> None:
+    planes = Settings(frames=((4240, 2832), (2832, 4240), (6000, 4000))).planes(16)
+    install_configs(tmp_path, concat_origin, planes)
+    config = text_format.Parse((tmp_path / "denoiser/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
+    names = {tensor.name for tensor in config.input}
+    graphs, warm_ups = config.optimization.cuda.graph_spec, config.model_warmup
+    assert len(graphs) == len(warm_ups) == len(planes)
+    for (height, width), graph, warm_up in zip(planes, graphs, warm_ups, strict=True):
+        assert set(graph.input) == set(warm_up.inputs) == names
+        assert list(graph.input["IMAGE"].dim) == list(warm_up.inputs["IMAGE"].dims) == [1, 4, height, width]
+    assert config.instance_group[0].rate_limiter.resources[0].name == "card"
+    before = (tmp_path / "denoiser/config.pbtxt").read_text()
+    install_configs(tmp_path, concat_origin)  # as an engine for another target does
+    assert (tmp_path / "denoiser/config.pbtxt").read_text() == before
+    install_configs(tmp_path, False, [USUAL_PLANES])
+    checked_in = (MODEL_REPOSITORY / "denoiser/config.pbtxt").read_text()
+    assert (tmp_path / "denoiser/config.pbtxt").read_text() == checked_in
+
+
+def test_the_check_on_a_card_says_what_it_lacks() -> None:
+    """Without a card nothing is called passed, and nothing fails."""
+    if Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine has a card: run the script itself")
+    script = [sys.executable, PROJECT / "benchmarks" / "gpu_engine.py"]
+    result = subprocess.run(script, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 3
+    assert all("not checked" in line and "torch finds no NVIDIA card here" in line for line in lines)

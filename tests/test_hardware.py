@@ -1,0 +1,98 @@
+"""Which configuration is served, and what is said of it; the configurations as Triton's own protobuf reads them."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT
+from google.protobuf import text_format
+from test_manifest import plan_for
+from tritonclient.grpc import model_config_pb2
+
+from exposure.assets import MODEL_REPOSITORY
+from exposure.client import hardware
+from exposure.client.server import ServerOptions, running_server
+from exposure.client.triton import ServerError
+from exposure.export.ensembles import install_configs
+
+FOR_RTX = {"library": "tensorrt-rtx-cu13-bindings", "library_version": "1.7.1.116", "compute_capability": "86"}
+
+
+@pytest.mark.parametrize(
+    ("installed", "card", "modules", "choice", "said"),
+    [
+        ("openvino", "", True, "cpu", "no NVIDIA card is here"),
+        ("openvino tensorrt-rtx", "", True, "cpu", "no NVIDIA card is here"),
+        ("openvino tensorrt-rtx", "RTX A5000", True, "rtx", "RTX A5000 is here, and an engine of TensorRT for RTX"),
+        ("openvino tensorrt-rtx", "RTX A5000", False, "cpu", "is here, but .* not installed"),
+        ("openvino", "RTX A5000", True, "cpu", r"RTX A5000 is here, but no engine for it \(build one with: .*rtx\)"),
+        ("openvino tensorrt", "H100", True, "cpu", "served by NVIDIA's container alone"),
+        ("tensorrt-rtx", "RTX A5000", False, None, "not installed, which the engine needs"),
+        ("tensorrt-rtx", "", True, None, "needs an NVIDIA card, and none is here; build one with: .* openvino"),
+        ("tensorrt", "H100", True, None, "is served by NVIDIA's container: deploy/README.md"),
+        ("", "", True, None, "no engine in"),
+    ],
+)
+def test_what_is_served_and_why(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: str,
+    card: str,
+    modules: bool,
+    choice: str | None,
+    said: str,
+) -> None:
+    for target in installed.split():
+        plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
+    monkeypatch.setattr(hardware, "CARDS", tmp_path / "gpus")
+    monkeypatch.setattr(hardware, "find_spec", lambda _: object() if modules else None)
+    monkeypatch.setattr(hardware, "built", lambda name: Path(name))
+    if card:
+        (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
+        (tmp_path / "gpus" / "0000:01:00.0" / "information").write_text(f"Model: \t\t {card}\nIRQ: 1\n")
+    if choice is None:
+        with pytest.raises(ServerError, match=said):
+            hardware.choose_config(tmp_path)
+    else:
+        chosen = hardware.choose_config(tmp_path)
+        assert chosen.config_name == choice
+        assert re.search(said, chosen.why)
+
+
+def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Path:
+        raise OSError(f"{name} is not built")
+
+    for target in ("openvino", "tensorrt-rtx"):
+        plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
+    monkeypatch.setattr(hardware, "card_here", lambda: "RTX A5000")
+    monkeypatch.setattr(hardware, "find_spec", lambda _: object())
+    monkeypatch.setattr(hardware, "built", missing)
+    chosen = hardware.choose_config(tmp_path)
+    assert chosen.config_name == "cpu"
+    assert "RTX A5000 is here, but the CUDA kernels (which pip builds where nvcc is) not installed" in chosen.why
+
+
+def test_the_rtx_denoiser_refuses_to_start_without_its_card(tmp_path: Path) -> None:
+    """The real server, its Python backend and model.py; the sentence comes from the driver's absence."""
+    if hardware.card_here():
+        pytest.skip("this machine has a card")
+    install_configs(tmp_path, concat_origin=False)
+    plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)
+    shutil.rmtree(tmp_path / "pack")  # it would refuse too, and first
+    config = tmp_path / "denoiser" / "configs" / "rtx.pbtxt"
+    options = ServerOptions(tmp_path, "rtx", grpc_port=0, http_port=0, metrics_port=0)
+    with pytest.raises(ServerError, match="KIND_GPU but no GPUs are available"), running_server(options):
+        pass
+    config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))  # so that Triton lets model.py speak
+    sentence = "was built for cards of compute capability 86, and this machine has no NVIDIA card"
+    with pytest.raises(ServerError, match=sentence), running_server(options):
+        pass
+
+
+@pytest.mark.parametrize("config", sorted(MODEL_REPOSITORY.rglob("*.pbtxt")), ids=lambda path: path.parent.name)
+def test_configurations_are_what_triton_reads(config: Path) -> None:
+    parsed = text_format.Parse(config.read_text(), model_config_pb2.ModelConfig())
+    assert parsed.name == config.relative_to(MODEL_REPOSITORY).parts[0]
+    assert PROJECT in config.parents
