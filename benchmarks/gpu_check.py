@@ -57,6 +57,7 @@ def checks() -> dict[str, Check]:
         "torch tensors": _from("gpu_torch", "tensors_check"),
         "denoise": _from("gpu_torch", "denoise_check"),
         "Triton with GPU instances": _from("gpu_server", "server_check"),
+        "engines": engines_check,
     }
 
 
@@ -173,6 +174,21 @@ def sanitizer_check() -> dict[str, Any]:
     return tools
 
 
+def engines_check() -> dict[str, Any]:
+    """Engines of the shipped checkpoint, built on the card, held against FP32 torch and timed."""
+    if not _built():
+        raise NotCheckedError("the CUDA kernels are not built")
+    from gpu_engine import check_engines
+
+    from exposure.assets import CHECKPOINT
+
+    engines = check_engines(CHECKPOINT, (4240, 2832))
+    outcomes = {result["outcome"] for result in engines.values()}
+    if outcomes == {"not checked"}:
+        raise NotCheckedError("; ".join(f"{name}: {result['why']}" for name, result in engines.items()))
+    return {"outcome": "failed" if "failed" in outcomes else "passed", "engines": engines}
+
+
 def _from(module: str, name: str) -> Check:
     """A check of another file, which is imported when the kernels are there."""
 
@@ -217,7 +233,7 @@ def _package_in_build() -> Path:
     kernels = package / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
     links = {package / source.name: source for source in (PROJECT / "exposure").iterdir()}
-    links |= {package / name: PROJECT / name for name in ("client", "export")}
+    links |= {package / name: PROJECT / name for name in ("client", "export", "training")}
     links |= {kernels / source.name: source for source in (PROJECT / "kernels").glob("*.py")}
     for link, source in links.items():
         if not link.is_symlink() and source.name != "__pycache__":
