@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -21,9 +22,11 @@ from exposure.assets import MODEL_REPOSITORY
 from exposure.kernels.library import BACKEND, built
 
 from .hardware import ENGINES
+from .shared_memory import remove_abandoned_regions
 from .triton import Client, ServerError, ServerGoneError
 
 START_TIMEOUT_S = 120.0
+BIRTH_S = 1.0  # between a folder's making and its lock
 STOP_TIMEOUT_S = 15.0
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
@@ -78,8 +81,7 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
     _check_engine(options)
     options = _with_ports(options)
     remove_leftovers()
-    with tempfile.TemporaryDirectory(prefix=f"exposure_server_{os.getpid()}_") as folder:
-        run = Path(folder)
+    with held_folder("server") as run:
         with (run / "log").open("wb") as log:
             process = subprocess.Popen(  # its own session: Ctrl-C reaches us, and we stop it in order
                 _command(options, _backends(run)),
@@ -96,17 +98,34 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
             _stop(process)
 
 
+@contextlib.contextmanager
+def held_folder(name: str) -> Iterator[Path]:
+    """A folder for temporary files, removed at the end; where its owner was killed, by the next start of a server.
+
+    Its lock tells that the owner lives, also to those who cannot see the process, as in another container.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"exposure_{name}_{os.getpid()}_") as folder:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield Path(folder)
+        finally:
+            os.close(handle)
+
+
 def remove_leftovers() -> None:
-    """Remove run folders and shared memory of servers and clients that were killed before they could."""
-    for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
-        for leftover in place.glob("exposure_*"):
-            owner = re.match(r"exposure_(?:server|client)_(\d+)_", leftover.name)
-            if not owner or Path("/proc", owner[1]).exists():
+    """Remove the folders and shared memory of servers and clients that were killed before they could."""
+    remove_abandoned_regions()
+    for folder in Path(tempfile.gettempdir()).glob("exposure_*_*"):
+        with contextlib.suppress(OSError):  # another user's, or another start is removing it too
+            if time.time() - folder.stat().st_mtime < BIRTH_S:
                 continue
-            with contextlib.suppress(OSError):  # another start may be removing it too
-                if leftover.stat().st_uid == os.getuid():
-                    shutil.rmtree(leftover, ignore_errors=True)
-                    leftover.unlink(missing_ok=True)
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def _check_engine(options: ServerOptions) -> None:
