@@ -80,7 +80,8 @@ def test_the_rtx_denoiser_refuses_to_start_without_its_card(tmp_path: Path) -> N
         pytest.skip("this machine has a card")
     install_configs(tmp_path, concat_origin=False)
     plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)
-    shutil.rmtree(tmp_path / "pack")  # it would refuse too, and first
+    for other in ("pack", "expose", "unpack"):  # they would refuse too, and first
+        shutil.rmtree(tmp_path / other)
     config = tmp_path / "denoiser" / "configs" / "rtx.pbtxt"
     options = ServerOptions(tmp_path, "rtx", grpc_port=0, http_port=0, metrics_port=0)
     with pytest.raises(ServerError, match="KIND_GPU but no GPUs are available"), running_server(options):
