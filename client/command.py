@@ -1,4 +1,4 @@
-"""The `exposure` command: denoise, serve, sample, demo; train and evaluate lie in training/."""
+"""The `exposure` command: denoise, ui, serve, sample, demo; train and evaluate lie in training/."""
 
 import argparse
 import contextlib
@@ -20,7 +20,7 @@ from .triton import ServerError
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 on success, 1 with a sentence on standard error otherwise, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    extra = "train" if arguments[:1] in (["train"], ["evaluate"]) else "demo"
+    extra = {"train": "train", "evaluate": "train", "ui": "ui"}.get("".join(arguments[:1]), "demo")
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
         signal.signal(ending, signal.default_int_handler)
     try:
@@ -34,6 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Show a page on which RAW files are dropped, until Ctrl-C or SIGTERM."""
+    from . import page  # the toolkit takes seconds to load
+
+    with denoise_command.client_for(options) as client:
+        page.show(client, options.host, options.port)
+    return 0
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -74,6 +83,12 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     denoise_command.add_parser(commands)
+
+    this = commands.add_parser("ui", help="drop RAW files on a page in the browser", description=ui.__doc__)
+    this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    this.add_argument("--port", type=int, default=7860, help="default: 7860")
+    denoise_command.add_server_flags(this)
+    this.set_defaults(run=ui)
 
     this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
     this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")

@@ -95,10 +95,10 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
 
 
 def remove_leftovers() -> None:
-    """Remove run folders and shared memory of servers and clients that were killed before they could."""
+    """Remove run folders and shared memory of servers, clients and pages that were killed before they could."""
     for place in (Path("/dev/shm"), Path(tempfile.gettempdir())):
         for leftover in place.glob("exposure_*"):
-            owner = re.match(r"exposure_(?:server|client)_(\d+)_", leftover.name)
+            owner = re.match(r"exposure_(?:server|client|ui)_(\d+)_", leftover.name)
             if not owner or Path("/proc", owner[1]).exists():
                 continue
             with contextlib.suppress(OSError):  # another start may be removing it too
