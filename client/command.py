@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from tqdm import tqdm
@@ -38,10 +40,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ui(options: argparse.Namespace) -> int:
     """Show a page on which RAW files are dropped, until Ctrl-C or SIGTERM."""
-    from . import page  # the toolkit takes seconds to load
+    with (
+        tempfile.TemporaryDirectory(prefix=f"exposure_ui_{os.getpid()}_") as folder,
+        denoise_command.client_for(options) as client,
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = folder  # Gradio reads it when it is loaded, which takes seconds
+        from . import page
 
-    with denoise_command.client_for(options) as client:
-        page.show(client, options.host, options.port)
+        page.show(client, Path(folder), options.host, options.port)
     return 0
 
 

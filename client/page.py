@@ -3,7 +3,6 @@
 What is done to a file is what `exposure denoise` does; here are only the widgets and the pictures.
 """
 
-import os
 import shutil
 import tempfile
 import threading
@@ -40,16 +39,15 @@ POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 UPLOADS_KEPT_S = 86_400  # what a page left open keeps of files that it no longer shows
 
 
-def show(client: Client, host: str, port: int) -> None:
-    """Serve the page until the process is told to end; then remove all that was uploaded and made."""
-    with tempfile.TemporaryDirectory(prefix=f"exposure_ui_{os.getpid()}_") as folder, readers(2) as children:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        blocks = _layout(Desk(client, children, Path(folder)))
+def show(client: Client, folder: Path, host: str, port: int) -> None:
+    """Serve the page until the process is told to end. folder: of temporary files, GRADIO_TEMP_DIR."""
+    with readers(2) as children:
+        blocks = _layout(Desk(client, children, folder))
         try:
             _, address, _ = blocks.launch(
                 server_name=host,
                 server_port=port,
-                allowed_paths=[folder],
+                allowed_paths=[str(folder)],
                 app_kwargs={"middleware": [Middleware(OwnSourcesOnly)]},
                 theme=gr.themes.Base(font="sans-serif", font_mono="monospace"),  # others are fetched from Google
                 prevent_thread_lock=True,
