@@ -206,7 +206,7 @@ def _described(file: RawFile) -> str:
     height, width = file.mosaic.shape
     known = (f"ISO {file.iso:g}" * (file.iso > 0), f"{file.exposure_s:.3g} s" * (file.exposure_s > 0))
     return ", ".join(
-        part for part in (file.path.name, f"{width}x{height}", f"{file.make} {file.model}", *known) if part
+        part for part in (file.path.name, f"{width}x{height}", f"{file.make} {file.model}".strip(), *known) if part
     )
 
 
