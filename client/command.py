@@ -1,7 +1,8 @@
-"""The `exposure` command: denoise, serve, sample, demo; train and evaluate lie in training/."""
+"""The `exposure` command: denoise, ui, serve, sample, demo; train and evaluate lie in training/."""
 
 import argparse
 import contextlib
+import os
 import signal
 import sys
 from pathlib import Path
@@ -14,14 +15,14 @@ from exposure.assets import MODEL_REPOSITORY
 from . import demo, denoise_command
 from .hardware import ENGINES, Choice, choose_config
 from .sample import make_sample
-from .server import ServerOptions, running_server
+from .server import ServerOptions, held_folder, running_server
 from .triton import ServerError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 on success, 1 with a sentence on standard error otherwise, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    extra = "train" if arguments[:1] in (["train"], ["evaluate"]) else "demo"
+    extra = {"train": "train", "evaluate": "train", "ui": "ui"}.get("".join(arguments[:1]), "demo")
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
         signal.signal(ending, signal.default_int_handler)
     try:
@@ -35,6 +36,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def ui(options: argparse.Namespace) -> int:
+    """Show a page on which RAW files are dropped, until Ctrl-C or SIGTERM."""
+    with (
+        held_folder("ui") as folder,
+        denoise_command.client_for(options) as client,
+    ):
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it when it is loaded, which takes seconds
+        from . import page
+
+        page.show(client, folder, options.host, options.port)
+    return 0
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -82,6 +96,12 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     denoise_command.add_parser(commands)
+
+    this = commands.add_parser("ui", help="drop RAW files on a page in the browser", description=ui.__doc__)
+    this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    this.add_argument("--port", type=int, default=7860, help="default: 7860")
+    denoise_command.add_server_flags(this)
+    this.set_defaults(run=ui)
 
     this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
     this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")

@@ -1,9 +1,6 @@
 """What `make demo` shows: one dark RAW file, denoised by the server, held against the truth."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +10,18 @@ from exposure.sensor import pack
 from . import output, rawfile
 from .recipe import Recipe
 from .sample import make_sample
+from .stopwatch import Stopwatch
 from .triton import Client
 
 PASSES = 3
-T = TypeVar("T")
 
 
 def run(client: Client, folder: Path) -> None:
     """Make a sample in `folder`, denoise it, write the pictures, print PSNR, SSIM and the time of each stage."""
-    seconds: dict[str, float] = {}
+    watch = Stopwatch()
     sample = make_sample(folder)
-    file = _timed(seconds, "read the RAW file", lambda: rawfile.read(sample.dark))
+    with watch.timed("read the RAW file"):
+        file = rawfile.read(sample.dark)
     recipe = Recipe(ratio=sample.ratio, passes=PASSES)
     choice = recipe.choose(file)
 
@@ -31,13 +29,13 @@ def run(client: Client, folder: Path) -> None:
         return client.denoise(file.mosaic, file.sensor, ratio=sample.ratio, gain=choice.gain, passes=PASSES)
 
     request()  # the engine compiles itself for a new frame size
-    before = client.stage_seconds()
-    result = _timed(seconds, f"request, {PASSES} passes", request)
-    for stage, spent in client.stage_seconds().items():
-        seconds[f"  of which {stage}"] = spent - before[stage]
+    with watch.request(f"request, {PASSES} passes", client):
+        result = request()
     dng, pair = folder / "sample_exposed.dng", folder / "before_after.png"
-    _timed(seconds, "write the DNG", lambda: output.write(dng, file, recipe.finish(file, result, choice)))
-    _timed(seconds, "develop and write the picture", lambda: output.write_preview(pair, file, result, sample.ratio))
+    with watch.timed("write the DNG"):
+        output.write(dng, file, recipe.finish(file, result, choice))
+    with watch.timed("develop and write the picture"):
+        output.write_preview(pair, file, result, sample.ratio)
 
     clean = pack(rawfile.read(sample.clean).mosaic, file.sensor)
     noisy = quality(pack(file.mosaic, file.sensor, sample.ratio), clean)
@@ -47,7 +45,7 @@ def run(client: Client, folder: Path) -> None:
     print("              PSNR     SSIM   (RAW space, against the noiseless long exposure)")
     print(f"  brightened  {noisy[0]:5.2f} dB {noisy[1]:.3f}")
     print(f"  denoised    {denoised[0]:5.2f} dB {denoised[1]:.3f}")
-    for what, spent in seconds.items():
+    for what, spent in watch.seconds.items():
         print(f"  {what:30} {1000 * spent:8.1f} ms")
     print(f"RAW file:       {dng}\nbefore | after: {pair}")
 
@@ -58,10 +56,3 @@ def quality(image: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[flo
 
     psnr = float(peak_signal_noise_ratio(clean, image, data_range=1.0))
     return psnr, float(structural_similarity(clean, image, data_range=1.0, channel_axis=0))
-
-
-def _timed(seconds: dict[str, float], what: str, work: Callable[[], T]) -> T:
-    started = time.perf_counter()
-    result = work()
-    seconds[what] = time.perf_counter() - started
-    return result

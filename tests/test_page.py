@@ -1,0 +1,230 @@
+"""`exposure ui` as people meet it: the real command, the real server, a real Chromium."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from exposure.client import command
+from exposure.client.rawfile import read
+from exposure.client.sample import make_sample
+
+# What Python reaches for by itself, beside what the browser does: each address that is connected to, or looked up.
+LISTENER = """
+import os, sys
+def told(event, values):
+    host = None
+    if event == "socket.connect" and isinstance(values[1], tuple):  # others are files
+        host = values[1][0]
+    if event == "socket.getaddrinfo":
+        host = values[0]
+    if host is not None:
+        with open(os.environ["REACHED"], "a") as log:
+            log.write(f"{host}\\n")
+sys.addaudithook(told)
+"""
+HERE = {"127.0.0.1", "localhost", "::1"}
+PATIENCE_S = 30
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromium") is None or shutil.which("chromedriver") is None,
+    reason="chromium and chromium-driver are not here: the page is not tried",
+)
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_sample(tmp_path_factory.mktemp("sample")).dark
+
+
+@dataclass
+class Page:
+    """A running `exposure ui`. folder: its TMPDIR; reached: the addresses that it has spoken to."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    folder: Path
+    reached: Path
+
+    def end(self) -> int:
+        """Its exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def page(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One for all tests; the last one ends it."""
+    around = tmp_path_factory.mktemp("around")
+    folder, reached = tmp_path_factory.mktemp("temporary"), around / "reached"
+    (around / "sitecustomize.py").write_text(LISTENER)
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = trial.getsockname()[1]
+    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(around), "REACHED": str(reached)}
+    arguments = [sys.executable, "-m", "exposure.client.command", "ui", "--server", address, "--port", str(port)]
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout
+            line = process.stdout.readline().decode()
+            assert line == f"the page is at http://127.0.0.1:{port}/; stop with Ctrl-C\n"
+            yield Page(f"http://127.0.0.1:{port}/", process, folder, reached)
+        finally:
+            process.kill()
+
+
+class Browser:
+    """Chromium without a screen, on the page."""
+
+    def __init__(self, driver: webdriver.Chrome, downloads: Path) -> None:
+        self.driver, self.downloads = driver, downloads
+
+    def until(self, what: Callable[[], Any]) -> Any:
+        """The first answer that is something."""
+        return WebDriverWait(self.driver, PATIENCE_S, 0.1).until(lambda _: what())
+
+    def all(self, selector: str) -> Any:
+        return self.driver.find_elements(By.CSS_SELECTOR, selector)
+
+    def one(self, selector: str) -> Any:
+        return self.until(lambda: self.all(selector))[0]
+
+    def drop(self, path: Path) -> str:
+        """Give it a file; what is told of it."""
+        for remove in self.all("#upload button[aria-label='Clear']"):
+            remove.click()
+            self.until(lambda: not self.told())
+        self.one("#upload input[type=file]").send_keys(str(path))
+        return str(self.until(self.told))
+
+    def enter(self, selector: str, number: str) -> None:
+        """Type into a field that is there to be seen."""
+        field = self.one(selector)
+        self.until(field.is_displayed)
+        field.clear()
+        field.send_keys(number)
+
+    def told(self) -> str:
+        return str(self.one("#told textarea").get_property("value"))
+
+    def script(self, body: str) -> Any:
+        return self.driver.execute_script(body)
+
+    def requests(self) -> list[str]:
+        """The addresses of all requests so far that went over a network."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        asked = [event["params"] for event in events if event["method"].startswith("Network.")]
+        found = [one["request"]["url"] for one in asked if "request" in one]
+        found += [one["url"] for one in asked if "url" in one]  # sockets
+        return [url for url in found if not url.startswith(("data:", "blob:"))]
+
+
+@pytest.fixture(scope="module")
+def browser(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(shutil.which("chromium"))
+    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "window-size=1100,600"):
+        options.add_argument(f"--{argument}")
+    downloads = tmp_path_factory.mktemp("downloads")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        driver.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(downloads)})
+        driver.get(page.url)
+        yield Browser(driver, downloads)
+    finally:
+        driver.quit()
+
+
+def test_what_is_refused_is_one_sentence(page: Page, browser: Browser, sample: Path, tmp_path: Path) -> None:
+    half, text = tmp_path / "half.dng", tmp_path / "notes--1.dng"
+    half.write_bytes(sample.read_bytes()[: sample.stat().st_size // 2])
+    text.write_text("<b>not a picture</b>")
+    assert browser.drop(half) == "half.dng: LibRaw cannot read it (Input/output error)"
+    refused = "notes--1.dng: it does not begin like a RAW file; LibRaw would guess its layout from its size"
+    assert browser.drop(text) == refused
+    browser.one("#expose").click()
+    time.sleep(0.5)
+    browser.until(lambda: browser.told() == refused)
+
+    browser.drop(sample)
+    browser.enter("#gain input", "-2")
+    browser.one("#expose").click()
+    browser.until(lambda: browser.told() == "sample.dng: gain is -2; it must be positive, in DN per electron")
+    assert not browser.all("#pair img")
+    assert not browser.all("#results a[download]")
+    assert page.process.poll() is None
+
+
+def test_a_file_is_exposed_on_the_page(
+    page: Page, browser: Browser, sample: Path, address: str, tmp_path: Path
+) -> None:
+    by_command = tmp_path / "by_command"
+    flags = ["--ratio", "50", "--passes", "1", "--strength", "1", "--format", "dng,tiff", "--out", str(by_command)]
+    assert command.main(["denoise", "--server", address, str(sample), *flags]) == 0
+
+    assert "(noise profile of the file)" in browser.drop(sample)
+    browser.one("#target input[value=ratio]").click()
+    browser.enter("#ratio input", "50")
+    browser.enter("#gain input", "0")
+    browser.one("#passes input[value='1']").click()
+    browser.one("#expose").click()
+    links = browser.until(lambda: browser.all("#results a[download]"))
+    assert "ratio 50 (as given), gain 3.01 DN/e- (noise profile of the file)" in browser.told()
+    _check_pictures(browser)
+    assert browser.until(lambda: browser.all("#histogram canvas, #histogram svg.marks"))
+    timings = browser.one("#timings").text
+    for stage in ("read the RAW file", "request, 1 passes", "of which denoiser", "write the DNG", "write the TIFF"):
+        assert stage in timings
+
+    for link in links:
+        browser.script("window.scrollTo(0, document.body.scrollHeight)")
+        link.click()
+    for name in ("sample_exposed.dng", "sample_exposed.tiff"):
+        browser.until((browser.downloads / name).is_file)
+        assert (browser.downloads / name).read_bytes() == (by_command / name).read_bytes()
+    result, wanted = read(browser.downloads / "sample_exposed.dng"), read(by_command / "sample_exposed.dng")
+    assert result.sensor == wanted.sensor
+    assert np.array_equal(result.mosaic, wanted.mosaic)
+
+    assert {url.split("/")[2] for url in browser.requests()} == {page.url.split("/")[2]}
+    assert page.end() == 130
+    assert list(page.folder.iterdir()) == []
+    assert set(page.reached.read_text().split()) <= HERE
+
+
+def _check_pictures(browser: Browser) -> None:
+    """Both are there and differ; the slider moves the border; a click shows each pixel as one of the screen."""
+    browser.until(lambda: browser.script("return document.querySelector('#pair .before').naturalWidth") == 512)
+    width = "document.querySelector('#pair .pair').clientWidth"
+    assert browser.script(f"return {width}") < 512
+    for split in (0, 25, 100):
+        browser.script(
+            "const slider = document.querySelector('#pair input');"
+            f"slider.value = {split}; slider.dispatchEvent(new Event('input', {{bubbles: true}}))"
+        )
+        for percent in (2, 23, 27, 98):
+            seen = browser.script(
+                "const box = document.querySelector('#pair .pair').getBoundingClientRect();"
+                f"const x = box.left + box.width * {percent} / 100;"
+                "return document.elementFromPoint(x, box.top + box.height / 2).className"
+            )
+            assert seen == ("before" if percent < split else "after")
+    browser.one("#pair .pair").click()
+    assert browser.script(f"return {width} * devicePixelRatio") == 512
+    before, after = (browser.one(f"#pair .{name}").get_attribute("src") for name in ("before", "after"))
+    assert before != after
