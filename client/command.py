@@ -1,145 +1,39 @@
-"""The `exposure` command: denoise, serve, sample, demo."""
+"""The `exposure` command: denoise, serve, sample, demo; train and evaluate lie in training/."""
 
 import argparse
 import contextlib
-import functools
-import os
 import signal
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 import exposure
 from exposure.assets import MODEL_REPOSITORY
-from exposure.noise import calibrated_camera, choose_gain
-from exposure.schedule import SERVED_PASSES
 
-from . import demo, output, rawfile
+from . import demo, denoise_command
 from .sample import make_sample
-from .server import ServerOptions, running_server, server_is_installed
-from .triton import Client, ServerError, ServerGoneError
-
-DEFAULT_SERVER = os.environ.get("EXPOSURE_SERVER", "localhost:8001")
+from .server import ServerOptions, running_server
+from .triton import ServerError
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand; 0 on success, 1 with a sentence on standard error otherwise, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    extra = "train" if arguments[:1] in (["train"], ["evaluate"]) else "demo"
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
         signal.signal(ending, signal.default_int_handler)
     try:
+        options = _parser(arguments).parse_args(arguments)
         return int(options.run(options))
     except (ServerError, ValueError, OSError) as error:
         _complain(str(error))
         return 1
     except ModuleNotFoundError as error:
-        _complain(f"{error.name} is not installed; the sample and the demo need it: pip install 'exposure[demo]'")
+        _complain(f"{error.name} is not installed; this command needs it: pip install 'exposure[{extra}]'")
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def denoise_files(options: argparse.Namespace) -> int:
-    """Denoise every file that can be; report and skip the others."""
-    if not options.ratio >= 1:
-        raise ValueError(f"--ratio is {options.ratio:g}; a target exposure is at least the file's own (1)")
-    formats = options.format.split(",")
-    for name in formats:
-        if name not in output.FORMATS:
-            raise ValueError(f'--format "{name}" is unknown; choose from {",".join(output.FORMATS)}')
-    if options.gain is not None and not options.gain > 0:
-        raise ValueError(f"--gain is {options.gain:g}; it must be positive, in DN per electron")
-    _prepare_folder(options.out)
-    inputs = {path.resolve() for path in options.files}
-    failed, taken = 0, set[str]()
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def client() -> Client:  # when the first good file wants it
-            try:
-                return stack.enter_context(client_for(options.server))
-            except ServerError as error:
-                raise ServerGoneError(str(error)) from error
-
-        for path in tqdm(options.files, unit="file", disable=len(options.files) < 2 or not sys.stderr.isatty()):
-            try:
-                if path.stem in taken:
-                    raise rawfile.RawFileError(f"another file named {path.stem} has been written to {options.out}")
-                targets = [options.out / f"{path.stem}_exposed.{suffix}" for suffix in formats]
-                for target in targets:
-                    if target.resolve() in inputs:
-                        raise rawfile.RawFileError(f"its result {target} is an input too; choose another --out")
-                _denoise_file(client, path, targets, options)
-                taken.add(path.stem)
-            except ServerGoneError:
-                raise
-            except Exception as error:  # whatever is odd about one file, the others get their turn
-                failed += 1
-                known = isinstance(error, ServerError | ValueError | OSError)
-                _complain(f"{path}: {error if known else f'it cannot be processed ({error!r})'}")
-    if failed and len(options.files) > 1:
-        _complain(f"{failed} of {len(options.files)} files failed")
-    return 1 if failed else 0
-
-
-def _denoise_file(client: Callable[[], Client], path: Path, targets: list[Path], options: argparse.Namespace) -> None:
-    file = rawfile.read(path)
-    gain, reason = _gain(file, options)
-    server = client()
-    started = time.perf_counter()
-    result = server.denoise(
-        file.mosaic, file.sensor, ratio=options.ratio, gain=gain, passes=options.passes, seed=options.seed
-    )
-    seconds = time.perf_counter() - started
-    for target in targets:
-        output.write(target, file, result)
-    if options.preview:
-        targets = [*targets, options.out / f"{path.stem}_preview.png"]
-        output.write_preview(targets[-1], file, result, options.ratio)
-    megapixels = file.mosaic.size / 1e6
-    tqdm.write(f"{path}: {megapixels:.1f} MP, gain {gain:.3g} DN/e- ({reason}), {seconds:.1f} s")
-    for target in targets:
-        tqdm.write(f"  {target}")
-
-
-def _prepare_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
-
-
-def _gain(file: rawfile.RawFile, options: argparse.Namespace) -> tuple[float, str]:
-    if options.gain is not None:
-        return options.gain, "as given"
-    if options.iso is not None and not calibrated_camera(file.model):
-        raise ValueError(f"--iso needs a calibrated camera, and {file.model or 'this one'} is none; give --gain")
-    iso = file.iso if options.iso is None else options.iso
-    return choose_gain(file.model, iso, file.noise_profile, file.sensor.saturation)
-
-
-@contextlib.contextmanager
-def client_for(address: str | None) -> Iterator[Client]:
-    """A client of the server at `address`; without one, of a local server, started for the block if none runs."""
-    with Client(address or DEFAULT_SERVER) as client:
-        if client.is_ready():
-            yield client
-            return
-    if address:
-        raise ServerError(f"no exposure server answers at {address}")
-    if not server_is_installed():
-        raise ServerError("no server is running here and none is installed; give --server HOST:PORT")
-    print("starting a server for this call ...", file=sys.stderr)
-    with (
-        running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server,
-        Client(server.address) as client,
-    ):
-        yield client
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -165,7 +59,7 @@ def sample(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Make the sample, denoise it, show what it brought."""
-    with client_for(options.server) as client:
+    with denoise_command.client_for(options) as client:
         demo.run(client, options.out)
     return 0
 
@@ -174,26 +68,12 @@ def _complain(sentence: str) -> None:
     tqdm.write(f"exposure: {sentence}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="exposure", description=exposure.__doc__)
     parser.add_argument("--version", action="version", version=f"exposure {exposure.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    this = commands.add_parser("denoise", help="expose RAW files longer", description="Expose RAW files longer.")
-    this.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="Bayer RAW files of any camera that LibRaw reads"
-    )
-    this.add_argument("--ratio", type=float, required=True, help="target exposure / exposure of the file, at least 1")
-    known = this.add_mutually_exclusive_group()
-    known.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
-    known.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
-    this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
-    this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")
-    this.add_argument("--server", metavar="HOST:PORT", help=f"default: {DEFAULT_SERVER}, else one started for the call")
-    this.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where results go (default: here)")
-    this.add_argument("--format", default="dng", help="one or more of dng,tiff,png (default: dng)")
-    this.add_argument("--preview", action="store_true", help="also write before and after side by side")
-    this.set_defaults(run=denoise_files)
+    denoise_command.add_parser(commands)
 
     this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
     this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")
@@ -212,8 +92,16 @@ def _parser() -> argparse.ArgumentParser:
 
     this = commands.add_parser("demo", help="denoise a sample and show it", description=run_demo.__doc__)
     this.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="default: ./demo")
-    this.add_argument("--server", metavar="HOST:PORT", help=f"default: {DEFAULT_SERVER}, else one started for the call")
+    denoise_command.add_server_flags(this)
     this.set_defaults(run=run_demo)
+
+    train = commands.add_parser("train", help="train a network of your own")
+    evaluate = commands.add_parser("evaluate", help="what a checkpoint or an engine is worth, in dB")
+    if arguments[:1] in (["train"], ["evaluate"]):  # their flags need torch, which nothing else here waits for
+        from exposure.training import command as training
+
+        training.add_train(train)
+        training.add_evaluate(evaluate)
     return parser
 
 

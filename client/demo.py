@@ -8,10 +8,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.noise import choose_gain
 from exposure.sensor import pack
 
 from . import output, rawfile
+from .recipe import Recipe
 from .sample import make_sample
 from .triton import Client
 
@@ -24,10 +24,11 @@ def run(client: Client, folder: Path) -> None:
     seconds: dict[str, float] = {}
     sample = make_sample(folder)
     file = _timed(seconds, "read the RAW file", lambda: rawfile.read(sample.dark))
-    gain, reason = choose_gain(file.model, file.iso, file.noise_profile, file.sensor.saturation)
+    recipe = Recipe(ratio=sample.ratio, passes=PASSES)
+    choice = recipe.choose(file)
 
     def request() -> NDArray[np.uint16]:
-        return client.denoise(file.mosaic, file.sensor, ratio=sample.ratio, gain=gain, passes=PASSES)
+        return client.denoise(file.mosaic, file.sensor, ratio=sample.ratio, gain=choice.gain, passes=PASSES)
 
     request()  # the engine compiles itself for a new frame size
     before = client.stage_seconds()
@@ -35,14 +36,14 @@ def run(client: Client, folder: Path) -> None:
     for stage, spent in client.stage_seconds().items():
         seconds[f"  of which {stage}"] = spent - before[stage]
     dng, pair = folder / "sample_exposed.dng", folder / "before_after.png"
-    _timed(seconds, "write the DNG", lambda: output.write(dng, file, result))
+    _timed(seconds, "write the DNG", lambda: output.write(dng, file, recipe.finish(file, result, choice)))
     _timed(seconds, "develop and write the picture", lambda: output.write_preview(pair, file, result, sample.ratio))
 
     clean = pack(rawfile.read(sample.clean).mosaic, file.sensor)
     noisy = quality(pack(file.mosaic, file.sensor, sample.ratio), clean)
     denoised = quality(pack(result, file.sensor), clean)
     height, width = file.mosaic.shape
-    print(f"{sample.dark}: {width}x{height}, ratio {sample.ratio:g}, gain {gain:.2f} DN/e- ({reason})")
+    print(f"{sample.dark}: {width}x{height}, {choice}")
     print("              PSNR     SSIM   (RAW space, against the noiseless long exposure)")
     print(f"  brightened  {noisy[0]:5.2f} dB {noisy[1]:.3f}")
     print(f"  denoised    {denoised[0]:5.2f} dB {denoised[1]:.3f}")

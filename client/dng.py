@@ -1,66 +1,191 @@
 """Write a CFA DNG: a mosaic with the levels, phase and colour of the file it came from (Adobe DNG 1.4)."""
 
-from collections.abc import Sequence
+import io
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 
 import exposure
 
+from .metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, PLACEHOLDERS, Entry, Metadata, append_directories
 from .rawfile import RawFile, text_of
 
 # TIFF field types
-ASCII, BYTE, SHORT, LONG, RATIONAL, SRATIONAL, DOUBLE = 2, 1, 3, 4, 5, 10, 12
+BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL, FLOAT, DOUBLE = 1, 2, 3, 4, 5, 7, 10, 11, 12
+NUMERIC = (BYTE, SHORT, LONG, RATIONAL, SRATIONAL, FLOAT, DOUBLE)
 D65 = 21  # EXIF LightSource
 
-# What a DNG says about colour, carried over as it is: code by tifffile's name.
-COLOUR_TAGS = {
-    "ColorMatrix1": 50721,
-    "ColorMatrix2": 50722,
-    "CameraCalibration1": 50723,
-    "CameraCalibration2": 50724,
-    "AnalogBalance": 50727,
-    "AsShotNeutral": 50728,
-    "AsShotWhiteXY": 50729,
-    "BaselineExposure": 50730,
-    "CalibrationIlluminant1": 50778,
-    "CalibrationIlluminant2": 50779,
-    "ForwardMatrix1": 50964,
-    "ForwardMatrix2": 50965,
-}
+# What a DNG says about colour and rendering, carried over as it is; codes and names are tifffile's.
+COLOUR_TAGS = (
+    *("ColorMatrix1", "ColorMatrix2", "CameraCalibration1", "CameraCalibration2", "AnalogBalance", "AsShotNeutral"),
+    *("AsShotWhiteXY", "BaselineExposure", "CalibrationIlluminant1", "CalibrationIlluminant2", "ForwardMatrix1"),
+    *("ForwardMatrix2", "ReductionMatrix1", "ReductionMatrix2", "CameraCalibrationSignature"),
+    *("ProfileCalibrationSignature", "AsShotProfileName", "ProfileName", "ProfileCopyright", "ProfileEmbedPolicy"),
+    *("ProfileHueSatMapDims", "ProfileHueSatMapData1", "ProfileHueSatMapData2", "ProfileHueSatMapEncoding"),
+    *("ProfileToneCurve", "ProfileLookTableDims", "ProfileLookTableData", "ProfileLookTableEncoding"),
+    *("BaselineExposureOffset", "DefaultBlackRender", "BaselineSharpness", "LinearResponseLimit", "ShadowScale"),
+    *("BaselineNoise", "CameraSerialNumber", "LensInfo", "LocalizedCameraModel", "TimeCodes", "FrameRate", "TStop"),
+    *("ReelName", "CameraLabel"),
+)
+SENSOR_TAGS = (
+    *(
+        "BayerGreenSplit",
+        "AntiAliasStrength",
+        "ChromaBlurRadius",
+        "BestQualityScale",
+        "DefaultScale",
+        "DefaultUserCrop",
+    ),
+    *("OpcodeList2", "OpcodeList3"),  # they count from the active area, which is what is written
+)
+WHOLE_SENSOR_TAGS = ("OpcodeList1",)  # it counts from the sensor's corner
+PRIVATE_TAGS = ("DNGPrivateData", "MakerNoteSafety")  # of a DNG only: elsewhere their codes mean other things
+JPEG, SRGB = 7, 2  # Compression, PreviewColorSpace
+TILE = 512
 
 Tag = tuple[int, int, int, Any, bool]
 
 
 def write_dng(
-    path: Path, file: RawFile, mosaic: NDArray[np.uint16], noise_profile: tuple[float, float] | None = None
+    path: Path,
+    file: RawFile,
+    mosaic: NDArray[np.uint16],
+    noise_profile: tuple[float, float] | None = None,
+    *,
+    noise_reduction: float | None = None,
+    preview: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write `mosaic` ([H, W] DN) uncompressed, described as `file` is; opens in LibRaw with the same levels.
+    """Write `mosaic` ([H, W] DN) with lossless compression, described as `file` is, in its byte order.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; the file's own is never carried over,
-    since it describes another exposure.
+    since it describes another exposure. noise_reduction: what the NoiseReductionApplied tag says, 0 to 1.
+    preview: [h, w, 3] sRGB; the first directory is then that of the picture, as other programs expect, and the mosaic
+    is below it.
     """
-    noise = [_tag(51041, DOUBLE, noise_profile)] if noise_profile else []
-    tifffile.imwrite(
-        path,
-        mosaic,
-        photometric="cfa",
-        subfiletype=0,
-        metadata=None,
-        software=f"exposure {exposure.__version__}",
-        extratags=[*_sensor_tags(file), *_colour_tags(file), *_camera_tags(file), *noise],
-    )
+    metadata = _with_exposure(file, file.metadata or Metadata("<"))
+    noise = [_tag(51041, DOUBLE, noise_profile)] if noise_profile else []  # NoiseProfile
+    if noise_reduction is not None:
+        noise.append(_tag(50935, RATIONAL, _rationals([noise_reduction])))  # NoiseReductionApplied
+    first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])
+    sensor = [*_sensor_tags(file), *noise]
+    software = f"exposure {exposure.__version__}"
+    order: Literal["<", ">"] = ">" if metadata.order == ">" else "<"
+    with tifffile.TiffWriter(path, byteorder=order) as tif:
+        if preview is not None:
+            with io.BytesIO() as encoded:
+                Image.fromarray(preview).save(encoded, "JPEG", quality=85, subsampling=0)
+                picture = encoded.getvalue()
+            tif.write(
+                iter([picture]),
+                shape=preview.shape,
+                dtype=np.uint8,
+                photometric="ycbcr",
+                subsampling=(1, 1),
+                compression=JPEG,
+                rowsperstrip=preview.shape[0],
+                subfiletype=1,
+                subifds=1,
+                metadata=None,
+                software=software,
+                extratags=[*first, _tag(50970, LONG, SRGB)],
+            )
+            first, software = [], ""
+        # LibRaw misreads tiles that are wider than the picture.
+        tile = min(TILE, mosaic.shape[0] // 16 * 16), min(TILE, mosaic.shape[1] // 16 * 16)
+        tif.write(
+            _tiles(mosaic, tile),
+            shape=mosaic.shape,
+            dtype=np.uint16,
+            photometric="cfa",
+            compression=JPEG,
+            tile=tile,
+            subfiletype=0,
+            metadata=None,
+            software=software,
+            extratags=[*sensor, *first],
+        )
+    append_directories(path, metadata)
+
+
+def _tiles(mosaic: NDArray[np.uint16], size: tuple[int, int]) -> Iterator[bytes]:
+    """Lossless JPEG (ITU T.81, process 14) of each tile, row by row; two columns of the CFA are its two components."""
+    height, width = size
+    padded = np.pad(mosaic, [(0, -side % length) for side, length in zip(mosaic.shape, size, strict=True)], mode="wrap")
+    for top in range(0, padded.shape[0], height):
+        for left in range(0, padded.shape[1], width):
+            tile = np.ascontiguousarray(padded[top : top + height, left : left + width])
+            yield bytes(
+                imagecodecs.jpeg8_encode(
+                    tile.reshape(height, width // 2, 2),
+                    lossless=True,
+                    predictor=1,
+                    bitspersample=16,
+                    colorspace="unknown",
+                    outcolorspace="unknown",
+                )
+            )
+
+
+def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
+    """Descriptive tags, pointers to EXIF and GPS (set when these are there), the maker note, the source's name."""
+    tags = [_packed(code, entry) for code, entry in metadata.description.items() if code not in (271, 272, 305)]
+    directories = ((EXIF_IFD, metadata.movable_exif), (GPS_IFD, metadata.gps))
+    tags += [_tag(PLACEHOLDERS[code], LONG, 0) for code, directory in directories if directory]
+    if "DNGVersion" in file.tags:
+        tags += _carried(file, PRIVATE_TAGS)
+    if metadata.private_data:
+        tags.append((50740, BYTE, len(metadata.private_data), metadata.private_data, True))  # DNGPrivateData
+    elif MAKER_NOTE in metadata.exif:
+        tags.append(_tag(50741, SHORT, 1))  # MakerNoteSafety
+    tags.append(_text(50827, text_of(file.tags, "OriginalRawFileName") or file.path.name))
+    return tags
+
+
+def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
+    """Tags as they were, but for those whose type is none that a DNG may have."""
+    carried = []
+    for name in names:
+        kind, value = file.tags.get(name, (0, None))
+        if isinstance(value, bytes) and kind in (BYTE, UNDEFINED):
+            carried.append((tifffile.TIFF.TAGS[name], kind, len(value), value, True))
+        elif isinstance(value, str) and kind == ASCII:
+            carried.append(_text(tifffile.TIFF.TAGS[name], value))
+        elif kind in NUMERIC and not isinstance(value, str | bytes):
+            carried.append(_tag(tifffile.TIFF.TAGS[name], kind, value))
+    return carried
+
+
+def _with_exposure(file: RawFile, metadata: Metadata) -> Metadata:
+    """The metadata with ISO and exposure time as LibRaw knows them, where it does not tell them itself."""
+    known: dict[int, Entry] = {}
+    if 0 < file.iso <= 65535:
+        known[34855] = Entry(SHORT, 1, struct.pack(metadata.order + "H", round(file.iso)))  # ISOSpeedRatings
+    if file.exposure_s > 0:
+        time = struct.pack(metadata.order + "2I", *_rationals([file.exposure_s]))
+        known[33434] = Entry(RATIONAL, 1, time)  # ExposureTime
+    return replace(metadata, exif=known | dict(metadata.exif))
+
+
+def _once(tags: Sequence[Tag]) -> list[Tag]:
+    """The first of each code."""
+    found: dict[int, Tag] = {}
+    for tag in tags:
+        found.setdefault(tag[0], tag)
+    return list(found.values())
 
 
 def _sensor_tags(file: RawFile) -> list[Tag]:
     sensor = file.sensor
     tags = [
-        _tag(50706, BYTE, (1, 4, 0, 0)),  # DNGVersion
-        _tag(50707, BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
         _tag(33421, SHORT, (2, 2)),  # CFARepeatPatternDim
         _tag(33422, BYTE, [colour for row in sensor.cfa for colour in row]),  # CFAPattern
         _tag(50710, BYTE, (0, 1, 2)),  # CFAPlaneColor
@@ -72,29 +197,39 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
     if file.crop:
         left, top, width, height = file.crop
         tags += [_tag(50719, LONG, (left, top)), _tag(50720, LONG, (width, height))]  # DefaultCropOrigin, -Size
+    if "DNGVersion" in file.tags:
+        tags += _carried(file, SENSOR_TAGS + (WHOLE_SENSOR_TAGS if file.whole_sensor else ()))
     return tags
 
 
 def _colour_tags(file: RawFile) -> list[Tag]:
+    tags = _carried(file, COLOUR_TAGS) if "DNGVersion" in file.tags else []
     if "ColorMatrix1" in file.tags:
-        return [_tag(code, *file.tags[name]) for name, code in COLOUR_TAGS.items() if name in file.tags]
-    tags = []
+        return tags
     if file.xyz_to_camera:
         tags += [_tag(50721, SRATIONAL, _rationals(file.xyz_to_camera)), _tag(50778, SHORT, (D65,))]
-    if file.white_balance:
+    if file.white_balance and "AsShotNeutral" not in file.tags:
         tags.append(_tag(50728, RATIONAL, _rationals([1 / gain for gain in file.white_balance])))
     return tags
 
 
 def _camera_tags(file: RawFile) -> list[Tag]:
     name = text_of(file.tags, "UniqueCameraModel") or f"{file.make} {file.model}".strip() or "unknown camera"
-    tags = [_text(50708, name), _tag(274, SHORT, (file.orientation,))]  # UniqueCameraModel, Orientation
+    tags = [
+        _tag(50706, BYTE, (1, 4, 0, 0)),  # DNGVersion
+        _tag(50707, BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
+        _text(50708, name),  # UniqueCameraModel
+        _tag(274, SHORT, (file.orientation,)),  # Orientation
+    ]
     tags += [_text(code, text) for code, text in ((271, file.make), (272, file.model)) if text]
-    if 0 < file.iso <= 65535:
-        tags.append(_tag(34855, SHORT, (round(file.iso),)))  # ISOSpeedRatings
-    if file.exposure_s:
-        tags.append(_tag(33434, RATIONAL, _rationals([file.exposure_s])))  # ExposureTime
     return tags
+
+
+def _packed(code: int, entry: Entry) -> Tag:
+    """A field whose values are already in the file's byte order."""
+    if entry.kind == ASCII:
+        return code, ASCII, 0, entry.data.rstrip(b"\0"), True
+    return code, entry.kind, entry.count, entry.data, True
 
 
 def _tag(code: int, kind: int, value: Any) -> Tag:

@@ -1,8 +1,10 @@
 """Results on disk: each file appears whole, under its final name, or not at all."""
 
 import contextlib
+import glob
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,34 +12,88 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from exposure.sensor import pack, unpack
+from exposure.sensor import Sensor, pack, unpack
 
 from .dng import write_dng
-from .rawfile import RawFile, render
+from .rawfile import RawFile, read, render
 
-FORMATS = ("dng", "tiff", "png")
+FORMATS = ("dng", "tiff", "png", "jpg")
+PART = ".exposure-part"  # in the name of every temporary file
+JPEG_QUALITY = 95
+PREVIEW_SIDE = 1024  # pixels
+TURNS = {1: 0, 3: 180, 6: 90, 8: 270}  # degrees counter-clockwise that undo a TIFF orientation
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """A result. mosaic: [H, W] DN in the levels of `sensor`; in_file_levels: the same in the levels of its source.
+
+    noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; noise_reduction: its strength, 0 to 1.
+    """
+
+    sensor: Sensor
+    mosaic: NDArray[np.uint16]
+    in_file_levels: NDArray[np.uint16]
+    noise_profile: tuple[float, float]
+    noise_reduction: float
 
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; renamed into place when the block succeeds, removed otherwise."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    """A temporary name beside `path` to write to; on the disk and renamed into place when the block succeeds."""
+    part = path.with_name(f".{path.stem}.{os.getpid()}{PART}{path.suffix}")
     try:
         yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def write(path: Path, file: RawFile, mosaic: NDArray[np.uint16]) -> None:
-    """Write a mosaic in the format that the suffix names: CFA DNG, linear 16-bit TIFF, or sRGB PNG."""
+def parts_of(path: Path) -> Iterator[Path]:
+    """Temporary files that killed processes left of `path`."""
+    return path.parent.glob(f".{glob.escape(path.stem)}.*{PART}{glob.escape(path.suffix)}")
+
+
+def write(path: Path, file: RawFile, exposed: Exposed) -> None:
+    """Write a result in the format that the suffix names: CFA DNG, linear 16-bit TIFF, sRGB PNG or JPEG.
+
+    What was written is opened again and compared before it gets its name. Raises OSError when it differs.
+    """
     with whole(path) as part:
         if path.suffix == ".dng":
-            write_dng(part, file, mosaic)
+            described = replace(file, sensor=exposed.sensor)
+            write_dng(
+                part,
+                described,
+                exposed.mosaic,
+                exposed.noise_profile,
+                noise_reduction=exposed.noise_reduction,
+                preview=_thumbnail(file, exposed.in_file_levels),
+            )
+            back = read(part)
+            same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
-            tifffile.imwrite(part, render(file, mosaic, bits=16, linear=True), photometric="rgb", metadata=None)
+            picture = render(file, exposed.in_file_levels, bits=16, linear=True)
+            tifffile.imwrite(part, picture, photometric="rgb", metadata=None)
+            same = np.array_equal(tifffile.imread(part), picture)
         else:
-            Image.fromarray(render(file, mosaic)).save(part)
+            picture = render(file, exposed.in_file_levels)
+            Image.fromarray(picture).save(part, quality=JPEG_QUALITY)  # a PNG has no quality
+            with Image.open(part) as image:
+                again = np.asarray(image)
+            same = again.shape == picture.shape and (path.suffix == ".jpg" or np.array_equal(again, picture))
+        if not same:
+            raise OSError(f"{path} reads differently than it was written; nothing is kept of it")
+
+
+def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """A small picture, as the sensor lies: the orientation tag turns it with the mosaic."""
+    picture = Image.fromarray(render(file, mosaic, half_size=True))
+    turned = picture.rotate(TURNS[file.orientation], expand=True)
+    turned.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
+    return np.asarray(turned)
 
 
 def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:

@@ -1,10 +1,12 @@
 """RAW files: read the mosaic and what the camera says about it, or refuse with the reason. The home of rawpy."""
 
 import contextlib
+import ctypes
 import itertools
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 
 from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
 
+from .metadata import Metadata, read_metadata
+
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
@@ -26,8 +30,11 @@ SIGNATURES = (
     *(b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"IIII", b"MMMM", b"II\x1a\0", b"MM\0\x1a", b"FUJIFILM"),
     *(b"\0MRM", b"FOVb", b"ARRI", b"NOKIARAW", b"qktk", b"qktn", b"\0\0\0RED"),
 )
+M_PERTURB = -6  # of glibc's malloc.h
 END_OF_DATA = "end of data"
 ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # LibRaw's flip to the TIFF tag
+
+_stderr = threading.RLock()  # one descriptor for the whole process
 
 Tags = dict[str, tuple[int, Any]]
 
@@ -42,7 +49,8 @@ class RawFile:
 
     white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
     table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
-    iso, exposure_s: 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the main image's first.
+    iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
+    main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off.
     """
 
     path: Path
@@ -52,11 +60,14 @@ class RawFile:
     make: str = ""
     iso: float = 0.0
     exposure_s: float = 0.0
+    aperture: float = 0.0
     orientation: int = 1
     white_balance: tuple[float, float, float] | None = None
     xyz_to_camera: tuple[float, ...] | None = None
     crop: tuple[int, int, int, int] | None = None
+    whole_sensor: bool = True
     tags: Tags = field(default_factory=dict, repr=False)
+    metadata: Metadata | None = field(default=None, repr=False)
 
     @property
     def noise_profile(self) -> tuple[float, ...]:
@@ -69,24 +80,29 @@ def read(path: str | os.PathLike[str]) -> RawFile:
     path = Path(path)
     try:
         _refuse_other_files(path)
-        with _quiet(), rawpy.imread(str(path)) as raw:
+        with _quiet(), _heap_filled_with(0x55), rawpy.imread(str(path)) as raw:
             _refuse_other_sensors(raw)
             tags = _tags(path, raw.raw_image.shape)
             mosaic = np.array(raw.raw_image_visible)
             _refuse_missing_data(path, mosaic, tags)
+            _refuse_chance(path, mosaic)
+            metadata = read_metadata(path)
             return RawFile(
                 path=path,
                 mosaic=mosaic,
                 sensor=_sensor(raw, mosaic),
-                model=text_of(tags, "Model") or text_of(tags, "UniqueCameraModel"),
-                make=text_of(tags, "Make"),
+                model=_camera(tags, metadata, "Model", 272) or text_of(tags, "UniqueCameraModel"),
+                make=_camera(tags, metadata, "Make", 271),
                 iso=float(raw.other.iso_speed) or max(_numbers(tags, "ISOSpeedRatings"), default=0.0),
                 exposure_s=float(raw.other.shutter_speed),
+                aperture=float(raw.other.aperture),
                 orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
                 white_balance=_white_balance(raw),
                 xyz_to_camera=_xyz_to_camera(raw),
                 crop=_crop(raw.sizes, mosaic.shape),
+                whole_sensor=raw.raw_image.shape == mosaic.shape,
                 tags=tags,
+                metadata=metadata,
             )
     except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
@@ -94,16 +110,19 @@ def read(path: str | os.PathLike[str]) -> RawFile:
         raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
 
 
-def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False) -> NDArray[Any]:
+def render(
+    file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False, half_size: bool = False
+) -> NDArray[Any]:
     """Develop a mosaic as LibRaw would develop the file it came from: [h, w, 3] sRGB, 8 or 16 bit.
 
-    linear: no tone curve, for further processing.
+    linear: no tone curve, for further processing. half_size: one pixel for each 2x2 cell, quickly.
     """
     with rawpy.imread(str(file.path)) as raw:
         raw.raw_image_visible[:] = mosaic
         return raw.postprocess(
             use_camera_wb=file.white_balance is not None,
             no_auto_bright=True,
+            half_size=half_size,
             adjust_maximum_thr=0.0,  # else LibRaw takes a picture's brightest pixel for white
             output_bps=bits,
             gamma=(1, 1) if linear else (2.4, 12.92),
@@ -113,15 +132,16 @@ def render(file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back what LibRaw prints on standard error by itself: the caller gets one sentence instead."""
-    sys.stderr.flush()
-    saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
+    with _stderr:
+        sys.stderr.flush()
+        saved, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(sink, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(sink)
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -163,6 +183,28 @@ def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> 
         raise RawFileError(f"its data is missing: every pixel reads {mosaic.flat[0]} DN")
 
 
+def _refuse_chance(path: Path, mosaic: NDArray[np.uint16]) -> None:
+    """Decode once more over other leftovers in memory: what LibRaw did not write differs."""
+    with _heap_filled_with(0xAA), rawpy.imread(str(path)) as again:
+        if not np.array_equal(again.raw_image_visible, mosaic):
+            raise RawFileError("it is damaged: parts of its data are missing, and read differently each time")
+
+
+@contextlib.contextmanager
+def _heap_filled_with(byte: int) -> Iterator[None]:
+    """Fill memory that is asked for with a byte, where the C library is GNU's (mallopt(3), M_PERTURB)."""
+    try:
+        set_option = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        yield
+        return
+    set_option(M_PERTURB, byte)
+    try:
+        yield
+    finally:
+        set_option(M_PERTURB, 0)
+
+
 def _sensor(raw: Any, mosaic: NDArray[np.uint16]) -> Sensor:
     pattern = raw.raw_colors_visible[:2, :2]  # 3 is the green of blue's rows
     black = tuple(float(raw.black_level_per_channel[colour]) for colour in pattern.ravel())
@@ -170,6 +212,8 @@ def _sensor(raw: Any, mosaic: NDArray[np.uint16]) -> Sensor:
         sensor = Sensor(black, float(raw.white_level), np.where(pattern == 3, 1, pattern))  # type: ignore[arg-type]
     except ValueError as error:
         raise RawFileError(f"its levels make no sense: {error}") from error
+    if np.median(mosaic) > sensor.white:
+        raise RawFileError(f"its levels make no sense: most pixels are above white ({sensor.white:g} DN)")
     if mosaic.max() <= min(black):
         raise RawFileError(f"it holds no light: no pixel is above black ({min(black):g} DN)")
     return sensor
@@ -189,6 +233,11 @@ def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | Non
     left, top = sizes.crop_left_margin - sizes.left_margin, sizes.crop_top_margin - sizes.top_margin
     fits = left >= 0 and top >= 0 and left + sizes.crop_width <= shape[1] and top + sizes.crop_height <= shape[0]
     return (left, top, sizes.crop_width, sizes.crop_height) if sizes.crop_width and sizes.crop_height and fits else None
+
+
+def _camera(tags: Tags, metadata: Metadata | None, name: str, code: int) -> str:
+    """Make or model; outside TIFF, from the metadata."""
+    return text_of(tags, name) or (metadata.text(code) if metadata else "")
 
 
 def text_of(tags: Tags, name: str) -> str:

@@ -1,51 +1,83 @@
-"""The gRPC client: one mosaic in, one mosaic out, through shared memory where the server is on this machine."""
+"""The client that programs use: a mosaic of any size in, one out, from one Triton server or several."""
 
-import contextlib
-import itertools
-import os
-import re
-import shutil
-import socket
-from collections.abc import Iterator
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
-import tritonclient.grpc as grpc
 from numpy.typing import NDArray
-from tritonclient.utils import InferenceServerException
-from tritonclient.utils import shared_memory as shm
 
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE, Sensor, check_tile
 
+from .connection import Access, Connection, Request, ServerError, ServerGoneError
+from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
+
+__all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
+
 STAGES = ("pack", "denoiser", "expose", "unpack")
-_regions = itertools.count()
-
-
-class ServerError(RuntimeError):
-    """The server is absent, failed or refused; the message is one sentence."""
-
-
-class ServerGoneError(ServerError):
-    """No server answers: the next file will not fare better."""
+TILE_PIXELS = 13_000_000  # of a request: what a server needs for it is in client/README.md
+IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Client:
-    """Talks to one server that holds the exposure_N ensembles (contract: model_repository/README.md).
+    """Talks to servers that hold the exposure_N ensembles (contract: model_repository/README.md).
 
-    address: HOST:PORT of its gRPC service. timeout_s: deadline of one request.
+    address: HOST:PORT of a gRPC service, or several, between which requests are balanced.
+    timeout_s: deadline of one request. tls, authorities, headers: see `Access`.
+    tile_pixels: larger frames are sent in tiles of at most so many pixels. in_flight: requests at once to each server.
+    patience_s: how long a request waits for servers that have answered before and are gone now.
+    shared_memory: whether frames go through it to servers on this machine.
+
+    May be used by several threads. Every call raises ServerError, one sentence, when the servers are absent, fail or
+    refuse; its kind ServerGoneError means that the same call may succeed later.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = 600.0) -> None:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
-            raise ServerError(f'server is "{address}"; write HOST:PORT, such as localhost:8001')
-        self.address = address
-        self.shared_memory = _is_this_machine(host)
-        self._timeout_s = timeout_s
-        self._grpc = grpc.InferenceServerClient(address)
-        self._region: _Region | None = None
+    def __init__(
+        self,
+        address: str | Sequence[str],
+        *,
+        timeout_s: float = 600.0,
+        tls: bool = False,
+        authorities: Path | None = None,
+        headers: Mapping[str, str] | None = None,
+        tile_pixels: int = TILE_PIXELS,
+        in_flight: int = IN_FLIGHT,
+        patience_s: float = 60.0,
+        shared_memory: bool = True,
+    ) -> None:
+        addresses = [address] if isinstance(address, str) else list(address)
+        if not addresses or in_flight < 1:
+            raise ServerError(f"{len(addresses)} servers with {in_flight} requests each; at least 1 and 1 are needed")
+        if tile_pixels < SMALLEST_TILE:
+            raise ServerError(f"the tile bound is {tile_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
+        access = Access(timeout_s, tls, authorities, dict(headers or {}))
+        self.address = ",".join(addresses)
+        self._connections = [Connection(one, access) for one in addresses]
+        if not shared_memory:
+            self.shared_memory = False
+        self._tile_pixels, self._in_flight, self._patience_s = tile_pixels, in_flight, patience_s
+        self._busy = dict.fromkeys(self._connections, 0)
+        self._choosing = threading.Lock()
+        self._threads = ThreadPoolExecutor(in_flight * len(addresses), "exposure-request")
+
+    @property
+    def shared_memory(self) -> bool:
+        """Whether frames go through shared memory to some server."""
+        return any(connection.shared_memory for connection in self._connections)
+
+    @shared_memory.setter
+    def shared_memory(self, wanted: bool) -> None:
+        for connection in self._connections:
+            connection.shared_memory = wanted
 
     def __enter__(self) -> "Client":
         return self
@@ -54,9 +86,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give shared memory and the connection back."""
-        self._drop_region()
-        self._grpc.close()
+        """End what still runs; give shared memory and the connections back."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._patience_s = 0.0
+        for connection in self._connections:
+            connection.close()
+        self._threads.shutdown()
 
     def denoise(
         self,
@@ -68,11 +103,12 @@ class Client:
         passes: int = 3,
         seed: int = 0,
         origin: tuple[int, int] = (0, 0),
+        tile_done: Callable[[float], None] | None = None,
     ) -> NDArray[np.uint16]:
         """The mosaic, [H, W] in DN, as `sensor` would have recorded it with `ratio` times the exposure.
 
-        gain: K in DN per electron. origin: row and column of the mosaic in the whole frame.
-        Raises ServerError when the server is absent, fails or refuses.
+        gain: K in DN per electron. origin: row and column of the mosaic in the whole frame, multiples of 32 where it is
+        larger than a tile. tile_done: called with the share of the frame that each answer brings.
         """
         if passes not in SERVED_PASSES:
             raise ServerError(f"passes is {passes}; the server holds ensembles for {SERVED_PASSES}")
@@ -82,8 +118,11 @@ class Client:
             raise ServerError(f"seed is {seed}; it must be an unsigned 64-bit integer")
         try:
             check_tile(mosaic.shape, origin)
+            tiles = plan_tiles((mosaic.shape[0], mosaic.shape[1]), self._tile_pixels)
         except ValueError as error:
             raise ServerError(str(error)) from error
+        if len(tiles) > 1 and (origin[0] % GRID or origin[1] % GRID):
+            raise ServerError(f"origin is {list(origin)}; of a frame sent in tiles it must be multiples of {GRID}")
         small: dict[str, NDArray[Any]] = {
             "CFA": np.array(sensor.cfa, np.uint8),
             "BLACK": np.array(sensor.black, np.float32),
@@ -91,117 +130,137 @@ class Client:
             "RATIO": np.array([ratio], np.float32),
             "GAIN": np.array([gain], np.float32),
             "SEED": np.array([seed], np.uint64),
-            "ORIGIN": np.array(origin, np.int32),
         }
-        inputs = [_input(name, array) for name, array in small.items()]
-        with self._translated():
-            return self._infer(f"exposure_{passes}", np.ascontiguousarray(mosaic), inputs)
+
+        def request(tile: Tile) -> Request:
+            place = np.array([origin[0] + tile.origin[0], origin[1] + tile.origin[1]], np.int32)
+            return Request(f"exposure_{passes}", mosaic[tile.rows, tile.columns], {**small, "ORIGIN": place})
+
+        return self._assembled(mosaic.shape, {self._submit(request(tile)): tile for tile in tiles}, tile_done)
 
     def is_ready(self) -> bool:
-        """Whether a server answers here and holds our ensembles."""
+        """Whether a server answers and holds our ensembles."""
         try:
-            return all(self._grpc.is_model_ready(f"exposure_{passes}", client_timeout=5) for passes in SERVED_PASSES)
-        except InferenceServerException:
+            self.check()
+        except ServerError:
             return False
+        return True
+
+    def check(self) -> None:
+        """Raise ServerError unless a server answers and holds our ensembles."""
+        for connection in self._connections:
+            try:
+                connection.check()
+                return
+            except ServerError as error:
+                failure = error
+        raise failure
 
     def probe(self) -> None:
-        """Run the smallest request through every ensemble. Raises ServerError when one does not answer."""
+        """Run the smallest request through every ensemble of every server. Raises ServerError when one fails."""
         flat = np.full((SMALLEST_SIDE, SMALLEST_SIDE), 600, np.uint16)
-        sensor = Sensor((512, 512, 512, 512), 16383, ((0, 1), (1, 2)))
-        for passes in SERVED_PASSES:
-            self.denoise(flat, sensor, ratio=2, gain=1, passes=passes)
+        small: dict[str, NDArray[Any]] = {
+            "CFA": np.array([[0, 1], [1, 2]], np.uint8),
+            "BLACK": np.full(4, 512, np.float32),
+            "WHITE": np.array([16383], np.float32),
+            "RATIO": np.array([2], np.float32),
+            "GAIN": np.array([1], np.float32),
+            "SEED": np.zeros(1, np.uint64),
+            "ORIGIN": np.zeros(2, np.int32),
+        }
+        for connection in self._connections:
+            for passes in SERVED_PASSES:
+                connection.infer(Request(f"exposure_{passes}", flat, small))
 
     def stage_seconds(self) -> dict[str, float]:
-        """Seconds that each of the four models has spent computing since the server started."""
-        with self._translated():
-            models = self._grpc.get_inference_statistics(as_json=True)["model_stats"]
+        """Seconds that each of the four models has spent computing since the servers started."""
         spent = dict.fromkeys(STAGES, 0.0)
-        for model in models:
-            if model["name"] in spent:
-                spent[model["name"]] = int(model["inference_stats"]["success"].get("ns", 0)) / 1e9
+        for connection in self._connections:
+            for model in connection.statistics():
+                if model["name"] in spent:
+                    spent[model["name"]] += int(model["inference_stats"]["success"].get("ns", 0)) / 1e9
         return spent
 
-    def _infer(self, model: str, mosaic: NDArray[np.uint16], inputs: list[Any]) -> NDArray[np.uint16]:
-        large, output = grpc.InferInput("MOSAIC", mosaic.shape, "UINT16"), grpc.InferRequestedOutput("DENOISED")
-        region = self._region_of(mosaic.nbytes)
-        if region is not None:
-            region.write(mosaic)
-            large.set_shared_memory(region.name, mosaic.nbytes)
-            output.set_shared_memory(region.name, mosaic.nbytes, offset=mosaic.nbytes)
-        else:
-            large.set_data_from_numpy(mosaic)
-        reply = self._grpc.infer(model, [large, *inputs], outputs=[output], client_timeout=self._timeout_s)
-        if region is not None:
-            return region.read(mosaic.shape, offset=mosaic.nbytes)
-        return reply.as_numpy("DENOISED")
-
-    def _region_of(self, half: int) -> "_Region | None":
-        """The registered region for a mosaic of `half` bytes and its result; None where the server cannot see it."""
-        if not self.shared_memory:
-            return None
-        if self._region is None or self._region.size != 2 * half:
-            self._drop_region()
-            try:
-                self._region = region = _Region(2 * half)
-                self._grpc.register_system_shared_memory(region.name, region.name, region.size)
-            except (shm.SharedMemoryException, OSError):  # no room there: gRPC serves as well
-                self.shared_memory = False
-            except InferenceServerException as error:  # a container with a /dev/shm of its own, or no server
-                self._drop_region()
-                if "connect" in str(error.message()).lower():
-                    raise
-                self.shared_memory = False
-        return self._region
-
-    def _drop_region(self) -> None:
-        region, self._region = self._region, None
-        if region is not None:
-            with contextlib.suppress(InferenceServerException):  # the server may be gone
-                self._grpc.unregister_system_shared_memory(region.name)
-            region.close()
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _submit(self, request: Request) -> "Future[NDArray[np.uint16]]":
         try:
-            yield
-        except InferenceServerException as error:
-            message = str(error.message())
-            if "connect" in message.lower() or "UNAVAILABLE" in str(error.status()):
-                raise ServerGoneError(f"no server answers at {self.address}; start one with: exposure serve") from error
-            if "DEADLINE" in str(error.status()):
-                raise ServerError(f"the server at {self.address} took more than {self._timeout_s:g} s") from error
-            raise ServerError(re.sub(r"^in ensemble '\w+', ", "", message)) from error
+            return self._threads.submit(self._infer, request)
+        except RuntimeError as error:
+            raise ServerError("the client is closed") from error
+
+    @staticmethod
+    def _assembled(
+        shape: tuple[int, ...],
+        parts: "dict[Future[NDArray[np.uint16]], Tile]",
+        tile_done: Callable[[float], None] | None,
+    ) -> NDArray[np.uint16]:
+        frame = np.empty(shape, np.uint16)
+        try:
+            for part in as_completed(parts):
+                tile = parts[part]
+                frame[tile.kept_rows, tile.kept_columns] = part.result()[tile.kept]
+                if tile_done is not None:
+                    tile_done(frame[tile.kept_rows, tile.kept_columns].size / frame.size)
+        finally:
+            for part in parts:
+                part.cancel()
+        return frame
+
+    def _infer(self, request: Request) -> NDArray[np.uint16]:
+        """Ask the least busy server; where it is gone, another, or the same again after a pause."""
+        deadline = time.monotonic() + self._patience_s
+        while True:
+            with self._least_busy() as connection:
+                try:
+                    return connection.infer(request)
+                except ServerGoneError:
+                    untried = any(one.resting_until == 0 for one in self._connections)
+                    known = any(one.has_answered for one in self._connections)
+                    if not untried and not (known and time.monotonic() < deadline):
+                        raise
+
+    @contextmanager
+    def _least_busy(self) -> Iterator[Connection]:
+        """A server for one request: one that rests only when all do, and then not before its time."""
+        with self._choosing:
+            now = time.monotonic()
+            connection = min(self._connections, key=lambda one: (max(one.resting_until, now), self._busy[one]))
+            self._busy[connection] += 1
+        try:
+            time.sleep(max(0.0, connection.resting_until - now))
+            yield connection
+        finally:
+            with self._choosing:
+                self._busy[connection] -= 1
 
 
-class _Region:
-    """A block of /dev/shm that client and server both map."""
+class AsyncClient:
+    """`Client` for asyncio: the same arguments and calls, awaited.
 
-    def __init__(self, size: int) -> None:
-        self.name = f"/exposure_client_{os.getpid()}_{next(_regions)}"
-        self.size = size
-        if shutil.disk_usage("/dev/shm").free < size:  # else writing to it would kill the process
-            raise OSError("/dev/shm is full")
-        self._handle = shm.create_shared_memory_region(self.name, self.name, size)
+    Frames are copied and checked in threads, where they do not hold the event loop up. Cancelling a call abandons its
+    answer; `close` ends its requests.
+    """
 
-    def write(self, array: NDArray[np.uint16]) -> None:
-        shm.set_shared_memory_region(self._handle, [array])
+    def __init__(self, address: str | Sequence[str], **options: Any) -> None:
+        self._client = Client(address, **options)
 
-    def read(self, shape: tuple[int, ...], offset: int) -> NDArray[np.uint16]:
-        return np.array(shm.get_contents_as_numpy(self._handle, np.uint16, shape, offset))
+    async def __aenter__(self) -> "AsyncClient":
+        return self
 
-    def close(self) -> None:
-        shm.destroy_shared_memory_region(self._handle)
+    async def __aexit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
 
+    async def close(self) -> None:
+        """End what still runs; give shared memory and the connections back."""
+        await asyncio.to_thread(self._client.close)
 
-def _input(name: str, array: NDArray[Any]) -> Any:
-    types = {"uint8": "UINT8", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
-    tensor = grpc.InferInput(name, array.shape, types[array.dtype.name])
-    tensor.set_data_from_numpy(array)
-    return tensor
+    async def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
+        """`Client.denoise`."""
+        return await asyncio.to_thread(self._client.denoise, mosaic, sensor, **physics)
 
+    async def is_ready(self) -> bool:
+        """`Client.is_ready`."""
+        return await asyncio.to_thread(self._client.is_ready)
 
-def _is_this_machine(host: str) -> bool:
-    try:
-        return host == "[::1]" or socket.gethostbyname(host).startswith("127.")
-    except OSError:
-        return False
+    async def stage_seconds(self) -> dict[str, float]:
+        """`Client.stage_seconds`."""
+        return await asyncio.to_thread(self._client.stage_seconds)

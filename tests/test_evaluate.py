@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from exposure.client.command import main
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.noise import ReadNoise, expose_short
@@ -15,7 +16,6 @@ from exposure.sensor import pack, unpack
 from exposure.training import cases, evaluate
 from exposure.training.cases import SIMULATED, Case
 from exposure.training.classical import non_local_means, stabilised, unstabilised
-from exposure.training.command import main
 from exposure.training.leaves import dead_leaves
 from exposure.training.scenes import DAYLIGHT, unprocessed
 
@@ -174,16 +174,12 @@ def test_simulated_light_is_of_the_camera_asked_for(tmp_path: Path) -> None:
     assert noise.mean() == pytest.approx(both[0].clean.mean() * SIMULATED.saturation / 100, rel=0.1)
 
 
-def test_the_command_prints_a_table_and_writes_plots(
-    sid: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_prints_a_table_and_writes_plots(sid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = sid / "evidence"
-    monkeypatch.setattr("sys.argv", ["exposure", "evaluate", "sid", str(sid), "--passes", "1", "2", "--out", str(out)])
-    main()
+    assert main(["evaluate", "sid", str(sid), "--passes", "1", "2", "--out", str(out)]) == 0
     assert "definition, 2 passes" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"scores.json", "passes.png", "ratio.png"}
     recorded = json.loads((out / "scores.json").read_text())
     assert len(recorded["checkpoint_sha256"]) == 64
-    monkeypatch.setattr("sys.argv", ["exposure", "evaluate", "eld", str(sid)])
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        main()
+    assert main(["evaluate", "eld", str(sid)]) == 1
+    assert "nothing to evaluate" in capsys.readouterr().err

@@ -1,6 +1,9 @@
 """Reading and judging real RAW files; DNGs that come back as they were."""
 
 import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +16,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exposure import Sensor
+from exposure.client import dng
 from exposure.client.dng import write_dng
-from exposure.client.output import brightened, whole, write
+from exposure.client.output import brightened, whole
 from exposure.client.rawfile import RawFile, RawFileError, read, render
+from exposure.client.reader import Reader
 from exposure.client.sample import make_sample
 from exposure.noise import choose_gain
 
@@ -47,7 +52,7 @@ def test_kodak(data: Path) -> None:
 @pytest.mark.parametrize("name", ["blackmagic_dark_GBRG_12bit.dng", "kodak_dc50_GRBG.kdc"])
 def test_a_result_opens_like_its_source(data: Path, tmp_path: Path, name: str) -> None:
     source = read(data / "raw" / name)
-    write(tmp_path / "copy.dng", source, source.mosaic)
+    write_dng(tmp_path / "copy.dng", source, source.mosaic)
     copy = read(tmp_path / "copy.dng")
     np.testing.assert_array_equal(copy.mosaic, source.mosaic)
     assert (copy.sensor, copy.crop, copy.orientation) == (source.sensor, source.crop, source.orientation)
@@ -221,7 +226,7 @@ def test_oddly_typed_tags_are_carried_or_ignored(tmp_path: Path, code: int, kind
     ]
     tifffile.imwrite(tmp_path / "odd.dng", mosaic, photometric="cfa", metadata=None, extratags=tags)
     source = read(tmp_path / "odd.dng")
-    write(tmp_path / "copy.dng", source, source.mosaic)
+    write_dng(tmp_path / "copy.dng", source, source.mosaic)
     copy = read(tmp_path / "copy.dng")
     np.testing.assert_array_equal(copy.mosaic, mosaic)
     assert copy.white_balance == source.white_balance
@@ -236,3 +241,91 @@ def test_brightness_does_not_depend_on_the_brightest_pixel(tmp_path: Path) -> No
     spotted[:4, :4] = 13500
     medians = [np.median(render(file, mosaic, bits=16, linear=True)) for mosaic in (flat, spotted)]
     assert medians[0] == medians[1]
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Reader]:
+    """The process that reads files for the command."""
+    reader = Reader()
+    yield reader
+    reader.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data_of=st.sampled_from(["kodak", "written"]), damage=st.data())
+def test_damage_is_judged_in_time(
+    tmp_path: Path, child: Reader, data: Path, data_of: str, damage: st.DataObject
+) -> None:
+    """Flipped bytes, mostly in the headers, and cut ends: a file that makes sense or a sentence; no crash, no hang."""
+    if data_of == "kodak":
+        content = bytearray((data / "raw" / "kodak_dc50_GRBG.kdc").read_bytes())
+    else:
+        content = bytearray(written(tmp_path / "a.dng", Sensor((9, 9, 9, 9), 4095, CFAS["RGGB"])).path.read_bytes())
+    places = st.one_of(st.integers(0, 2000), st.integers(0, len(content) - 1))
+    for place, value in damage.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=12)):
+        content[place] = value
+    keep = damage.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
+    path = tmp_path / "damaged.dng"
+    path.write_bytes(content[:keep])
+    started = time.monotonic()
+    try:
+        file = child.read(path)
+    except RawFileError as error:
+        sentence = str(error)
+    else:
+        sentence = ""
+        assert file.mosaic.dtype == np.uint16
+        assert min(file.mosaic.shape) >= 32
+        assert file.mosaic.max() > min(file.sensor.black)
+        write_dng(tmp_path / "result.dng", file, file.mosaic)  # odd tags must not break writing
+    for word in ("\n", "crashed", "busy", "it cannot be read ("):
+        assert word not in sentence
+    assert time.monotonic() - started < 20
+
+
+def test_what_reads_differently_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile that ends early: LibRaw leaves the rest of its memory as it was."""
+    whole_tiles = dng._tiles
+    mosaic = np.random.default_rng(0).integers(600, 4000, (512, 512)).astype(np.uint16)
+    monkeypatch.setattr(dng, "_tiles", lambda mosaic, _: whole_tiles(mosaic[:64], (64, 512)))
+    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, Sensor((9,) * 4, 4095, CFAS["RGGB"])), mosaic)  # type: ignore[arg-type]
+    with pytest.raises(RawFileError, match=r"read differently each time"):
+        read(tmp_path / "a.dng")
+
+
+def test_data_above_white_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.dng", Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"]))
+    write_dng(file.path, replace(file, sensor=Sensor((512, 512, 512, 512), 900, CFAS["RGGB"])), file.mosaic)
+    with pytest.raises(RawFileError, match=r"most pixels are above white \(900 DN\)"):
+        read(file.path)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_every_depth(tmp_path: Path, bits: int) -> None:
+    """Packed samples of 10 to 16 bit and a linearisation table, as cameras write them."""
+    mosaic = np.random.default_rng(0).integers(0, 2**bits, (64, 80)).astype(np.uint16)
+    table = (np.arange(2**bits) * max(65535 // 2**bits, 1)).astype(np.uint16)
+    tags = [
+        (50706, 1, 4, (1, 4, 0, 0), True),
+        (33421, 3, 2, (2, 2), True),
+        (33422, 1, 4, (0, 1, 1, 2), True),
+        (50712, 3, len(table), tuple(table.tolist()), True),  # LinearizationTable
+        (50717, 4, 1, int(table[-1]), True),
+    ]
+    packed = np.packbits((mosaic[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8), axis=None).tobytes()
+    path = tmp_path / "a.dng"
+    with tifffile.TiffWriter(path, byteorder=">") as tif:
+        tif.write(mosaic.astype(">u2"), photometric="cfa", metadata=None, extratags=tags)
+    with tifffile.TiffFile(path) as tif:
+        depth, offset, count = (tif.pages.first.tags[code] for code in (258, 273, 279))
+        place = tif.pages.first.dataoffsets[0]
+    with path.open("r+b") as file:
+        for tag, value in ((depth, bits), (count, len(packed))):
+            file.seek(tag.valueoffset)
+            file.write(value.to_bytes(2 if tag.dtype == 3 else 4, "big"))
+        file.seek(place)
+        file.write(packed if bits != 16 else mosaic.astype(">u2").tobytes())
+    assert offset.count == 1
+    back = read(path)
+    np.testing.assert_array_equal(back.mosaic, table[mosaic])
+    assert back.sensor.white == table[-1]

@@ -1,6 +1,7 @@
 """The served ensembles, through the real Triton server: the contract, the result, the refusals, the life cycle."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -218,7 +219,7 @@ def test_an_absent_server_is_one_sentence() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        with Client(f"127.0.0.1:{port}") as client, pytest.raises(ServerError, match="no server answers at"):
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(ServerError, match="no exposure server answers at"):
             client.probe()
 
 
@@ -312,7 +313,11 @@ def test_a_full_shared_memory_means_grpc(client: Client, monkeypatch: pytest.Mon
     mosaic = dark((40, 40), sensor)
     expected = client.denoise(mosaic, sensor, ratio=50, gain=3)
     client.close()
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 0))  # type: ignore[attr-defined]
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
     with Client(client.address) as crowded:
         np.testing.assert_array_equal(crowded.denoise(mosaic, sensor, ratio=50, gain=3), expected)
         assert not crowded.shared_memory

@@ -1,5 +1,6 @@
 """Scenes, shots, the training loop and its resumption."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from exposure.client.command import main
 from exposure.denoise import denoise
 from exposure.networks import UNet, load_checkpoint
 from exposure.networks.checkpoint import CheckpointInfo
 from exposure.schedule import PUBLISHED_PHOTON_UNIT
-from exposure.training.command import main
 from exposure.training.leaves import dead_leaves
 from exposure.training.loop import Plan, Trainer, rollout
 from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
@@ -19,6 +20,14 @@ from exposure.training.shots import Range, Shots
 from exposure.training.widen import widened
 
 NARROW = (2, 3, 4, 5, 6)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small networks wait for each other
+    yield
+    torch.set_num_threads(threads)
 
 
 class Silent:
@@ -141,12 +150,11 @@ def test_a_widened_network_computes_the_same(flags: dict[str, bool]) -> None:
         torch.testing.assert_close(wide(image, 2.0, image), network(image, 2.0, image), rtol=0, atol=1e-5)
 
 
-def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = "--iterations 4 --batch 2 --side 32 --passes 2 --save-every 2 --report-every 4 --licence CC0-1.0"
     widths = ["--widths", "2", "3", "4", "5", "6"]
-    monkeypatch.setattr("sys.argv", ["exposure", "train", "--out", str(run), *flags.split(), *widths])
-    main()
+    assert main(["train", "--out", str(run), *flags.split(), *widths]) == 0
     network = load_checkpoint(run / "unet.safetensors")
     assert network.info.licence == "CC0-1.0"
     assert "P+G+r+u" in network.info.training_noise

@@ -1,5 +1,6 @@
 """What a checkpoint is judged on: short exposures with the truth beside them."""
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from PIL import Image
 
 from exposure.client import rawfile
 from exposure.noise import CAMERAS, choose_gain, expose_short
+from exposure.noise_fit import fit_noise
 from exposure.sensor import Sensor, pack, unpack
 
 from .scenes import DAYLIGHT, unprocessed
@@ -110,7 +112,9 @@ def _case(
 ) -> Case:
     if short.mosaic.shape != long.mosaic.shape or short.sensor.cfa != long.sensor.cfa:
         raise ValueError(f"{short.path.name} and {long.path.name} are not of one sensor")
-    gain = gain or choose_gain(short.model, short.iso, short.noise_profile, short.sensor.saturation)[0]
+    if gain is None:
+        saturation, fit = short.sensor.saturation, functools.partial(fit_noise, short.mosaic, short.sensor)
+        gain, _ = choose_gain(short.model, short.iso, short.noise_profile, saturation, fit)
     clean = pack(long.mosaic, long.sensor)
     _, h, w = clean.shape
     side = SID_CROP

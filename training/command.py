@@ -34,7 +34,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=train)
 
 
-def train(arguments: argparse.Namespace) -> None:
+def train(arguments: argparse.Namespace) -> int:
     """Train, or go on training, and write `unet.safetensors` into the run's folder."""
     from exposure.networks import CheckpointInfo, Network, UNet, load_checkpoint, save_checkpoint
     from exposure.networks.unet import WIDTHS
@@ -66,6 +66,7 @@ def train(arguments: argparse.Namespace) -> None:
     )
     save_checkpoint(trainer.average, arguments.out / "unet.safetensors", info)
     print(f"{arguments.out / 'unet.safetensors'} written")
+    return 0
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -100,7 +101,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run_evaluation)
 
 
-def run_evaluation(arguments: argparse.Namespace) -> None:
+def run_evaluation(arguments: argparse.Namespace) -> int:
     """Score, print the table, and write JSON and plots where asked."""
     denoisers = {"definition": evaluate.definition(arguments.checkpoint)}
     if arguments.server:
@@ -117,6 +118,7 @@ def run_evaluation(arguments: argparse.Namespace) -> None:
         digest = hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest()
         evaluate.write(scores, {**about, "checkpoint_sha256": digest}, arguments.out / "scores.json")
         plot(scores, arguments.out)
+    return 0
 
 
 def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
@@ -132,17 +134,3 @@ def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
         noise=arguments.noise,
         shrink=arguments.shrink,
     )
-
-
-def main() -> None:
-    """The two commands alone, for machines without the client."""
-    parser = argparse.ArgumentParser(prog="exposure")
-    commands = parser.add_subparsers(required=True)
-    add_train(commands.add_parser("train"))
-    add_evaluate(commands.add_parser("evaluate"))
-    arguments = parser.parse_args()
-    arguments.run(arguments)
-
-
-if __name__ == "__main__":
-    main()

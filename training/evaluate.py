@@ -39,12 +39,14 @@ def definition(checkpoint: Path) -> Denoiser:
 
     network = load_checkpoint(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    network.to(device, memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def run(case: Case, passes: int) -> NDArray[np.float32]:
         image = torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None].to(device)
-        physics = {"ratio": case.ratio, "gain": case.gain, "saturation": case.sensor.saturation}
-        return denoise(network, image, passes=passes, **physics)[0].cpu().numpy()
+        result = denoise(
+            network, image, ratio=case.ratio, gain=case.gain, saturation=case.sensor.saturation, passes=passes
+        )
+        return result[0].cpu().numpy()
 
     return run
 
@@ -80,10 +82,10 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
     """Judge one result [4, h, w] in [0, 1]."""
     from skimage.metrics import structural_similarity
 
-    clean, mask = case.clean, np.ones(case.clean.shape, bool) if case.mask is None else case.mask
-    if case.crop:
-        row, column, h, w = case.crop
-        image, clean, mask = (planes[:, row : row + h, column : column + w] for planes in (image, clean, mask))
+    row, column, h, w = case.crop or (0, 0, *case.clean.shape[1:])
+    judged = (slice(None), slice(row, row + h), slice(column, column + w))
+    image, clean = image[judged], case.clean[judged]
+    mask = np.ones(clean.shape, bool) if case.mask is None else case.mask[judged]
     _, ssim = structural_similarity(clean, image, data_range=1.0, channel_axis=0, full=True)
     aligned = np.clip(image * oracle_gain(image[mask], clean[mask]), 0, 1)
     return Score(

@@ -50,7 +50,8 @@ class Trainer:
     def __init__(self, network: Network, plan: Plan, folder: Path) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.folder, self.iteration, self.seconds = plan, folder, 0, 0.0
-        self.network = network.to(self.device, memory_format=torch.channels_last).train()
+        self.network = network.to(self.device).train()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.average = copy.deepcopy(self.network).eval()
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=plan.learning_rate, foreach=True)
         self.low_precision = has_fast_bfloat16(self.device)
@@ -90,7 +91,8 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
         self.optimizer.step()
         decay = min(self.plan.averaging, (1 + self.iteration) / (10 + self.iteration))
-        average, current = list(self.average.parameters()), list(self.network.parameters())
+        average: list[Tensor] = list(self.average.parameters())
+        current: list[Tensor] = list(self.network.parameters())
         with torch.no_grad():
             torch._foreach_lerp_(average, current, 1 - decay)
         return [loss.detach() for loss in losses]

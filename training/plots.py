@@ -26,13 +26,13 @@ def plot(scores: Sequence[Score], folder: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
     methods = dict.fromkeys((method, passes) for entries in rows.values() for method, passes, _ in entries)
     for method, passes in methods:
-        points = [
+        by_ratio = [
             (group, values[0])
             for group, entries in rows.items()
             for name, number, values in entries
             if (name, number) == (method, passes)
         ]
-        axes.plot(*zip(*points, strict=True), "o-", label=f"{method}, {passes} passes" if passes else method)
+        axes.plot(*zip(*by_ratio, strict=True), "o-", label=f"{method}, {passes} passes" if passes else method)
     axes.set(xlabel="exposure ratio", ylabel="PSNR, blind (dB)")
     axes.legend(fontsize="small")
     figure.savefig(folder / "ratio.png", dpi=150)

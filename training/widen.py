@@ -15,15 +15,15 @@ def widened(network: UNet, factor: int, seed: int = 0) -> UNet:
     if factor < 1:
         raise ValueError(f"factor is {factor}; a network grows by a whole number, at least 1")
     generator = torch.Generator().manual_seed(seed)
-    widths = [network.get_submodule(f"conv{level}_1").out_channels * factor for level in range(1, 6)]
+    narrow = network.state_dict()
     wide = UNet(
         with_photon=network.with_photon,
         concat_origin=network.concat_origin,
         adaptive=network.adaptive,
-        widths=[int(width) for width in widths],
+        widths=[factor * len(narrow[f"conv{level}_1.bias"]) for level in range(1, 6)],
     )
     state = {}
-    for name, value in network.state_dict().items():
+    for name, value in narrow.items():
         layer, kind = name.split(".")
         copies_out = 1 if layer == "conv10_1" else factor
         if kind == "bias":

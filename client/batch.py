@@ -1,0 +1,221 @@
+"""Many files: reading, denoising and writing overlap, memory is bounded, each is done once, a bad one costs itself."""
+
+import errno
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import manifest, output
+from .connection import ServerError, ServerGoneError
+from .inputs import Source
+from .rawfile import RawFile, RawFileError
+from .reader import Readers, readers
+from .recipe import Choice, Recipe
+from .triton import Client
+
+READERS = 2
+WRITERS = 2
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file will fare better
+
+DONE, HELD, FAILED, PLANNED = "done", "already done", "failed", "planned"
+
+
+class OutputError(OSError):
+    """Nothing more can be written: the batch ends."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one file: one of DONE, HELD, FAILED and PLANNED, and the sentence or the results."""
+
+    source: Path
+    status: str
+    results: tuple[Path, ...] = ()
+    reason: str = ""
+    choice: Choice | None = None
+    megapixels: float = 0.0
+    seconds: float = 0.0
+
+    def as_json(self) -> str:
+        """One line for scripts."""
+        told: dict[str, object] = {
+            "file": str(self.source),
+            "status": self.status,
+            "results": [str(path) for path in self.results],
+        }
+        if self.choice is not None:
+            told |= {**asdict(self.choice), "megapixels": round(self.megapixels, 3), "seconds": round(self.seconds, 3)}
+        return json.dumps(told | ({"reason": self.reason} if self.reason else {}))
+
+
+class Watcher(Protocol):
+    """Who is told how a batch goes; called from many threads, one at a time."""
+
+    def progress(self, share: float) -> None:
+        """A share of one file was done."""
+
+    def outcome(self, outcome: Outcome) -> None:
+        """One file has come to its end."""
+
+
+@dataclass
+class Batch:
+    """A list of files, what is done to them and where results go.
+
+    in_flight: files that are with the servers at once; about as many again are being read and written.
+    client: called for the first file that needs it.
+    """
+
+    sources: Sequence[Source]
+    recipe: Recipe
+    out: Path
+    client: Callable[[], Client]
+    watcher: Watcher
+    in_flight: int = 2
+    overwrite: bool = False
+    dry_run: bool = False
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _telling: threading.Lock = field(default_factory=threading.Lock)
+    _taken: dict[Path, Path] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Do all files. Raises ServerGoneError or OutputError when no further file can be done."""
+        self._manifest = manifest.Manifest(self.out)
+        self._inputs = {source.path.resolve() for source in self.sources}
+        self._asking = threading.BoundedSemaphore(self.in_flight)
+        self._writing = threading.BoundedSemaphore(WRITERS)
+        self._long: RawFile | None = None
+        self._client: Client | None = None
+        with readers(READERS) as self._readers:
+            self._settings = self._settled(self._readers)
+            if not self.dry_run:
+                manifest.remove_leftovers({self.out / source.folder for source in self.sources})
+            workers = min(self.in_flight + READERS + WRITERS, len(self.sources))
+            with ThreadPoolExecutor(workers, "exposure-file") as threads:
+                try:
+                    for _ in threads.map(self._one, self.sources):
+                        pass
+                except BaseException:
+                    self._give_up()
+                    raise
+
+    def _give_up(self) -> None:
+        """Let the threads end soon: what they wait for is taken from them."""
+        self._stop.set()
+        if self._client is not None:
+            self._client.close()
+        self._readers.close()
+
+    def _settled(self, readers: Readers) -> str:
+        """The settings as text, by which the manifest tells them; the file of --like counts by its content."""
+        settings = asdict(self.recipe)
+        del settings["formats"], settings["preview"]  # each result is noted by itself
+        if self.recipe.like is not None:
+            try:
+                self._long = readers.read(self.recipe.like)
+            except RawFileError as error:
+                raise ValueError(f"--like {self.recipe.like}: {error}") from error
+            settings["like"] = manifest.content_of(self.recipe.like)
+        return json.dumps(settings, sort_keys=True)
+
+    def _one(self, source: Source) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            outcome = self._process(source)
+        except (ServerGoneError, OutputError):
+            self._stop.set()
+            raise
+        except Exception as error:  # whatever is odd about one file, the others get their turn
+            if self._stop.is_set():
+                return
+            known = isinstance(error, ServerError | ValueError | OSError)
+            outcome = Outcome(
+                source.path, FAILED, reason=str(error) if known else f"it cannot be processed ({error!r})"
+            )
+        with self._telling:
+            self.watcher.outcome(outcome)
+
+    def _process(self, source: Source) -> Outcome:
+        targets = source.targets(self.out, self.recipe.formats, self.recipe.preview)
+        self._refuse_collisions(source, targets)
+        if self.dry_run:
+            file = self._readers.read(source.path)
+            choice = self.recipe.choose(file, self._long)
+            return Outcome(source.path, PLANNED, tuple(targets), "", choice, file.mosaic.size / 1e6)
+        try:
+            content = manifest.content_of(source.path)
+        except OSError as error:
+            raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
+        if not self.overwrite and self._manifest.holds(content, self._settings, targets):
+            return Outcome(source.path, HELD, tuple(targets))
+        targets[0].parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        file = self._readers.read(source.path)
+        choice = self.recipe.choose(file, self._long)
+        self._client = client = self.client()
+        with self._room(), manifest.claimed(targets):
+            self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
+            try:
+                exposed = self._exposed(client, file, choice)
+                with self._writing:
+                    self._write(file, exposed, choice, targets)
+            finally:
+                self._manifest.abandon(targets)
+            self._manifest.finish(targets)
+        seconds = time.monotonic() - started
+        return Outcome(source.path, DONE, tuple(targets), "", choice, file.mosaic.size / 1e6, seconds)
+
+    def _exposed(self, client: Client, file: RawFile, choice: Choice) -> output.Exposed:
+        with self._asking:
+            denoised: NDArray[np.uint16] = client.denoise(
+                file.mosaic,
+                file.sensor,
+                ratio=choice.ratio,
+                gain=choice.gain,
+                passes=self.recipe.passes,
+                seed=self.recipe.seed,
+                tile_done=self._progress,
+            )
+        return self.recipe.finish(file, denoised, choice)
+
+    def _write(self, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]) -> None:
+        for target in targets:
+            write = partial(output.write, target, file, exposed)
+            if target.stem.endswith("_preview"):
+                write = partial(output.write_preview, target, file, exposed.in_file_levels, choice.ratio)
+            write()
+
+    def _progress(self, share: float) -> None:
+        with self._telling:
+            self.watcher.progress(share)
+
+    def _refuse_collisions(self, source: Source, targets: Sequence[Path]) -> None:
+        with self._telling:
+            for target in targets:
+                if target.resolve() in self._inputs:
+                    raise RawFileError(f"its result {target} is an input too; choose another --out")
+                if self._taken.setdefault(target, source.path) != source.path:
+                    raise RawFileError(f"its result {target} is that of {self._taken[target]} too; do it by itself")
+
+    @contextmanager
+    def _room(self) -> Iterator[None]:
+        """A full or read-only disk ends the batch in one sentence."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL:
+                raise OutputError(
+                    f"{self.out} takes no more files ({(error.strerror or str(error)).lower()})"
+                ) from error
+            raise

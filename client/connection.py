@@ -1,0 +1,285 @@
+"""One Triton server: requests over gRPC, frames through shared memory where the server is on this machine."""
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from exposure.schedule import SERVED_PASSES
+
+from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
+
+TYPES = {"uint8": "UINT8", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
+READY_TIMEOUT_S = 5.0
+PAUSES_S = (0.1, 5.0)  # before a server that failed is asked again: at first, and at most
+CHANNEL = (
+    ("grpc.max_send_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
+    ("grpc.max_receive_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
+    # A peer that went silent (a cable, a host) is noticed during a request. Triton ends connections that ping more
+    # often than every 300 s without data (its --grpc-http2-min-recv-ping-interval-without-data).
+    ("grpc.keepalive_time_ms", 305_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
+)
+
+
+class ServerError(RuntimeError):
+    """The server is absent, failed or refused; the message is one sentence."""
+
+
+class ServerGoneError(ServerError):
+    """No server answers, now: the same request may succeed later or elsewhere."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a server is reached. tls: encrypt, trusting the system's authorities or those in `authorities` (PEM).
+
+    headers: sent with each call, such as {"authorization": "Bearer TOKEN"}. timeout_s: deadline of one request.
+    """
+
+    timeout_s: float = 600.0
+    tls: bool = False
+    authorities: Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One inference: the ensemble, the frame, the small tensors by name."""
+
+    model: str
+    mosaic: NDArray[np.uint16]
+    small: Mapping[str, NDArray[Any]]
+
+
+class Connection:
+    """Talks to one server; used by many threads at once."""
+
+    def __init__(self, address: str, access: Access) -> None:
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise ServerError(f'server is "{address}"; write HOST:PORT, such as localhost:8001')
+        self.address = address
+        self.shared_memory = is_this_machine(host)
+        self.resting_until = 0.0  # on the monotonic clock; after a failure, others are asked first
+        self.has_answered = False
+        self._pause_s = PAUSES_S[0]
+        self._access = access
+        if access.authorities is not None and not os.access(access.authorities, os.R_OK):
+            raise ServerError(f"{access.authorities} cannot be read; it must hold the authorities to trust, as PEM")
+        self._grpc = grpc.InferenceServerClient(
+            address,
+            ssl=access.tls or access.authorities is not None,
+            root_certificates=None if access.authorities is None else str(access.authorities),
+            channel_args=CHANNEL,
+        )
+        self._lock = threading.Lock()
+        self._idle: list[Region] = []
+        self._calls: set[Any] = set()
+        self._swept = self._closed = False
+
+    def close(self) -> None:
+        """Give up what is still running; give shared memory and the connection back."""
+        with self._lock:
+            self._closed = True
+            calls, idle, self._idle = list(self._calls), self._idle, []
+        for call in calls:
+            call.cancel()
+        for region in idle:
+            self._drop(region)
+        self._grpc.close()
+
+    def infer(self, request: Request) -> NDArray[np.uint16]:
+        """DENOISED. Raises ServerGoneError where another try may help, ServerError where it will not."""
+        try:
+            denoised = self._infer(request)
+        except ServerGoneError:
+            self.resting_until = time.monotonic() + self._pause_s
+            self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
+            raise
+        self.has_answered, self.resting_until, self._pause_s = True, 0.0, PAUSES_S[0]
+        return denoised
+
+    def _infer(self, request: Request) -> NDArray[np.uint16]:
+        with self.translated():
+            region = self._region(2 * request.mosaic.nbytes)
+            try:
+                denoised = self._ask(request, region)
+            except InferenceServerException as error:
+                if region is None:
+                    raise
+                self._drop(region)  # an abandoned request may still be writing into it
+                if not re.search(
+                    r"find shared memory region|shared memory region .* not|unregistered", str(error.message())
+                ):
+                    raise
+                region = self._region(2 * request.mosaic.nbytes)  # the server was started anew since
+                denoised = self._ask(request, region)
+            if region is not None:
+                self._keep(region)
+            return denoised
+
+    def check(self) -> None:
+        """Raise ServerError unless the server answers and holds our ensembles."""
+        with self.translated():
+            for passes in SERVED_PASSES:
+                name = f"exposure_{passes}"
+                if not self._grpc.is_model_ready(name, headers=self._headers(), client_timeout=READY_TIMEOUT_S):
+                    raise ServerError(f"the server at {self.address} does not hold {name}")
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Triton's statistics of each model."""
+        with self.translated():
+            answer = self._grpc.get_inference_statistics(as_json=True, headers=self._headers())
+            return list(answer.get("model_stats", []))
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Errors of gRPC as sentences."""
+        try:
+            yield
+        except InferenceServerException as error:
+            message, status = str(error.message()), str(error.status())
+            if "CERTIFICATE" in message or "SSL" in message or "handshak" in message.lower():
+                raise ServerError(f"{self.address} is not trusted ({message}); see --tls and --ca") from error
+            if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
+                raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
+            if "UNAVAILABLE" in status:
+                raise ServerGoneError(
+                    f"no exposure server answers at {self.address}; start one with: exposure serve"
+                ) from error
+            if "DEADLINE" in status:
+                raise ServerError(
+                    f"the server at {self.address} took more than {self._access.timeout_s:g} s"
+                ) from error
+            raise ServerError(re.sub(r"^in ensemble '\w+', ", "", message)) from error
+
+    def _ask(self, request: Request, region: "Region | None") -> NDArray[np.uint16]:
+        mosaic = np.ascontiguousarray(request.mosaic)
+        large, output = grpc.InferInput("MOSAIC", mosaic.shape, "UINT16"), grpc.InferRequestedOutput("DENOISED")
+        if region is not None:
+            region.array(mosaic.shape, 0)[:] = mosaic
+            large.set_shared_memory(region.name, mosaic.nbytes)
+            output.set_shared_memory(region.name, mosaic.nbytes, offset=mosaic.nbytes)
+        else:
+            large.set_data_from_numpy(mosaic)
+        inputs = [large]
+        for name, array in request.small.items():
+            inputs.append(grpc.InferInput(name, array.shape, TYPES[array.dtype.name]))
+            inputs[-1].set_data_from_numpy(array)
+        reply = self._call(request.model, inputs, output)
+        if region is not None:
+            return np.array(region.array(mosaic.shape, mosaic.nbytes))
+        denoised: NDArray[np.uint16] = reply.as_numpy("DENOISED")
+        return denoised
+
+    def _call(self, model: str, inputs: list[Any], output: Any) -> Any:
+        """One call that `close` can end."""
+        answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
+        with self._lock:
+            if self._closed:
+                raise ServerError("the client is closed")
+            call = self._grpc.async_infer(
+                model,
+                inputs,
+                callback=lambda result, error: answers.put((result, error)),
+                outputs=[output],
+                client_timeout=self._access.timeout_s,
+                headers=self._headers(),
+            )
+            self._calls.add(call)
+        try:
+            result, error = answers.get()
+        finally:
+            with self._lock:
+                self._calls.discard(call)
+        if error is not None:
+            raise error
+        return result
+
+    def _headers(self) -> dict[str, str] | None:
+        return dict(self._access.headers) or None
+
+    def _region(self, size: int) -> "Region | None":
+        """A registered region of at least `size` bytes that nobody uses; None where the server cannot see it."""
+        if not self.shared_memory:
+            return None
+        with self._lock:
+            fitting = next((region for region in self._idle if region.size >= size), None)
+            outgrown = None if fitting or not self._idle else self._idle[0]
+            for taken in (fitting, outgrown):
+                if taken is not None:
+                    self._idle.remove(taken)
+        if outgrown is not None:
+            self._drop(outgrown)
+        if fitting is not None:
+            return fitting
+        try:
+            region = Region(size)
+        except OSError:  # no room there: gRPC serves as well
+            self.shared_memory = False
+            return None
+        try:
+            self._sweep()
+            self._grpc.register_system_shared_memory(region.name, f"/{region.name}", size, headers=self._headers())
+        except InferenceServerException as error:
+            region.close()
+            if "UNAVAILABLE" in str(error.status()):
+                raise
+            self.shared_memory = False  # a container with a /dev/shm of its own
+            return None
+        return region
+
+    def _keep(self, region: "Region") -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(region)
+                return
+        self._drop(region)
+
+    def _drop(self, region: "Region") -> None:
+        self._unregister(region.name)
+        region.close()
+
+    def _unregister(self, name: str) -> None:
+        for pause_s in (0.02, 0):  # just after a reply the server may still hold it
+            try:
+                self._grpc.unregister_system_shared_memory(
+                    name, headers=self._headers(), client_timeout=READY_TIMEOUT_S
+                )
+                return
+            except (InferenceServerException, ValueError):  # the server may be gone, or our channel closed
+                time.sleep(pause_s)
+
+    def _sweep(self) -> None:
+        """Once: make the server forget the regions of clients that were killed, and remove these."""
+        if self._swept:
+            return
+        remove_abandoned_regions()
+        answer = self._grpc.get_system_shared_memory_status(as_json=True, headers=self._headers())
+        for name in answer.get("regions", {}):
+            if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
+                self._unregister(name)
+        self._swept = True
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host name means this machine, by its loopback address."""
+    try:
+        return host == "[::1]" or socket.gethostbyname(host).startswith("127.")
+    except OSError:
+        return False

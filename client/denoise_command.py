@@ -1,0 +1,273 @@
+"""`exposure denoise`: the flags, and what is told while the files are done."""
+
+import argparse
+import contextlib
+import functools
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from exposure.schedule import SERVED_PASSES
+
+from .batch import DONE, FAILED, HELD, PLANNED, Batch, Outcome
+from .connection import ServerError, ServerGoneError
+from .inputs import find_sources
+from .output import FORMATS
+from .recipe import Recipe
+from .server import ServerOptions, running_server, server_is_installed
+from .triton import IN_FLIGHT, TILE_PIXELS, Client
+
+DEFAULT_SERVER = os.environ.get("EXPOSURE_SERVER", "localhost:8001")
+TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
+
+
+def denoise_files(options: argparse.Namespace) -> int:
+    """Denoise every file that can be; report and skip the others."""
+    recipe = Recipe(
+        ratio=options.ratio,
+        ev=options.ev,
+        like=options.like,
+        auto=options.auto,
+        gain=options.gain,
+        iso=options.iso,
+        passes=options.passes,
+        seed=options.seed,
+        strength=options.strength,
+        keep_exposure=options.keep_exposure,
+        formats=tuple(options.format.split(",")),
+        preview=options.preview,
+    )
+    sources = find_sources(options.files, options.out, recursive=options.recursive)
+    if not options.dry_run:
+        prepare_folder(options.out)
+    with _report(len(sources), options.json) as report, contextlib.ExitStack() as stack:
+        batch = Batch(
+            sources,
+            recipe,
+            options.out,
+            client=_once(lambda: stack.enter_context(client_for(options))),
+            watcher=report,
+            in_flight=IN_FLIGHT * len(addresses(options.server)),
+            overwrite=options.overwrite,
+            dry_run=options.dry_run,
+        )
+        try:
+            batch.run()
+        finally:
+            report.summary()
+    return 1 if report.failures else 0
+
+
+class Report:
+    """What people see: progress, a sentence for each file, a summary. With `as_json`, lines for scripts instead."""
+
+    def __init__(self, files: int, as_json: bool, stream: TextIO) -> None:
+        self.failures: list[Outcome] = []
+        self._files, self._as_json, self._stream = files, as_json, stream
+        self._counts: Counter[str] = Counter()
+        self._started = time.monotonic()
+        form = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
+        self._bar: Any = tqdm(
+            total=files, unit="file", file=stream, disable=not stream.isatty(), bar_format=form, smoothing=0.1
+        )
+        self._shown = 0.0
+
+    def progress(self, share: float) -> None:
+        """Move the bar on by a part of a file."""
+        self._bar.update(share)
+        self._shown += share
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Tell what became of a file."""
+        self._counts[outcome.status] += 1
+        missing = sum(self._counts.values()) - self._shown  # a file that failed, or was there, made no progress
+        if missing > 0 and outcome.status != DONE:
+            self.progress(min(missing, 1.0))
+        if outcome.status == FAILED:
+            self.failures.append(outcome)
+        if self._as_json:
+            print(outcome.as_json(), flush=True)
+        elif outcome.status == FAILED:
+            self._say(f"exposure: {outcome.source}: {outcome.reason}")
+        elif outcome.status == HELD:
+            tqdm.write(f"{outcome.source}: already done")
+        else:
+            took = f", {outcome.seconds:.1f} s" if outcome.status == DONE else ""
+            tqdm.write(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
+            for path in outcome.results:
+                tqdm.write(f"  {path}" if outcome.status == DONE else f"  would write {path}")
+
+    def summary(self) -> None:
+        """Counts, time and the files that failed, for more than one file."""
+        self._bar.close()
+        seconds = time.monotonic() - self._started
+        if self._as_json or self._files < 2:
+            return
+        told = ", ".join(f"{self._counts[status]} {status}" for status in (DONE, PLANNED, HELD) if self._counts[status])
+        if told:
+            rate = f", {self._counts[DONE] / seconds * 3600:.0f} files an hour" if self._counts[DONE] else ""
+            print(f"{told} in {seconds:.0f} s{rate}")
+        if self.failures:
+            self._say(f"exposure: {len(self.failures)} of {self._files} files failed")
+
+    def _say(self, sentence: str) -> None:
+        tqdm.write(sentence, file=self._stream)
+
+
+@contextlib.contextmanager
+def _report(files: int, as_json: bool) -> Iterator[Report]:
+    """A report on a standard error of its own: LibRaw's remarks are held back by closing the common one at times."""
+    sys.stderr.flush()
+    stream = sys.stderr
+    with contextlib.suppress(OSError):  # it may be no file at all
+        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+    try:
+        yield Report(files, as_json, stream)
+    finally:
+        if stream is not sys.stderr:
+            stream.close()
+
+
+def _once(make: Callable[[], Client]) -> Callable[[], Client]:
+    """The client, made when the first good file wants it; without one, no file can be done."""
+    lock = threading.Lock()
+
+    @functools.cache
+    def made() -> Client:
+        try:
+            return make()
+        except ServerError as error:
+            raise ServerGoneError(str(error)) from error
+
+    def client() -> Client:
+        with lock:
+            return made()
+
+    return client
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make an output folder. Raises ValueError, one sentence, where that or writing to it is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
+
+
+def addresses(server: str | None) -> list[str]:
+    """The servers of a --server flag or of $EXPOSURE_SERVER."""
+    return [address.strip() for address in (server or DEFAULT_SERVER).split(",")]
+
+
+@contextlib.contextmanager
+def client_for(options: argparse.Namespace) -> Iterator[Client]:
+    """A client of the servers that were named; without one, of a local server, started for the block if none runs."""
+    reach = {
+        "tls": options.tls,
+        "authorities": options.ca,
+        "headers": _headers(options.header),
+        "tile_pixels": round(1e6 * options.tile),
+        "timeout_s": options.timeout,
+    }
+    with Client(addresses(options.server), **reach) as client:
+        try:
+            client.check()
+        except ServerError:
+            if options.server:
+                raise
+        else:
+            yield client
+            return
+    if not server_is_installed():
+        raise ServerError("no server is running here and none is installed; give --server HOST:PORT")
+    print("starting a server for this call ...", file=sys.stderr)
+    with (
+        running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server,
+        Client(server.address, tile_pixels=reach["tile_pixels"], timeout_s=options.timeout, patience_s=0) as client,
+    ):
+        yield client
+
+
+def _headers(given: list[str]) -> dict[str, str]:
+    headers = {}
+    for header in given:
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            raise ValueError(f'--header is "{header}"; write "NAME: VALUE"')
+        headers[name.strip().lower()] = value.strip()
+    if os.environ.get(TOKEN):
+        headers.setdefault("authorization", f"Bearer {os.environ[TOKEN]}")
+    return headers
+
+
+def add_server_flags(this: Any) -> None:
+    """How a server is found and spoken to."""
+    reach = this.add_argument_group("the server")
+    reach.add_argument(
+        "--server",
+        metavar="HOST:PORT,...",
+        help=f"one, or several to share the work (default: {DEFAULT_SERVER}, else one started for the call)",
+    )
+    reach.add_argument("--tls", action="store_true", help="encrypt, trusting the system's authorities")
+    reach.add_argument("--ca", type=Path, metavar="PEM", help="encrypt, trusting these authorities")
+    reach.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        metavar="NAME:VALUE",
+        help=f"send it; ${TOKEN} is sent as a bearer token",
+    )
+    reach.add_argument(
+        "--tile",
+        type=float,
+        default=TILE_PIXELS / 1e6,
+        metavar="MP",
+        help=f"send larger frames in tiles of at most so many megapixels (default: {TILE_PIXELS / 1e6:g})",
+    )
+    reach.add_argument(
+        "--timeout", type=float, default=600, metavar="S", help="of one request, in seconds (default: 600)"
+    )
+
+
+def add_parser(commands: Any) -> None:
+    """The `denoise` subcommand."""
+    this = commands.add_parser("denoise", help="expose RAW files longer", description="Expose RAW files longer.")
+    this.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="Bayer RAW files that LibRaw reads, folders, or patterns"
+    )
+    this.add_argument("-r", "--recursive", action="store_true", help="look into the folders below folders, too")
+    target = this.add_mutually_exclusive_group(required=True)
+    target.add_argument("--ratio", type=float, help="target exposure / exposure of the file, at least 1")
+    target.add_argument("--ev", type=float, help="the same in stops: 3 is a ratio of 8")
+    target.add_argument("--like", type=Path, metavar="FILE", help="as long as this RAW file was exposed")
+    target.add_argument("--auto", action="store_true", help="as bright as the histogram allows, at most 300 times")
+    known = this.add_mutually_exclusive_group()
+    known.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
+    known.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
+    this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
+    this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")
+    this.add_argument(
+        "--strength", type=float, default=1, help="share of the denoised result, the rest is the brightened file (1)"
+    )
+    this.add_argument(
+        "--keep-exposure", action="store_true", help="write the file at its own exposure, denoised, with more bits"
+    )
+    this.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where results go (default: here)")
+    this.add_argument("--format", default="dng", help=f"one or more of {','.join(FORMATS)} (default: dng)")
+    this.add_argument("--preview", action="store_true", help="also write before and after side by side")
+    this.add_argument("--overwrite", action="store_true", help="do again what is done, replace what is there")
+    this.add_argument(
+        "--dry-run", action="store_true", help="read and judge the files, tell the choices, write nothing"
+    )
+    this.add_argument("--json", action="store_true", help="tell the outcome of each file as a line of JSON")
+    add_server_flags(this)
+    this.set_defaults(run=denoise_files)

@@ -1,0 +1,232 @@
+"""What a camera wrote about an exposure, carried byte for byte: EXIF, GPS, maker note, description, IPTC, XMP.
+
+TIFF 6.0 and EXIF 2.32 directories; the containers of Fuji (JPEG inside) and Canon CR3 (ISO 14496-12 boxes). Libraries
+turn values into their own types; here types, counts and bytes stay as they were.
+"""
+
+import contextlib
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import tifffile
+
+SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, MAKER_NOTE_SAFETY = (
+    330,
+    34665,
+    34853,
+    40965,
+    37500,
+    50741,
+)
+PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
+LONG = 4  # TIFF field type
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # bytes of a TIFF field type
+MOST_ENTRIES, MOST_BYTES = 1000, 1 << 24  # of a directory, of a value; more is damage
+TIFF_MAGICS = (42, 0x4F52, 0x5352, 0x55)  # TIFF, Olympus (two), Panasonic
+# Descriptive tags of the first directory: TIFF, XMP, Windows, IPTC.
+DESCRIPTIVE = frozenset({270, 271, 272, 306, 315, 316, 700, 18246, 18249, 33432, 33723, *range(40091, 40096)})
+# What older cameras (TIFF/EP) write there too; its place in a DNG is EXIF.
+TIFF_EP = frozenset({33434, 33437, 34850, 34855, 36867, 36868, *range(37377, 37397)})
+# Maker notes whose offsets count from themselves: they may be moved.
+SELF_CONTAINED = (
+    b"Nikon\0\2",
+    b"OLYMPUS\0",
+    b"OM SYSTEM\0",
+    b"FUJIFILM",
+    b"Apple iOS\0",
+    b"PENTAX \0",
+    b"LEICA\0\2\xff",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One field. kind: TIFF field type; data: its values in the file's byte order; offset: where they lay."""
+
+    kind: int
+    count: int
+    data: bytes
+    offset: int = 0
+
+
+Directory = Mapping[int, Entry]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Directories by tag code. order: "<" or ">"; description: the descriptive tags of the first directory.
+
+    note_is_safe: a DNG says that its maker note may be moved (MakerNoteSafety).
+    """
+
+    order: str
+    description: Directory = field(default_factory=dict)
+    exif: Directory = field(default_factory=dict)
+    gps: Directory = field(default_factory=dict)
+    note_is_safe: bool = False
+
+    def text(self, code: int) -> str:
+        """A descriptive ASCII tag, empty where absent."""
+        entry = self.description.get(code)
+        return entry.data.split(b"\0")[0].decode(errors="replace").strip() if entry else ""
+
+    @property
+    def movable_exif(self) -> dict[int, Entry]:
+        """The EXIF fields that mean the same anywhere in a file."""
+        exif = {code: entry for code, entry in self.exif.items() if code != INTEROPERABILITY_IFD}
+        if self.private_data:
+            del exif[MAKER_NOTE]
+        return exif
+
+    @property
+    def private_data(self) -> bytes:
+        """The maker note as DNGPrivateData, with its old offset so that readers find their way; empty where it moves.
+
+        Adobe's layout: "Adobe" 0 "MakN", length, byte order, offset (DNG 1.4, DNGPrivateData).
+        """
+        note = self.exif.get(MAKER_NOTE)
+        if note is None or self.note_is_safe or note.data.startswith(SELF_CONTAINED):
+            return b""
+        order = b"II" if self.order == "<" else b"MM"
+        data = order + struct.pack(">I", note.offset) + note.data
+        return b"Adobe\0MakN" + struct.pack(">I", len(data)) + data
+
+
+def read_metadata(path: Path) -> Metadata | None:
+    """What a RAW file tells, or None where its container is foreign or damaged."""
+    with contextlib.suppress(OSError, struct.error, ValueError), path.open("rb") as file:
+        start = file.read(16)
+        if start[4:12] == b"ftypcrx ":
+            return _canon_cr3(file)
+        return _tiff(file, _fuji_base(file) if start.startswith(b"FUJIFILM") else 0)
+    return None
+
+
+def append_directories(path: Path, metadata: Metadata) -> None:
+    """Put the EXIF and GPS directories behind a TIFF file, and turn the PLACEHOLDERS of its first one into pointers."""
+    with tifffile.TiffFile(path) as tif:
+        placeholders = {
+            code: tag.offset for code in PLACEHOLDERS if (tag := tif.pages.first.tags.get(PLACEHOLDERS[code]))
+        }
+        below = tif.pages.first.tags.get(SUB_IFDS)
+    with path.open("r+b") as file:
+        if below is not None:  # tifffile writes the type IFD, where DNG readers expect LONG
+            file.seek(below.offset + 2)
+            file.write(struct.pack(metadata.order + "H", LONG))
+        for code, directory in ((EXIF_IFD, metadata.movable_exif), (GPS_IFD, metadata.gps)):
+            if directory:
+                place = file.seek(0, 2)
+                place += file.write(bytes(place % 2))  # directories begin on a word
+                file.write(_serialised(directory, metadata.order, place))
+                file.seek(placeholders[code])
+                file.write(struct.pack(metadata.order + "HHII", code, LONG, 1, place))
+
+
+def _serialised(directory: Directory, order: str, place: int) -> bytes:
+    """A directory and its values, as they lie at `place`."""
+    entries, values = b"", b""
+    behind = place + 2 + 12 * len(directory) + 4
+    for code, entry in sorted(directory.items()):
+        inline = entry.data.ljust(4, b"\0")
+        if len(entry.data) > 4:
+            inline = struct.pack(order + "I", behind + len(values))
+            values += entry.data + bytes(len(entry.data) % 2)
+        entries += struct.pack(order + "HHI", code, entry.kind, entry.count) + inline
+    return struct.pack(order + "H", len(directory)) + entries + bytes(4) + values
+
+
+def _tiff(file: BinaryIO, base: int) -> Metadata | None:
+    order, first = _header(file, base)
+    if not order:
+        return None
+    top = _directory(file, base, first, order)
+    description = {code: entry for code, entry in top.items() if code in DESCRIPTIVE}
+    exif, gps = ({} if code not in top else _pointed(file, base, top[code], order) for code in (EXIF_IFD, GPS_IFD))
+    camera = {code: entry for code, entry in top.items() if code in TIFF_EP}
+    safe = MAKER_NOTE_SAFETY in top and any(top[MAKER_NOTE_SAFETY].data)
+    return Metadata(order, description, camera | exif, gps, safe)
+
+
+def _header(file: BinaryIO, base: int) -> tuple[str, int]:
+    """Byte order and offset of the first directory; "" where no TIFF begins at `base`."""
+    file.seek(base)
+    start = file.read(8)
+    order = {b"II": "<", b"MM": ">"}.get(start[:2], "")
+    if not order or struct.unpack(order + "H", start[2:4])[0] not in TIFF_MAGICS:
+        return "", 0
+    return order, struct.unpack(order + "I", start[4:8])[0]
+
+
+def _pointed(file: BinaryIO, base: int, pointer: Entry, order: str) -> dict[int, Entry]:
+    return _directory(file, base, struct.unpack(order + "I", pointer.data[:4])[0], order)
+
+
+def _directory(file: BinaryIO, base: int, offset: int, order: str) -> dict[int, Entry]:
+    file.seek(base + offset)
+    (count,) = struct.unpack(order + "H", file.read(2))
+    if count > MOST_ENTRIES:
+        return {}
+    table = file.read(12 * count)
+    found = {}
+    for i in range(len(table) // 12):
+        code, kind, number, inline = struct.unpack(order + "HHI4s", table[12 * i : 12 * i + 12])
+        size = SIZES.get(kind, 0) * number
+        if not 0 < size <= MOST_BYTES:
+            continue
+        data, place = inline[:size], 0
+        if size > 4:
+            (place,) = struct.unpack(order + "I", inline)
+            file.seek(base + place)
+            data = file.read(size)
+        if len(data) == size:  # else it is cut off
+            found[code] = Entry(kind, number, data, place)
+    return found
+
+
+def _fuji_base(file: BinaryIO) -> int:
+    """Where the TIFF part begins in the JPEG of a RAF file."""
+    file.seek(84)
+    (jpeg,) = struct.unpack(">I", file.read(4))
+    file.seek(jpeg)
+    start = file.read(4096)
+    place = start.find(b"Exif\0\0")
+    if place < 0:
+        raise ValueError("no EXIF in the JPEG")
+    return jpeg + place + 6
+
+
+def _canon_cr3(file: BinaryIO) -> Metadata | None:
+    """Canon keeps first directory, EXIF and GPS in boxes of their own: moov / uuid / CMT1, CMT2, CMT4."""
+    size = file.seek(0, 2)
+    bases: dict[bytes, int] = {}
+    for kind, start, end in _boxes(file, 0, size):
+        for inner, inner_start, inner_end in _boxes(file, start, end) if kind == b"moov" else ():
+            for name, place, _ in _boxes(file, inner_start + 16, inner_end) if inner == b"uuid" else ():
+                bases.setdefault(name, place)
+    parts = {}
+    order = ""
+    for name in (b"CMT1", b"CMT2", b"CMT4"):
+        if name in bases:
+            order, first = _header(file, bases[name])
+            parts[name] = _directory(file, bases[name], first, order) if order else {}
+    description = {code: entry for code, entry in parts.get(b"CMT1", {}).items() if code in DESCRIPTIVE}
+    return Metadata(order, description, parts.get(b"CMT2", {}), parts.get(b"CMT4", {})) if order else None
+
+
+def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, begin and end of the content of each box in a range."""
+    while start + 8 <= end:
+        file.seek(start)
+        header = file.read(16)
+        size, kind = struct.unpack(">I4s", header[:8])
+        content = start + 8
+        if size == 1:
+            (size,) = struct.unpack(">Q", header[8:16])
+            content += 8
+        if size < content - start:
+            return
+        yield kind, content, min(start + size, end)
+        start += size

@@ -1,0 +1,138 @@
+"""What is done to a file: the choices before the request, and what becomes of the answer."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.noise import calibrated_camera, choose_gain
+from exposure.noise_fit import fit_noise
+from exposure.schedule import SERVED_PASSES
+from exposure.sensor import Sensor
+
+from . import target
+from .output import FORMATS, Exposed, brightened
+from .rawfile import RawFile
+
+
+@dataclass(frozen=True)
+class Choice:
+    """R and K of one file, and where each comes from."""
+
+    ratio: float
+    ratio_reason: str
+    gain: float
+    gain_reason: str
+
+    def __str__(self) -> str:
+        return f"ratio {self.ratio:.4g} ({self.ratio_reason}), gain {self.gain:.3g} DN/e- ({self.gain_reason})"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The flags of `exposure denoise` that decide what a result looks like, one to one.
+
+    One of ratio, ev, like and auto is given. Raises ValueError, one sentence, for values that make no sense.
+    """
+
+    ratio: float | None = None
+    ev: float | None = None
+    like: Path | None = None
+    auto: bool = False
+    gain: float | None = None
+    iso: float | None = None
+    passes: int = 3
+    seed: int = 0
+    strength: float = 1.0
+    keep_exposure: bool = False
+    formats: tuple[str, ...] = field(default=("dng",))
+    preview: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ratio is not None and not 1 <= self.ratio < np.inf:
+            raise ValueError(f"--ratio is {self.ratio:g}; a target exposure is at least the file's own (1)")
+        if self.ev is not None:
+            target.ratio_from_ev(self.ev)
+        if self.gain is not None and not 0 < self.gain < np.inf:
+            raise ValueError(f"--gain is {self.gain:g}; it must be positive, in DN per electron")
+        if self.iso is not None and not 0 < self.iso < np.inf:
+            raise ValueError(f"--iso is {self.iso:g}; it must be positive")
+        if self.passes not in SERVED_PASSES:
+            raise ValueError(f"--passes is {self.passes}; choose from {SERVED_PASSES}")
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"--seed is {self.seed}; it must be an unsigned 64-bit integer")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"--strength is {self.strength:g}; it is the share of the denoised result, from 0 to 1")
+        for name in self.formats:
+            if name not in FORMATS:
+                raise ValueError(f'--format "{name}" is unknown; choose from {",".join(FORMATS)}')
+
+    def choose(self, file: RawFile, long: RawFile | None = None) -> Choice:
+        """R and K for one file; long: the file of --like. Raises ValueError when it does not tell what is needed."""
+        return Choice(*self._ratio(file, long), *self._gain(file))
+
+    def _ratio(self, file: RawFile, long: RawFile | None) -> tuple[float, str]:
+        if self.ratio is not None:
+            return self.ratio, "as given"
+        if self.ev is not None:
+            return target.ratio_from_ev(self.ev), f"{self.ev:+g} EV"
+        if long is not None:
+            return target.ratio_like(file, long), f"like {long.path.name}"
+        return target.brightest_ratio(file), "from the histogram"
+
+    def _gain(self, file: RawFile) -> tuple[float, str]:
+        if self.gain is not None:
+            return self.gain, "as given"
+        if self.iso is not None and not calibrated_camera(file.model):
+            raise ValueError(f"--iso needs a calibrated camera, and {file.model or 'this one'} is none; give --gain")
+        iso = file.iso if self.iso is None else self.iso
+        return choose_gain(
+            file.model, iso, file.noise_profile, file.sensor.saturation, lambda: fit_noise(file.mosaic, file.sensor)
+        )
+
+    def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice) -> Exposed:
+        """What is written: the server's answer, blended with the brightened file, at the exposure that was asked for.
+
+        The noise profile is the photon noise of the exposure that the result stands for, an upper bound of what is
+        left: variance = K / S * signal, or 1/R of it at the file's own exposure.
+        """
+        if self.strength < 1:
+            denoised = blended(denoised, brightened(file, choice.ratio), self.strength)
+        scale = choice.gain / file.sensor.saturation
+        if not self.keep_exposure:
+            return Exposed(file.sensor, denoised, denoised, (scale, 0.0), self.strength)
+        sensor, mosaic, coarse = at_own_exposure(file, denoised, choice.ratio, self.seed)
+        return Exposed(sensor, mosaic, coarse, (scale / choice.ratio, 0.0), self.strength)
+
+
+def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.uint16], strength: float) -> NDArray[np.uint16]:
+    """strength * denoised + (1 - strength) * noisy, in DN of the same levels, rounded."""
+    mixed = noisy + np.float32(strength) * (denoised.astype(np.float32) - noisy)
+    rounded: NDArray[np.uint16] = np.rint(mixed).astype(np.uint16)
+    return rounded
+
+
+def at_own_exposure(
+    file: RawFile, denoised: NDArray[np.uint16], ratio: float, seed: int
+) -> tuple[Sensor, NDArray[np.uint16], NDArray[np.uint16]]:
+    """Take the brightness back: the denoised signal / R, in levels a whole number of times finer, up to 16 bits.
+
+    Where the brightened file clips, its own pixels stay. Rounding is dithered, since a later push makes its steps
+    visible: a quarter of a DN for 14 bit, where the read noise was several DN.
+    Returns the finer levels, the mosaic in them, and the same mosaic in the levels of the file.
+    """
+    finer = int(65535 // file.sensor.white)
+    b0, b1, b2, b3 = (finer * level for level in file.sensor.black)
+    sensor = replace(file.sensor, black=(b0, b1, b2, b3), white=finer * file.sensor.white)
+    height, width = denoised.shape
+    black = np.tile(np.array(file.sensor.black, np.float32).reshape(2, 2), ((height + 1) // 2, (width + 1) // 2))
+    black = black[:height, :width]
+    own = file.mosaic - black
+    clips = own * np.float32(ratio) >= file.sensor.white - black
+    signal = np.where(clips, own, (denoised - black) / np.float32(ratio))
+    dither = np.random.default_rng(seed).random(denoised.shape, np.float32)
+    level = np.floor(np.float32(finer) * (signal + black) + dither)
+    mosaic: NDArray[np.uint16] = np.clip(level, 0, 65535).astype(np.uint16)
+    coarse: NDArray[np.uint16] = np.rint(signal + black).clip(0, 65535).astype(np.uint16)
+    return sensor, mosaic, coarse

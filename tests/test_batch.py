@@ -1,0 +1,317 @@
+"""Batches: folders, going on after every kind of death, two at once, servers that go and come, disks that are full."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import CFAS, PROJECT, shared_memory
+
+from exposure import Sensor
+from exposure.client import batch, command, manifest, output
+from exposure.client.dng import write_dng
+from exposure.client.inputs import Source, find_sources
+from exposure.client.manifest import Manifest, TakenError, claimed
+from exposure.client.rawfile import RawFile, RawFileError, read
+from exposure.client.server import ServerOptions, running_server
+
+SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+FLAGS = ["--ratio", "20", "--gain", "3", "--passes", "1"]
+
+
+def make_files(folder: Path, count: int, side: int = 64) -> list[Path]:
+    """Small dark RAW files, no two alike."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i in range(count):
+        path = folder / f"DSC{i:04}.dng"
+        mosaic = np.random.default_rng(i).integers(500, 1200, (side, side)).astype(np.uint16)
+        write_dng(path, RawFile(path, mosaic, SENSOR, white_balance=(2, 1, 1.5)), mosaic)
+        paths.append(path)
+    return paths
+
+
+def denoise(*arguments: object) -> int:
+    return command.main(["denoise", *FLAGS, *map(str, arguments)])
+
+
+def started(*arguments: object) -> "subprocess.Popen[bytes]":
+    """The command as a process of its own."""
+    program = [sys.executable, "-m", "exposure.client.command", "denoise", *FLAGS, *map(str, arguments)]
+    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=PROJECT)
+
+
+def visible(folder: Path) -> list[str]:
+    """Everything in a folder but for the manifest."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != manifest.NAME)
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def wait_for_results(folder: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*_exposed.dng"))) < count and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_folders_and_patterns(tmp_path: Path) -> None:
+    first = make_files(tmp_path / "night", 2)
+    deeper = make_files(tmp_path / "night" / "later", 1)
+    (tmp_path / "night" / "DSC0000.JPG").touch()
+    (tmp_path / "night" / ".DSC0009.dng").touch()
+    (tmp_path / "night" / "DSC0000_exposed.dng").touch()
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "night"
+    assert [source.path for source in find_sources([out], out, recursive=False)] == first
+    sources = find_sources([out, first[0]], out, recursive=True)
+    assert {source.path for source in sources} == {*first, *deeper}
+    assert next(source.folder for source in sources if source.path == deeper[0]) == Path("later")
+    pattern = find_sources([tmp_path / "**" / "DSC0000.dng"], out, recursive=False)
+    assert [source.path for source in pattern] == [first[0], deeper[0]]
+    with pytest.raises(ValueError, match=r"empty holds no RAW files; --recursive looks into its sub-folders"):
+        find_sources([tmp_path / "empty"], out, recursive=False)
+    with pytest.raises(ValueError, match=r"no file matches .*\*\.NEF"):
+        find_sources([tmp_path / "*.NEF"], out, recursive=False)
+
+
+def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = make_files(tmp_path / "in", 3)
+    out = tmp_path / "out"
+    base = (tmp_path / "in", "--out", out, "--server", address, "--json")
+    assert denoise(*base) == 0
+    assert {line["status"] for line in lines(capsys)} == {"done"}
+    assert visible(out) == [f"{path.stem}_exposed.dng" for path in files]
+    before = {name: (out / name).stat().st_mtime_ns for name in visible(out)}
+    assert denoise(*base) == 0
+    assert [line["status"] for line in lines(capsys)] == ["already done"] * 3
+    assert {name: (out / name).stat().st_mtime_ns for name in visible(out)} == before
+    shutil.move(files[1], files[1].with_name("DSC0001_was_renamed.dng"))  # another name, the same content: a new result
+    (out / "DSC0002_exposed.dng").write_bytes(b"cut short")
+    make_files(tmp_path / "new", 4)
+    shutil.copy(tmp_path / "new" / "DSC0003.dng", files[0])  # the same name, other content
+    assert denoise(*base) == 1
+    told = {Path(line["file"]).name: line for line in lines(capsys)}
+    assert {name: line["status"] for name, line in told.items()} == {
+        "DSC0000.dng": "failed",
+        "DSC0001_was_renamed.dng": "done",
+        "DSC0002.dng": "done",
+    }
+    assert "exists and is made from" in told["DSC0000.dng"]["reason"]
+    assert denoise(*base, "--overwrite") == 0
+    assert [line["status"] for line in lines(capsys)] == ["done"] * 3
+    assert denoise(*base, "--strength", "0.5") == 0  # other settings
+    assert [line["status"] for line in lines(capsys)] == ["done"] * 3
+
+
+def test_a_foreign_file_is_not_replaced(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_files(tmp_path / "in", 1)
+    precious = tmp_path / "DSC0000_exposed.dng"
+    precious.write_text("precious")
+    assert denoise(tmp_path / "in", "--out", tmp_path, "--server", address) == 1
+    assert "exists and is not a result of this command" in capsys.readouterr().err
+    assert precious.read_text() == "precious"
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_files(tmp_path / "in", 2)
+    (tmp_path / "in" / "bad.dng").write_text("nothing")
+    out = tmp_path / "out"
+    assert denoise(tmp_path / "in", "--out", out, "--dry-run", "--server", "127.0.0.1:9") == 1  # and asks no server
+    told = capsys.readouterr()
+    assert told.out.count("would write") == 2
+    assert "ratio 20 (as given), gain 3 DN/e- (as given)" in told.out
+    assert "2 planned" in told.out
+    assert "bad.dng: it does not begin like a RAW file" in told.err
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_a_kill_in_the_middle(repository: Path, tmp_path: Path, victim: str) -> None:
+    """50 files; kill -9; the same command again: each is there once, right, and nothing else is left."""
+    files = make_files(tmp_path / "in", 50)
+    out, reference = tmp_path / "out", tmp_path / "reference"
+    before = shared_memory()
+    ports = {"http_port": 0, "metrics_port": 0}
+    with running_server(ServerOptions(repository, grpc_port=0, **ports)) as server:
+        port = int(server.address.rpartition(":")[2])
+        process = started(tmp_path / "in", "--out", out, "--server", server.address)
+        wait_for_results(out, 15)
+        (process if victim == "client" else server.process).kill()
+        if victim == "client":
+            process.communicate()
+            assert 0 < len(list(out.glob("*_exposed.dng"))) < 50
+            done = {path: path.stat().st_mtime_ns for path in out.glob("*_exposed.dng")}
+            again = started(tmp_path / "in", "--out", out, "--server", server.address)
+            told = again.communicate(timeout=120)[0].decode()
+            assert again.returncode == 0
+            held = told.count(": already done")
+            assert len(done) - 8 <= held <= len(done)  # those that had their name, but not yet their note, are redone
+            assert sum(path.stat().st_mtime_ns != stamp for path, stamp in done.items()) <= 8
+    if victim == "server":
+        with running_server(ServerOptions(repository, grpc_port=port, **ports)) as server:
+            told = process.communicate(timeout=120)[0].decode()
+            assert (process.returncode, "50 done" in told) == (0, True)  # a retry, not a file
+            denoise(*files[::10], "--out", reference, "--server", server.address)
+            for path in reference.glob("*.dng"):
+                np.testing.assert_array_equal(read(path).mosaic, read(out / path.name).mosaic)
+    assert visible(out) == [f"{path.stem}_exposed.dng" for path in files]
+    for name in visible(out):
+        read(out / name)
+    deadline = time.monotonic() + 5
+    while shared_memory() - before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert shared_memory() <= before
+
+
+def test_a_stop_ends_soon_and_leaves_nothing(address: str, tmp_path: Path) -> None:
+    make_files(tmp_path / "in", 6, side=512)
+    before = shared_memory()
+    process = started(tmp_path / "in", "--out", tmp_path / "out", "--server", address)
+    wait_for_results(tmp_path / "out", 1)
+    asked = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - asked < 5
+    assert all(name.endswith("_exposed.dng") for name in visible(tmp_path / "out"))
+    assert shared_memory() <= before
+
+
+def test_two_batches_into_one_folder(address: str, tmp_path: Path) -> None:
+    """Both end in order, and each file is there once, whole."""
+    files = make_files(tmp_path / "in", 8)
+    out = tmp_path / "out"
+    both = [started(tmp_path / "in", "--out", out, "--server", address, "--json") for _ in range(2)]
+    told = [json.loads(line) for process in both for line in process.communicate(timeout=120)[0].splitlines()]
+    assert {line["status"] for line in told} <= {"done", "already done", "failed"}
+    assert all("another run is writing" in line["reason"] for line in told if line["status"] == "failed")
+    assert visible(out) == [f"{path.stem}_exposed.dng" for path in files]
+    assert sum(line["status"] == "done" for line in told) >= 8
+
+
+def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
+    target = tmp_path / "a_exposed.dng"
+    with claimed([target]):
+        part = tmp_path / f".a_exposed.77{output.PART}.dng"
+        part.touch()
+        with pytest.raises(TakenError, match=r"another run is writing a_exposed\.dng"), claimed([target]):
+            pass
+        manifest.remove_leftovers([tmp_path])
+        assert part.exists()
+    lock = tmp_path / f".a_exposed{manifest.LOCK_SUFFIX}"
+    lock.write_text(target.name)  # what a killed run leaves
+    manifest.remove_leftovers([tmp_path])
+    assert visible(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["part", "manifest"])
+def test_a_full_disk_ends_the_batch(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    make_files(tmp_path / "in", 6)
+    out = tmp_path / "out"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if where == "part":
+        monkeypatch.setattr(output, "write_dng", full)
+    else:
+        monkeypatch.setattr(Manifest, "begin", full)
+    assert denoise(tmp_path / "in", "--out", out, "--server", address) == 1
+    assert f"{out} takes no more files (no space left on device)\n" in capsys.readouterr().err
+    assert visible(out) == []
+    monkeypatch.undo()
+    assert denoise(tmp_path / "in", "--out", out, "--server", address) == 0
+    assert len(visible(out)) == 6
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs the right to mount")
+def test_a_really_full_disk(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_files(tmp_path / "in", 20, side=128)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        assert denoise(tmp_path / "in", "--out", disk, "--server", address) == 1
+        complaint = capsys.readouterr().err
+        assert "takes no more files" in complaint or "the manifest" in complaint
+        for name in visible(disk):
+            read(disk / name)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_a_broken_manifest_is_one_sentence(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_files(tmp_path / "in", 1)
+    (tmp_path / manifest.NAME).write_bytes(b"no database" * 100)
+    assert denoise(tmp_path / "in", "--out", tmp_path, "--server", address) == 1
+    assert "cannot be used (file is not a database); without it" in capsys.readouterr().err
+
+
+def test_a_read_only_source(address: str, tmp_path: Path) -> None:
+    (path,) = make_files(tmp_path / "in", 1)
+    content = path.read_bytes()
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    try:
+        assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == 0
+    finally:
+        path.parent.chmod(0o755)
+    assert (path.read_bytes(), visible(tmp_path / "in")) == (content, [path.name])
+
+
+def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
+    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+    assert not notes.holds("content", "settings", [target])
+    notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
+    target.write_bytes(b"12345")
+    assert not notes.holds("content", "settings", [target])  # begun, not finished
+    notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)  # after a crash: its own
+    notes.finish([target])
+    assert notes.holds("content", "settings", [target])
+    assert not notes.holds("content", "other settings", [target])
+    with pytest.raises(RawFileError, match="exists and is made from"):
+        notes.begin("other", "settings", tmp_path / "b.dng", [target], overwrite=False)
+    with sqlite3.connect(tmp_path / manifest.NAME) as database:
+        assert database.execute("SELECT target, size FROM results").fetchall() == [("a_exposed.dng", 5)]
+
+
+def test_a_crash_of_the_reader_costs_one_file(tmp_path: Path) -> None:
+    from exposure.client.reader import Reader
+
+    files = make_files(tmp_path, 2)
+    reader = Reader()
+    with ThreadPoolExecutor(1) as thread:
+        assert reader.read(files[0]).mosaic.shape == (64, 64)
+        os.mkfifo(tmp_path / "hangs.dng")
+        hanging = thread.submit(reader.read, tmp_path / "hangs.dng")
+        time.sleep(0.2)
+        os.kill(reader._child.pid, signal.SIGSEGV)
+        with pytest.raises(RawFileError, match="LibRaw crashed on it"):
+            hanging.result(timeout=10)
+        assert reader.read(files[1]).mosaic.shape == (64, 64)
+    reader.close()
+
+
+def test_sources_know_their_targets() -> None:
+    source = Source(Path("in/later/a.ARW"), Path("later"))
+    assert source.targets(Path("out"), ("dng", "jpg"), preview=True) == [
+        Path("out/later/a_exposed.dng"),
+        Path("out/later/a_exposed.jpg"),
+        Path("out/later/a_preview.png"),
+    ]
+    assert batch.DONE != batch.HELD

@@ -1,0 +1,190 @@
+"""Talking to Triton: several servers, retries on what is retryable, TLS, headers, deadlines; nothing leaks."""
+
+import asyncio
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as grpc
+from conftest import CFAS, PROJECT, shared_memory
+from test_server import FREE, dark
+
+import exposure.client.server as launcher
+from exposure import Sensor
+from exposure.client import AsyncClient, Client, ServerError, ServerGoneError
+from exposure.client.server import ServerOptions, running_server
+from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
+
+SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+PHYSICS: dict[str, Any] = {"ratio": 50, "gain": 3, "passes": 1}
+
+
+def regions(address: str) -> set[str]:
+    """What the server holds of clients' shared memory."""
+    status = grpc.InferenceServerClient(address).get_system_shared_memory_status(as_json=True)
+    return {name for name in status.get("regions", {}) if name.startswith(PREFIX)}
+
+
+def ours() -> set[str]:
+    return {name for name in shared_memory() if PREFIX in name}
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+from exposure import Sensor
+from exposure.client import Client
+client = Client(sys.argv[1])
+sensor = Sensor((0,) * 4, 4095, ((0, 1), (1, 2)))
+client.denoise(np.arange(4096, dtype=np.uint16).reshape(64, 64), sensor, ratio=2, gain=1)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_clients_leak_nothing(address: str) -> None:
+    """Clients killed while they hold shared memory: the next one frees it here and makes the server forget it."""
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda _: subprocess.run([sys.executable, "-c", KILLED, address], cwd=PROJECT), range(6)))
+    assert 1 <= len(regions(address)) == len(ours()) <= 2  # the last ones; they had removed those before
+    with Client(address) as client:
+        client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+        assert len(regions(address)) == len(ours()) == 1  # its own
+    assert regions(address) == ours() == set()
+
+
+def test_a_living_clients_memory_is_left_alone() -> None:
+    region = Region(4096)
+    remove_abandoned_regions()
+    assert (SHARED_MEMORY / region.name).exists()
+    region.close()
+    assert not (SHARED_MEMORY / region.name).exists()
+
+
+def test_a_frame_of_another_size_reuses_or_replaces_memory(client: Client, address: str) -> None:
+    for side in (64, 32, 96, 64):
+        client.denoise(dark((side, side), SENSOR), SENSOR, **PHYSICS)
+        assert len(ours()) == 1
+    client.close()
+    assert regions(address) == set()
+    with pytest.raises(ServerError, match="closed"):
+        client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+
+
+def test_a_restarted_server_is_found_again(repository: Path) -> None:
+    """Killed and started anew on its port: the request waits for it, and registers its memory again."""
+    mosaic = dark((64, 64), SENSOR)
+    with running_server(ServerOptions(repository, **FREE)) as server:
+        address = server.address
+        client = Client(address)
+        expected = client.denoise(mosaic, SENSOR, **PHYSICS)
+        server.process.kill()
+        server.process.wait()
+        with ThreadPoolExecutor(1) as thread:
+            waiting = thread.submit(client.denoise, mosaic, SENSOR, **PHYSICS)
+            again = ServerOptions(repository, **{**FREE, "grpc_port": int(address.rpartition(":")[2])})
+            with running_server(again):
+                np.testing.assert_array_equal(waiting.result(timeout=60), expected)
+                client.close()
+
+
+def test_a_dead_server_among_several_costs_nothing(address: str) -> None:
+    mosaic = dark((64, 64), SENSOR)
+    with Client(["127.0.0.1:9", address]) as client:
+        assert client.is_ready()
+        for _ in range(4):
+            client.denoise(mosaic, SENSOR, **PHYSICS)
+    with Client(["127.0.0.1:9", "127.0.0.1:10"]) as client, pytest.raises(ServerGoneError):
+        client.denoise(mosaic, SENSOR, **PHYSICS)
+
+
+def test_refusals_are_not_retried(client: Client) -> None:
+    started = time.monotonic()
+    with pytest.raises(ServerError, match="GAIN is -1") as caught:
+        client.denoise(dark((64, 64), SENSOR), SENSOR, ratio=2, gain=-1)
+    assert not isinstance(caught.value, ServerGoneError)
+    assert time.monotonic() - started < 5
+
+
+def test_a_deadline_is_one_sentence_and_mixes_nothing(address: str) -> None:
+    """The server still writes the late answer; the next request has memory of its own."""
+    slow, quick = dark((256, 256), SENSOR), dark((64, 64), SENSOR)
+    with Client(address) as patient:
+        expected = patient.denoise(quick, SENSOR, **PHYSICS)
+    with Client(address, timeout_s=0.05) as client, pytest.raises(ServerError, match=r"took more than 0\.05 s"):
+        client.denoise(slow, SENSOR, ratio=50, gain=3, passes=4)
+    with Client(address) as patient:
+        np.testing.assert_array_equal(patient.denoise(quick, SENSOR, **PHYSICS), expected)
+
+
+def test_close_ends_what_runs(address: str) -> None:
+    client = Client(address)
+    threading.Timer(0.1, client.close).start()
+    started = time.monotonic()
+    with pytest.raises(ServerError):
+        client.denoise(dark((384, 384), SENSOR), SENSOR, ratio=50, gain=3, passes=4)
+    assert time.monotonic() - started < 3
+
+
+def test_many_threads_share_a_client(client: Client) -> None:
+    mosaics = [dark((32 + 32 * (i % 2), 64), SENSOR, seed=i) for i in range(8)]
+    alone = [client.denoise(mosaic, SENSOR, **PHYSICS) for mosaic in mosaics]
+    with ThreadPoolExecutor(6) as threads:
+        for own, together in zip(
+            alone, threads.map(lambda m: client.denoise(m, SENSOR, **PHYSICS), mosaics), strict=True
+        ):
+            np.testing.assert_array_equal(own, together)
+
+
+def test_asyncio(address: str) -> None:
+    mosaics = [dark((64, 64), SENSOR, seed=i) for i in range(4)]
+
+    async def all_at_once() -> list[Any]:
+        async with AsyncClient(address) as client:
+            assert await client.is_ready()
+            return await asyncio.gather(*(client.denoise(mosaic, SENSOR, **PHYSICS) for mosaic in mosaics))
+
+    with Client(address) as client:
+        for mosaic, answer in zip(mosaics, asyncio.run(all_at_once()), strict=True):
+            np.testing.assert_array_equal(answer, client.denoise(mosaic, SENSOR, **PHYSICS))
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
+def test_tls_and_a_token(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that encrypts and wants a header; clients that do not trust it or lack the header are told so."""
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject],
+        check=True,
+        capture_output=True,
+    )
+    plain = launcher._command
+    flags = [
+        "--grpc-use-ssl=true",
+        f"--grpc-server-cert={certificate}",
+        f"--grpc-server-key={key}",
+        "--grpc-restricted-protocol=inference:token=secret",
+    ]
+    monkeypatch.setattr(launcher, "_command", lambda *given: [*plain(*given), *flags])
+    monkeypatch.setattr(launcher, "_wait_until_ready", lambda _: None)
+    header = {"triton-grpc-protocol-token": "secret"}
+    with running_server(ServerOptions(repository, **FREE)) as server:
+        address = "localhost:" + server.address.rpartition(":")[2]
+        with Client(address, authorities=certificate, headers=header) as client:
+            deadline = time.monotonic() + 60
+            while not client.is_ready() and time.monotonic() < deadline:
+                time.sleep(0.2)
+            assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
+        with Client(address, authorities=certificate) as client, pytest.raises(ServerError, match="token"):
+            client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+        with Client(address, tls=True) as client, pytest.raises(ServerError, match="not trusted"):
+            client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+    with pytest.raises(ServerError, match="cannot be read"):
+        Client(address, authorities=tmp_path / "absent.pem")

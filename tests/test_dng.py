@@ -1,0 +1,245 @@
+"""Tags from source to result: everything with a home in a DNG arrives, judged by exiftool, exiv2 and LibRaw."""
+
+import json
+import shutil
+import struct
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rawpy
+import tifffile
+from conftest import CFAS
+from PIL import Image
+
+from exposure import Sensor
+from exposure.client import output
+from exposure.client.dng import write_dng
+from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
+from exposure.client.rawfile import RawFile, read
+from exposure.client.recipe import Choice, Recipe
+
+SENSOR = Sensor((512, 512, 512, 512), 4095, CFAS["RGGB"])
+CHOICE = Choice(8, "as given", 1.77, "as given")
+exiftool = pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool (libimage-exiftool-perl) is not here")
+exiv2 = pytest.mark.skipif(shutil.which("exiv2") is None, reason="exiv2 is not here")
+DESCRIBED = {
+    **{"GPSLatitude": 48.1, "GPSLatitudeRef": "N", "GPSLongitude": 11.5, "GPSLongitudeRef": "E", "GPSAltitude": 520},
+    **{"ExposureTime": "1/30", "FNumber": 2.8, "ISO": 1600, "FocalLength": 50, "UserComment": "hello"},
+    **{"LensModel": "50mm F1.4", "LensMake": "Maker", "DNGLensInfo": "50 50 1.4 1.4"},
+    **{"DateTimeOriginal": "2024:01:02 03:04:05", "OffsetTimeOriginal": "+01:00", "Orientation#": 6},
+    **{"XMP:Rating": 4, "XMP-dc:Subject": "night", "IPTC:Keywords": "star", "ImageDescription": "a dark field"},
+    **{"Artist": "Somebody", "Copyright": "CC0"},
+}
+# What describes the file and its coding, not the exposure; the blacks are written once a cell position.
+OF_THE_FILE = {
+    *("SourceFile", "FileName", "Directory", "FileSize", "FileModifyDate", "FileAccessDate", "FileInodeChangeDate"),
+    *("FilePermissions", "BitsPerSample", "TileWidth", "TileLength", "TileOffsets", "TileByteCounts", "DNGVersion"),
+    *("LinearizationTable", "BlackLevelRepeatDim", "BlackLevel", "TIFF-EPStandardID"),
+}
+
+
+def tags(path: Path, *flags: str) -> dict[str, Any]:
+    """What exiftool reads, by tag name."""
+    told = subprocess.run(["exiftool", "-j", "-s", "-struct", *flags, path], capture_output=True, check=True).stdout
+    found: dict[str, Any] = json.loads(told)[0]
+    return found
+
+
+def exposed(source: Path, out: Path) -> Path:
+    file = read(source)
+    output.write(out, file, Recipe(ratio=8).finish(file, file.mosaic, CHOICE))
+    return out
+
+
+@pytest.fixture(scope="module")
+def described(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Blackmagic file with everything that a photographer's file has."""
+    path = tmp_path_factory.mktemp("described") / "source.dng"
+    path.write_bytes((data / "raw" / "blackmagic_dark_GBRG_12bit.dng").read_bytes())
+    flags = [f"-{name}={value}" for name, value in DESCRIBED.items()]
+    subprocess.run(["exiftool", "-q", "-overwrite_original", *flags, path], check=True)
+    return path
+
+
+@exiftool
+def test_every_tag_arrives(described: Path, tmp_path: Path) -> None:
+    before, after = tags(described), tags(exposed(described, tmp_path / "result.dng"))
+    lost = {name: (value, after.get(name)) for name, value in before.items() if after.get(name) != value}
+    assert set(lost) <= OF_THE_FILE
+    assert after["OriginalRawFileName"] == "source.dng"
+    assert after["NoiseReductionApplied"] == 1
+    assert [float(part) for part in after["NoiseProfile"].split()] == pytest.approx([1.77 / 50824, 0], rel=1e-4)
+    assert after["Orientation"] == "Rotate 90 CW"
+
+
+@exiftool
+def test_exiftool_finds_nothing_wrong(described: Path, tmp_path: Path) -> None:
+    result = exposed(described, tmp_path / "result.dng")
+    told = subprocess.run(["exiftool", "-validate", "-warning", "-error", "-a", result], capture_output=True, text=True)
+    assert told.stdout.split(":")[1].strip() == "OK", told.stdout
+    picture = subprocess.run(["exiftool", "-b", "-PreviewImage", result], capture_output=True, check=True).stdout
+    (tmp_path / "preview.jpg").write_bytes(picture)
+    with Image.open(tmp_path / "preview.jpg") as preview:
+        assert 900 < max(preview.size) <= 1024
+        assert preview.width > preview.height  # as the sensor lies
+
+
+@exiv2
+@exiftool
+def test_exiv2_reads_the_same(described: Path, tmp_path: Path) -> None:
+    def read_by_exiv2(path: Path) -> dict[str, str]:
+        told = subprocess.run(["exiv2", "-PEkt", path], capture_output=True, text=True)
+        assert told.stderr == ""
+        return dict(line.split(None, 1) for line in told.stdout.splitlines() if len(line.split(None, 1)) == 2)
+
+    before, after = read_by_exiv2(described), read_by_exiv2(exposed(described, tmp_path / "result.dng"))
+    carried = {name for name in before if name.startswith(("Exif.Photo", "Exif.GPSInfo"))}
+    assert len(carried) >= 12
+    assert {name: after.get(name) for name in carried} == {name: before[name] for name in carried}
+
+
+@exiftool
+def test_a_camera_of_the_nineties(data: Path, tmp_path: Path) -> None:
+    """Big-endian, TIFF/EP tags in the first directory."""
+    source = data / "raw" / "kodak_dc50_GRBG.kdc"
+    before, after = tags(source), tags(exposed(source, tmp_path / "result.dng"))
+    for name in ("Make", "Model", "ModifyDate", "Copyright", "ExposureTime", "FNumber", "Flash", "FocalLength"):
+        assert after[name] == before[name], name
+    assert "Warning" not in tags(tmp_path / "result.dng", "-validate", "-warning")
+
+
+@exiftool
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("exiftool_Nikon.nef", "Quality"),
+        ("exiftool_CanonRaw.cr2", "CanonImageType"),
+        ("exiftool_FujiFilm.raf", "Sharpness"),
+    ],
+)
+def test_maker_notes_arrive(data: Path, tmp_path: Path, name: str, note: str) -> None:
+    """Notes of three makers, of which Canon's counts its offsets from the old file."""
+    source, result = data / "corrupt" / name, tmp_path / "result.dng"
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    metadata = read_metadata(source)
+    assert metadata is not None
+    named = {"make": metadata.text(271), "model": metadata.text(272)}
+    file = RawFile(source, mosaic, SENSOR, metadata=metadata, **named)
+    write_dng(result, file, mosaic)
+    before, after = tags(source, "-MakerNotes:all"), tags(result, "-MakerNotes:all")
+    assert note in before
+    same = [tag for tag in before if tag in after and after[tag] == before[tag]]
+    assert len(same) >= 0.95 * (len(before) - 1)  # SourceFile differs
+    np.testing.assert_array_equal(read(result).mosaic, mosaic)
+
+
+@pytest.mark.parametrize(("note", "safe"), [(b"Nikon\0\2x", False), (b"\x05\0a note", True), (b"\x05\0a note", False)])
+def test_a_maker_note_moves_or_takes_its_old_place_along(tmp_path: Path, note: bytes, safe: bool) -> None:
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    metadata = Metadata("<", exif={MAKER_NOTE: Entry(7, len(note), note, offset=1234)}, note_is_safe=safe)
+    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, SENSOR, metadata=metadata), mosaic)
+    back = read(tmp_path / "a.dng")
+    assert back.metadata is not None
+    if safe or note.startswith(b"Nikon"):
+        assert back.metadata.exif[MAKER_NOTE].data == note
+        assert back.metadata.note_is_safe
+    else:
+        assert MAKER_NOTE not in back.metadata.exif
+        place = struct.pack(">I", 6 + len(note)) + b"II" + struct.pack(">I", 1234)
+        assert back.tags["DNGPrivateData"] == (1, b"Adobe\0MakN" + place + note)
+    write_dng(tmp_path / "b.dng", back, mosaic)  # once more loses nothing
+    again = read(tmp_path / "b.dng")
+    assert again.tags.get("DNGPrivateData") == back.tags.get("DNGPrivateData")
+    assert again.metadata is not None
+    assert (
+        again.metadata.exif.get(MAKER_NOTE, Entry(0, 0, b"")).data
+        == back.metadata.exif.get(MAKER_NOTE, Entry(0, 0, b"")).data
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "exif", "gps"),
+    [
+        ("Canon-R6-pruned.CR3", "Canon EOS R6", 30, 1),
+        ("exiftool_FujiFilm.raf", "FinePix S5Pro", 30, 1),
+        ("IMG_1361.dng", "iPhone 12 Pro", 30, 14),
+    ],
+)
+def test_metadata_of_other_containers(data: Path, name: str, model: str, exif: int, gps: int) -> None:
+    metadata = read_metadata(data / "corrupt" / name)
+    assert metadata is not None
+    assert metadata.text(272) == model
+    assert len(metadata.exif) >= exif
+    assert len(metadata.gps) == gps
+    assert MAKER_NOTE in metadata.exif or name.endswith(".CR3")
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 47), (512, 512), (513, 529), (700, 1030)])
+def test_compression_is_lossless(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Tiles at the borders are padded; a reader sees none of it. Extremes included: the differences take 17 bits."""
+    random = np.random.default_rng(0)
+    mosaic = random.integers(0, 65536, shape).astype(np.uint16)
+    mosaic[::3] = random.choice([0, 65535], mosaic[::3].shape)
+    sensor = Sensor((0, 0, 0, 0), 65535, CFAS["BGGR"])
+    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, sensor), mosaic)
+    np.testing.assert_array_equal(read(tmp_path / "a.dng").mosaic, mosaic)
+
+
+def test_a_smooth_file_is_smaller(tmp_path: Path) -> None:
+    mosaic = np.add.outer(np.arange(1024), np.arange(1024)).astype(np.uint16) + 512
+    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, SENSOR), mosaic)
+    assert (tmp_path / "a.dng").stat().st_size < mosaic.nbytes / 4
+
+
+def test_opcodes_and_profiles_stay_as_they_are(tmp_path: Path) -> None:
+    opcodes = struct.pack(">IIIII", 1, 1, 0x01030000, 1, 0)
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    extra = [
+        (50706, 1, 4, (1, 4, 0, 0), True),
+        (33421, 3, 2, (2, 2), True),
+        (33422, 1, 4, (0, 1, 1, 2), True),
+        (50717, 4, 1, 4095, True),
+        (50730, 10, 1, (-1, 2), True),  # BaselineExposure
+        (50936, 2, 0, "A profile", True),  # ProfileName
+        *((code, 7, len(opcodes), opcodes, True) for code in (51008, 51009, 51022)),  # OpcodeList1 to 3
+    ]
+    tifffile.imwrite(tmp_path / "a.dng", mosaic, photometric="cfa", metadata=None, extratags=extra)
+    source = read(tmp_path / "a.dng")
+    for whole, carried in ((True, {1, 2, 3}), (False, {2, 3})):
+        write_dng(tmp_path / "b.dng", replace(source, whole_sensor=whole), mosaic)
+        result = read(tmp_path / "b.dng").tags
+        assert {number for number in (1, 2, 3) if result.get(f"OpcodeList{number}") == (7, opcodes)} == carried
+        assert result["BaselineExposure"] == (10, (-1, 2))
+        assert result["ProfileName"][1] == "A profile"
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_preview_lies_as_the_mosaic(tmp_path: Path, orientation: int) -> None:
+    mosaic = np.full((128, 192), 600, np.uint16)
+    mosaic[:32, :48] = 12000  # top left on the sensor
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    path = tmp_path / "source.dng"
+    described = RawFile(path, mosaic, sensor, orientation=orientation, white_balance=(1, 1, 1))
+    write_dng(path, described, mosaic)
+    exposed(path, tmp_path / "result.dng")
+    with rawpy.imread(str(tmp_path / "result.dng")) as raw:
+        (tmp_path / "preview.jpg").write_bytes(raw.extract_thumb().data)
+    with Image.open(tmp_path / "preview.jpg") as preview:
+        levels = np.asarray(preview.convert("L"))
+    assert levels.shape == (64, 96)
+    assert levels[4, 4] > 150 > 100 > levels[-4, -4]
+    assert max(levels[4, -4], levels[-4, 4]) < 100
+
+
+def test_what_reads_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    path = tmp_path / "source.dng"
+    write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
+    monkeypatch.setattr(output, "write_dng", lambda part, file, mosaic, *_, **__: write_dng(part, file, mosaic ^ 1))
+    with pytest.raises(OSError, match="reads differently than it was written"):
+        exposed(path, tmp_path / "result.dng")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source.dng"]

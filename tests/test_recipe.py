@@ -1,0 +1,124 @@
+"""What is asked for: the target exposure, the strength, the exposure that is kept."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CFAS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from exposure import Sensor
+from exposure.client.rawfile import RawFile, RawFileError
+from exposure.client.recipe import Choice, Recipe, at_own_exposure, blended
+from exposure.client.target import LARGEST_AUTO_RATIO, brightest_ratio, ratio_from_ev, ratio_like
+from exposure.noise import ReadNoise, expose_short
+
+SENSOR = Sensor((512, 520, 516, 512), 16383, CFAS["RGGB"])
+FILE = RawFile(Path("short.arw"), np.full((64, 64), 600, np.uint16), SENSOR, iso=1600, exposure_s=1 / 30, aperture=2.8)
+
+
+def dark(scene: np.ndarray, ratio: float) -> RawFile:
+    """A simulated exposure, `ratio` times too short, of a scene in [0, 1]."""
+    dn = expose_short(scene, ratio=ratio, gain=3, saturation=SENSOR.saturation, read_noise=ReadNoise(6))
+    black = np.tile(np.array(SENSOR.black).reshape(2, 2), (scene.shape[0] // 2, scene.shape[1] // 2))
+    return replace(FILE, mosaic=np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16))
+
+
+def test_stops_are_powers_of_two() -> None:
+    assert [ratio_from_ev(ev) for ev in (0, 1, 3, 0.5)] == pytest.approx([1, 2, 8, 2**0.5])
+    with pytest.raises(ValueError, match="--ev is -1"):
+        ratio_from_ev(-1)
+
+
+@pytest.mark.parametrize(
+    ("change", "ratio"),
+    [
+        ({"exposure_s": 10}, 300),
+        ({"exposure_s": 10, "iso": 400}, 75),  # a lower ISO gives fewer DN for the light
+        ({"exposure_s": 10, "aperture": 5.6}, 75),  # two stops down
+        ({"exposure_s": 10, "iso": 0, "aperture": 0}, 300),  # what one does not tell is taken as the same
+        ({"exposure_s": 1 / 30.2}, 1),  # rounded times
+    ],
+)
+def test_like_another_file(change: dict[str, float], ratio: float) -> None:
+    assert ratio_like(FILE, replace(FILE, **change)) == pytest.approx(ratio, rel=0.01)  # type: ignore[arg-type]
+
+
+def test_like_says_why_not() -> None:
+    with pytest.raises(RawFileError, match=r"exposure time of long\.arw is unknown; give --ratio or --ev"):
+        ratio_like(FILE, replace(FILE, path=Path("long.arw"), exposure_s=0))
+    with pytest.raises(RawFileError, match=r"--like b\.arw has 0\.3 times its exposure"):
+        ratio_like(FILE, replace(FILE, path=Path("b.arw"), exposure_s=1 / 100))
+
+
+@pytest.mark.parametrize("ratio", [5, 50, 200])
+def test_auto_finds_the_exposure_of_a_scene(ratio: float) -> None:
+    """A scene whose middle is a grey card and whose highlights do not clip, shot too short, gets its exposure back."""
+    scene = np.linspace(0.01, 0.36, 256 * 256).reshape(256, 256)
+    assert brightest_ratio(dark(scene, ratio)) == pytest.approx(ratio, rel=0.05)
+
+
+def test_auto_keeps_highlights_and_has_an_end() -> None:
+    scene = np.full((256, 256), 0.02)
+    scene[:, :32] = 0.9
+    assert brightest_ratio(dark(scene, 20)) == pytest.approx(20, rel=0.1)
+    assert brightest_ratio(dark(np.full((256, 256), 0.8), 1)) == 1
+    assert brightest_ratio(dark(np.zeros((256, 256)), 100)) == LARGEST_AUTO_RATIO
+
+
+@given(strength=st.floats(0, 1))
+def test_strength_blends_between_its_ends(strength: float) -> None:
+    random = np.random.default_rng(0)
+    denoised, noisy = (random.integers(0, 65536, (8, 8)).astype(np.uint16) for _ in range(2))
+    np.testing.assert_array_equal(blended(denoised, noisy, 1.0), denoised)
+    np.testing.assert_array_equal(blended(denoised, noisy, 0.0), noisy)
+    mixed = strength * denoised.astype(float) + (1 - strength) * noisy
+    assert np.abs(blended(denoised, noisy, strength) - mixed).max() <= 0.51
+
+
+@settings(max_examples=20, deadline=None)
+@given(ratio=st.floats(1, 300), white=st.sampled_from([1023, 4095, 16383, 51080, 65535]))
+def test_the_own_exposure_is_kept_with_more_bits(ratio: float, white: int) -> None:
+    sensor = Sensor((64, 66, 65, 64), white, CFAS["GBRG"])
+    clean = np.random.default_rng(1).uniform(0, 1.2 / ratio, (33, 47))
+    black = np.tile([[64, 66], [65, 64]], (17, 24))[:33, :47]
+    own = np.rint(black + clean.clip(0, 1) * (white - black)).astype(np.uint16)
+    lifted = np.rint(black + np.clip(clean * ratio, 0, 1) * (white - black)).astype(np.uint16)
+    file = replace(FILE, mosaic=own, sensor=sensor)
+    finer, mosaic, coarse = at_own_exposure(file, lifted, ratio, seed=0)
+    steps = 65535 // white
+    assert (finer.black, finer.white) == (tuple(steps * level for level in sensor.black), steps * white)
+    exact = black + clean.clip(0, 1) * (white - black)
+    clipped = (own - black) * np.float32(ratio) >= white - black
+    assert np.abs(mosaic / steps - exact)[~clipped & (clean * ratio < 1)].max() <= 1 / steps + 0.5 / ratio + 0.01
+    np.testing.assert_array_equal(mosaic[clipped] // steps, own[clipped])  # highlights are the file's own
+    assert np.abs(coarse - exact).max() <= 1.01
+
+
+def test_the_noise_profile_is_that_of_the_new_exposure() -> None:
+    choice = Choice(100, "as given", 3.0, "as given")
+    brighter = Recipe(ratio=100).finish(FILE, FILE.mosaic, choice)
+    own = Recipe(ratio=100, keep_exposure=True).finish(FILE, FILE.mosaic, choice)
+    assert brighter.noise_profile == (pytest.approx(3 / SENSOR.saturation), 0)
+    assert own.noise_profile == (pytest.approx(0.03 / SENSOR.saturation), 0)
+    assert (
+        brighter.noise_reduction,
+        Recipe(ratio=2, strength=0.25).finish(FILE, FILE.mosaic, choice).noise_reduction,
+    ) == (1, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"ratio": 0.5}, "--ratio is 0.5"),
+        ({"ev": float("nan")}, "--ev is nan"),
+        ({"ratio": 2, "strength": 1.5}, "--strength is 1.5"),
+        ({"ratio": 2, "iso": -1}, "--iso is -1"),
+        ({"ratio": 2, "passes": 7}, "--passes is 7"),
+    ],
+)
+def test_senseless_recipes_are_refused(flags: dict[str, float], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Recipe(**flags)  # type: ignore[arg-type]

@@ -1,0 +1,92 @@
+"""Tiles: every pixel once, no seam against the whole frame."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import CFAS, dslr
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from exposure import Sensor
+from exposure.client import tiles, triton
+from exposure.client.tiles import GRID, MARGIN, SMALLEST_TILE, plan_tiles
+from exposure.client.triton import Client, ServerError
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    shape=st.tuples(st.integers(32, 9000), st.integers(32, 9000)),
+    most_pixels=st.integers(SMALLEST_TILE, 20_000_000),
+)
+def test_tiles_cover_the_frame_once(shape: tuple[int, int], most_pixels: int) -> None:
+    assume(shape[0] * shape[1] < 150 * most_pixels)
+    plan = plan_tiles(shape, most_pixels)
+    covered = np.zeros([-(-side // 8) for side in shape], np.uint8)  # cuts are multiples of 8
+    sizes = set()
+    for tile in plan:
+        covered[
+            tile.kept_rows.start // 8 : -(-tile.kept_rows.stop // 8),
+            tile.kept_columns.start // 8 : -(-tile.kept_columns.stop // 8),
+        ] += 1
+        padded = []
+        for sent, kept, side in zip((tile.rows, tile.columns), (tile.kept_rows, tile.kept_columns), shape, strict=True):
+            assert sent.start % GRID == 0
+            assert sent.stop == side or (sent.stop - sent.start) % GRID == 0  # padded at the frame's border only
+            assert kept.start - sent.start >= (MARGIN if sent.start else 0)
+            assert sent.stop - kept.stop >= (MARGIN if sent.stop < side else 0)
+            padded.append(-(-(sent.stop - sent.start) // GRID) * GRID)
+        sizes.add(tuple(padded))
+    assert covered.min() == covered.max() == 1
+    assert len(sizes) == 1  # an engine is compiled once
+    assert np.prod(sizes.pop()) <= most_pixels
+
+
+def test_a_frame_that_fits_is_one_tile() -> None:
+    (tile,) = plan_tiles((1111, 1953), 12_000_000)
+    assert (tile.rows, tile.columns) == (slice(0, 1111), slice(0, 1953))
+
+
+def test_bounds_are_checked() -> None:
+    with pytest.raises(ValueError, match="a tile holds at least"):
+        plan_tiles((1000, 1000), SMALLEST_TILE - 1)
+    with pytest.raises(ServerError, match="a tile holds at least"):
+        Client("localhost:1", tile_pixels=1000)
+
+
+def test_a_tiled_frame_needs_an_origin_on_the_grid(client: Client) -> None:
+    mosaic, sensor = np.zeros((512, 1024), np.uint16), Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"])
+    with (
+        Client(client.address, tile_pixels=SMALLEST_TILE) as small,
+        pytest.raises(ServerError, match="multiples of 32"),
+    ):
+        small.denoise(mosaic, sensor, ratio=2, gain=1, origin=(2, 0))
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_no_seam(address: str, data: Path, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
+    """Two tiles against the whole frame, in DN of 14 bit.
+
+    One pass sees no further than the margin: the same but for the engine's rounding. In three, an engine that sums in
+    another order tips single draws anywhere; at the seam there are no more of them than elsewhere.
+    """
+    mosaic, sensor = dslr(data, "GRBG")
+    mosaic = mosaic[:128]
+    for module in (tiles, triton):
+        monkeypatch.setattr(module, "SMALLEST_TILE", 1)  # a narrow frame, to be quick
+    physics = {"ratio": 40.0, "gain": 2.5, "passes": passes}
+    with Client(address) as whole, Client(address, tile_pixels=80_000) as tiled:
+        expected = whole.denoise(mosaic, sensor, **physics)  # type: ignore[arg-type]
+        shares: list[float] = []
+        result = tiled.denoise(mosaic, sensor, **physics, tile_done=shares.append)  # type: ignore[arg-type]
+    assert len(shares) == 2
+    assert sum(shares) == pytest.approx(1)
+    difference = result.astype(float) - expected
+    seam = plan_tiles((128, 768), 80_000)[1].kept_columns.start
+    beside = difference[:, seam - 16 : seam + 16]
+    if passes == 1:
+        assert abs(difference).max() <= 1
+    else:
+        assert abs(beside.mean()) < 0.05
+        assert abs(beside).mean() < 0.05
+        assert np.mean(abs(beside) > 1) < 0.005
