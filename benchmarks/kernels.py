@@ -79,7 +79,7 @@ def geometry_seconds(benchmark: Benchmark, probe: Probe) -> dict[str, Any]:
 def described(moved: int, megapixels: float, seconds: dict[str, list[float]], bandwidth: float) -> dict[str, Any]:
     """One kernel for the JSON. share_of_bandwidth: of what the triad reached, in bytes that must move."""
     result = compared(seconds, megapixels, "megapixels_per_s")
-    for name, peer in result.items():
+    for peer in result.values():
         peer["share_of_bandwidth"] = rounded(moved / bandwidth / peer["seconds"]["median"])
         peer["gbytes_per_s"] = rounded(moved / peer["seconds"]["median"] / 1e9)
     return result

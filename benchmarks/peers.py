@@ -1,4 +1,4 @@
-"""The same network by every means at hand, each in a process of its own: its memory and its idle threads are its own."""
+"""The same network by every means at hand, each in a process of its own: memory and idle threads are its own."""
 
 import contextlib
 import multiprocessing
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.export.graph import FP32_AGREEMENT_DB, Traced, agreement, onnx_from_network, onnx_runner
+from exposure.export.graph import FP32_AGREEMENT_DB, Traced, agreement, onnx_runner
 from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast
 from exposure.networks import Network
 

@@ -3,9 +3,11 @@
 python benchmarks/scaling.py [--rounds 1] [--quick] [--out FILE.json]
 """
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,14 @@ from scipy.stats import linregress
 
 from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import Client
+from exposure.client.tiles import plan_tiles
+from exposure.client.triton import TILE_PIXELS, Client
 from exposure.schedule import SERVED_PASSES
 
 GIB_PER_PIXEL = 1.1e-6  # of a packed frame in FP32, a little more than was seen: larger frames are not begun
 SMALL_MP = 6  # up to which a frame is timed more often
-CORES_AT_MP, PASSES_AT_MP = 3, 1
+CORES_AT_MP, PASSES_AT_MP, TILES_AT_MP = 3, 1, 6
+TILE_BOUNDS = (3_000_000, 1_500_000)  # mosaic pixels
 
 
 def main() -> None:
@@ -37,7 +41,8 @@ def main() -> None:
     benchmark.say("cores timed")
     with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
         passes = over_passes(benchmark, server.address)
-    benchmark.finish({"engine": OURS, "megapixels": sizes, "cores": cores, "passes": passes})
+        tiles = over_tiles(benchmark, server.address)
+    benchmark.finish({"engine": OURS, "megapixels": sizes, "cores": cores, "passes": passes, "tiles": tiles})
 
 
 def over_megapixels(benchmark: Benchmark, frames: Sequence[int], graph: Path) -> dict[str, Any]:
@@ -93,13 +98,36 @@ def over_passes(benchmark: Benchmark, address: str) -> dict[str, Any]:
             return lambda: client.denoise(mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=passes)
 
         works = {str(passes): request(passes) for passes in SERVED_PASSES}
-        seconds = interleaved(works, 5 * benchmark.rounds)
+        seconds = interleaved(works, 3 * benchmark.rounds)
     medians = [float(np.median(taken)) for taken in seconds.values()]
     line = linregress(SERVED_PASSES, medians)
     return {
         "frame_mp": rounded(mosaic.size / 1e6),
         "seconds": {passes: summary(taken) for passes, taken in seconds.items()},
         "fit": {"once_s": rounded(line.intercept), "each_s": rounded(line.slope), "r2": rounded(line.rvalue**2)},
+    }
+
+
+def over_tiles(benchmark: Benchmark, address: str) -> dict[str, Any]:
+    """One frame whole and in smaller and smaller tiles, one pass; what their overlaps cost."""
+    height, width = FRAMES[1 if benchmark.quick else TILES_AT_MP]
+    mosaic = dark_mosaic(height, width)
+    with contextlib.ExitStack() as stack:
+        works: dict[str, Callable[[], Any]] = {}
+        sent = {}
+        for bound in (TILE_PIXELS, *TILE_BOUNDS):
+            plan = plan_tiles((height, width), bound)
+            pixels = sum((t.rows.stop - t.rows.start) * (t.columns.stop - t.columns.start) for t in plan)
+            client = stack.enter_context(Client(address, tile_pixels=bound))
+            works[str(len(plan))] = partial(client.denoise, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1)
+            sent[str(len(plan))] = rounded(pixels / mosaic.size)
+        seconds = interleaved(works, 2 * benchmark.rounds)
+    whole = next(iter(seconds))
+    return {
+        "frame_mp": rounded(mosaic.size / 1e6),
+        "pixels_sent_over_frame": sent,
+        "seconds": {tiles: summary(taken) for tiles, taken in seconds.items()},
+        "over_whole": {tiles: ratio(taken, seconds[whole]) for tiles, taken in seconds.items() if tiles != whole},
     }
 
 

@@ -3,10 +3,11 @@
 python benchmarks/server.py [--rounds 3] [--quick] [--out FILE.json]
 """
 
+import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from peers import ENGINE_FOLDER
 from exposure import pack, unpack, unroll
 from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import Client, ServerError
+from exposure.client.triton import AsyncClient, Client, ServerError
 from exposure.export.manifest import read_manifest
 from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.schedule import SERVED_PASSES
@@ -31,8 +32,9 @@ ENGINE = "engine, 1 pass"
 CONCURRENCY = (1, 2, 4, 8, 16)
 LOAD_SIDES = (512, 512)  # of the mosaics that the load is made of
 LOAD_PASSES = 1
+ENGINE_LOOKS = 5
 REQUESTS = 48  # at each concurrency, shared among the callers
-WATERFALL_ROUNDS = 3  # times as many where a pass takes a tenth
+WATERFALL_ROUNDS = 2  # times as many where a pass takes a tenth
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,24 @@ def main() -> None:
 
 def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame, rounds: int) -> dict[str, Any]:
     """The engine alone, Triton's model of it, the ensembles of 1 to 4 passes, each way to send the pixels."""
-    leaf = grpc.InferenceServerClient(address)
+    leaf, remote = grpc.InferenceServerClient(address), Client(address, shared_memory=False)
     works: dict[str, Callable[[], Any]] = {
         ENGINE: lambda: engine(frame.image, frame.photon_gain),
         "Triton model, gRPC": lambda: _leaf(leaf, frame),
     }
     for passes in SERVED_PASSES:
         works[f"ensemble, {passes} passes"] = _request(client, frame, passes)
-    works[f"ensemble, {PASSES} passes, gRPC"] = _over_grpc(_request(client, frame, PASSES), client)
+    works[f"ensemble, {PASSES} passes, gRPC"] = _request(remote, frame, PASSES)
     _verify(engine, works["ensemble, 1 passes"], frame)
     if not np.array_equal(_leaf(leaf, frame), engine(frame.image, frame.photon_gain)):
         sys.exit("Triton's model does not compute what the engine computes: nothing was timed")
     seconds = interleaved(works, rounds)
     leaf.close()
+    remote.close()
     alone = seconds[ENGINE]
-    added = {f"{n}": [t - n * a for t, a in zip(seconds[f"ensemble, {n} passes"], alone)] for n in SERVED_PASSES}
+    added = {
+        f"{n}": [t - n * a for t, a in zip(seconds[f"ensemble, {n} passes"], alone, strict=True)] for n in SERVED_PASSES
+    }
     return {
         "frame_mp": rounded(frame.mosaic.size / 1e6),
         "seconds": {name: summary(taken) for name, taken in seconds.items()},
@@ -121,42 +126,46 @@ def load(engine: OpenVinoEngine, address: str, frame: Frame, requests: int) -> d
     """1 to 16 callers who ask again as soon as they are answered; what the engine alone would reach, in every step."""
     levels: dict[str, Any] = {}
     for callers in CONCURRENCY:
-        engine_s = interleaved({"": lambda: engine(frame.image, frame.photon_gain)}, 5)[""]
+        engine_s = interleaved({"": lambda: engine(frame.image, frame.photon_gain)}, ENGINE_LOOKS)[""]
         limit = 1 / float(np.median(engine_s)) / LOAD_PASSES
-        levels[str(callers)] = _under(address, frame, callers, requests) | {"engine_limit_per_s": rounded(limit)}
+        levels[str(callers)] = asyncio.run(_under(address, frame, callers, requests))
+        levels[str(callers)]["engine_limit_per_s"] = rounded(limit)
     return {"frame_mp": rounded(frame.mosaic.size / 1e6), "passes": LOAD_PASSES, "callers": levels}
 
 
-def _under(address: str, frame: Frame, callers: int, requests: int) -> dict[str, Any]:
-    """Throughput, latency and queueing with so many callers. Every caller has a connection of its own."""
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(callers) as threads:
-        clients = [stack.enter_context(Client(address)) for _ in range(callers)]
-        asks = [_request(client, frame, LOAD_PASSES) for client in clients]
-        list(threads.map(lambda ask: ask(), asks))  # connections, shared memory
+async def _under(address: str, frame: Frame, callers: int, requests: int) -> dict[str, Any]:
+    """Throughput, latency and queueing with so many callers of one asyncio client."""
+    threads = ThreadPoolExecutor(callers)  # asyncio's own would let cores + 4 requests go at once
+    asyncio.get_running_loop().set_default_executor(threads)
+    async with AsyncClient(address, in_flight=callers) as client:
 
+        async def ask() -> float | None:
+            """Seconds until the answer; None when it is a refusal."""
+            started = time.perf_counter()
+            try:
+                await client.denoise(frame.mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=LOAD_PASSES)
+            except ServerError:
+                return None
+            return time.perf_counter() - started
+
+        async def caller() -> list[float | None]:
+            return [await ask() for _ in range(requests // callers)]
+
+        await asyncio.gather(*(ask() for _ in range(callers)))  # connections, shared memory
         queued = _queue_seconds(address)
         started = time.perf_counter()
-        answers = threads.map(lambda ask: [_latency(ask) for _ in range(requests // callers)], asks)
-        latencies = [latency for several in answers for latency in several]
+        asked = [
+            latency for several in await asyncio.gather(*(caller() for _ in range(callers))) for latency in several
+        ]
         wall = time.perf_counter() - started
         queued = _queue_seconds(address) - queued
-    answered = [latency for latency in latencies if latency is not None]
+    answered = [latency for latency in asked if latency is not None]
     return {
         "requests_per_s": rounded(len(answered) / wall),
         "latency_s": summary(answered),
         "mean_queued_s": rounded(queued / len(answered)),
-        "refused": len(latencies) - len(answered),
+        "refused": len(asked) - len(answered),
     }
-
-
-def _latency(ask: Callable[[], Any]) -> float | None:
-    """Seconds until the answer; None when it is a refusal."""
-    started = time.perf_counter()
-    try:
-        ask()
-    except ServerError:
-        return None
-    return time.perf_counter() - started
 
 
 def _queue_seconds(address: str) -> float:
@@ -169,25 +178,6 @@ def _queue_seconds(address: str) -> float:
 
 def _request(client: Client, frame: Frame, passes: int) -> Callable[[], NDArray[np.uint16]]:
     return lambda: client.denoise(frame.mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=passes)
-
-
-def _over_grpc(ask: Callable[[], Any], client: Client) -> Callable[[], Any]:
-    """The same request with its pixels in the message."""
-
-    def without() -> Any:
-        with _no_shared_memory(client):
-            return ask()
-
-    return without
-
-
-@contextlib.contextmanager
-def _no_shared_memory(client: Client) -> Iterator[None]:
-    client.shared_memory = False
-    try:
-        yield
-    finally:
-        client.shared_memory = True
 
 
 def _leaf(client: Any, frame: Frame) -> NDArray[np.float32]:
