@@ -85,29 +85,24 @@ def single_file(
         "ms_per_mp": {name: rounded(1e3 * float(np.median(taken)) / megapixels) for name, taken in seconds.items()},
         "file_over_engine": ratio(seconds["exposure"], seconds["engine"]),
         "published_over_exposure": ratio(seconds["published"], seconds["exposure"]),
-        "stages_s": stages(client, path, folder, rounds),
+        "stages_s": stages(client, path, folder),
     }
 
 
-def stages(client: Client, path: Path, folder: Path, rounds: int) -> dict[str, Any]:
-    """The same by hand, each part timed: medians; of the server's models their means."""
-    taken: dict[str, list[float]] = {"read": [], "request": [], "write": []}
+def stages(client: Client, path: Path, folder: Path) -> dict[str, Any]:
+    """The same by hand, once, each part timed."""
     before = client.stage_seconds()
-    for _ in range(rounds):
-        started = time.perf_counter()
-        file = rawfile.read(path)
-        read = time.perf_counter()
-        mosaic = client.denoise(file.mosaic, file.sensor, ratio=RATIO, gain=GAIN, passes=PASSES)
-        answered = time.perf_counter()
-        write_result(folder / "stages.dng", file, mosaic)
-        ended = time.perf_counter()
-        for name, spent in zip(taken, (read - started, answered - read, ended - answered), strict=True):
-            taken[name].append(spent)
+    started = time.perf_counter()
+    file = rawfile.read(path)
+    read = time.perf_counter()
+    mosaic = client.denoise(file.mosaic, file.sensor, ratio=RATIO, gain=GAIN, passes=PASSES)
+    answered = time.perf_counter()
+    write_result(folder / "stages.dng", file, mosaic)
+    ended = time.perf_counter()
     after = client.stage_seconds()
-    models = {name: (after[name] - before[name]) / rounds for name in after}
-    models["Triton, transport, client"] = float(np.mean(taken["request"])) - sum(models.values())
-    parts = {"read": float(np.median(taken["read"])), **models, "write": float(np.median(taken["write"]))}
-    return {name: rounded(spent) for name, spent in parts.items()}
+    models = {name: after[name] - before[name] for name in after}
+    models["Triton, transport, client"] = answered - read - sum(models.values())
+    return {name: rounded(s) for name, s in ({"read": read - started} | models | {"write": ended - answered}).items()}
 
 
 def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path, rounds: int) -> dict[str, Any]:

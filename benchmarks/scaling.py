@@ -26,8 +26,8 @@ from exposure.schedule import SERVED_PASSES
 
 GIB_PER_PIXEL = 1.1e-6  # of a packed frame in FP32, a little more than was seen: larger frames are not begun
 SMALL_MP = 6  # up to which a frame is timed more often
-CORES_AT_MP, PASSES_AT_MP, TILES_AT_MP = 3, 1, 6
-TILE_BOUNDS = (3_000_000, 1_500_000)  # mosaic pixels
+CORES_AT_MP, PASSES_AT_MP, TILES_AT_MP = 1, 1, 3
+TILE_BOUNDS = (2_000_000, 1_000_000)  # mosaic pixels
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ LOAD_SIDES = (512, 512)  # of the mosaics that the load is made of
 LOAD_PASSES = 1
 ENGINE_LOOKS = 5
 REQUESTS = 48  # at each concurrency, shared among the callers
-WATERFALL_ROUNDS = 2  # times as many where a pass takes a tenth
+WATERFALL_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,9 @@ def main() -> None:
     with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
         with Client(server.address) as client:
             small = Frame.of(*(LOAD_SIDES if benchmark.quick else FRAMES[1]))
-            layers = waterfall(engine, client, server.address, small, WATERFALL_ROUNDS * benchmark.rounds)
+            layers = waterfall(
+                engine, client, server.address, small, benchmark.rounds if benchmark.quick else WATERFALL_ROUNDS
+            )
             benchmark.say("waterfall timed")
             request = whole_request(engine, client, Frame.of(*large), benchmark.rounds)
             request["server_peak_gib"] = round(server.peak_memory_bytes() / 2**30, 2)
@@ -79,18 +81,16 @@ def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame
         "Triton model, gRPC": lambda: _leaf(leaf, frame),
     }
     for passes in SERVED_PASSES:
-        works[f"ensemble, {passes} passes"] = _request(client, frame, passes)
-    works[f"ensemble, {PASSES} passes, gRPC"] = _request(remote, frame, PASSES)
-    _verify(engine, works["ensemble, 1 passes"], frame)
+        works[_ensemble(passes)] = _request(client, frame, passes)
+    works[f"{_ensemble(PASSES)}, gRPC"] = _request(remote, frame, PASSES)
+    _verify(engine, works[_ensemble(1)], frame)
     if not np.array_equal(_leaf(leaf, frame), engine(frame.image, frame.photon_gain)):
         sys.exit("Triton's model does not compute what the engine computes: nothing was timed")
     seconds = interleaved(works, rounds)
     leaf.close()
     remote.close()
     alone = seconds[ENGINE]
-    added = {
-        f"{n}": [t - n * a for t, a in zip(seconds[f"ensemble, {n} passes"], alone, strict=True)] for n in SERVED_PASSES
-    }
+    added = {str(n): [t - n * a for t, a in zip(seconds[_ensemble(n)], alone, strict=True)] for n in SERVED_PASSES}
     return {
         "frame_mp": rounded(frame.mosaic.size / 1e6),
         "seconds": {name: summary(taken) for name, taken in seconds.items()},
@@ -174,6 +174,10 @@ def _queue_seconds(address: str) -> float:
         models = client.get_inference_statistics(as_json=True)["model_stats"]
     leaves = [model for model in models if not model["name"].startswith("exposure_")]
     return sum(int(model["inference_stats"].get("queue", {}).get("ns", 0)) for model in leaves) / 1e9
+
+
+def _ensemble(passes: int) -> str:
+    return f"ensemble, {passes} pass{'es' * (passes > 1)}"
 
 
 def _request(client: Client, frame: Frame, passes: int) -> Callable[[], NDArray[np.uint16]]:
