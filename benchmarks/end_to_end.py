@@ -1,6 +1,6 @@
 """From a RAW file to a DNG: where the time goes, one file and many, against the procedure as it was published.
 
-python benchmarks/end_to_end.py [--rounds 2] [--quick] [--out FILE.json]
+python benchmarks/end_to_end.py [--rounds 2] [--megapixels 12] [--quick] [--out FILE.json]
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _folders = itertools.count()
 
 def main() -> None:
     """Verify, then time in turn: the engine's passes, our command, the published procedure."""
-    benchmark = Benchmark("end_to_end", __doc__, rounds=2)
+    benchmark = Benchmark("end_to_end", __doc__, rounds=2, megapixels=(12, 6, 3))
     network = load_checkpoint(CHECKPOINT)
     with (
         tempfile.TemporaryDirectory(prefix="exposure_benchmark_") as scratch,
@@ -52,7 +52,7 @@ def main() -> None:
         folder = Path(scratch)
         verify(client, network)
         benchmark.say("verified")
-        one = write_raw(folder / "night.dng", dark_mosaic(*FRAMES[1 if benchmark.quick else 12]))
+        one = write_raw(folder / "night.dng", dark_mosaic(*FRAMES[1 if benchmark.quick else benchmark.megapixels]))
         single = single_file(client, server.address, network, one, folder, benchmark.rounds)
         benchmark.say("single file timed")
         mosaic = dark_mosaic(*((256, 256) if benchmark.quick else FRAMES[1]))

@@ -90,14 +90,19 @@ class Benchmark:
     """One script's run: its options, its clock, and the JSON that it leaves.
 
     quick: small sizes and few rounds, to try the script; such a result is printed, and written only with --out.
+    megapixels: of the largest frame, for scripts that have a choice.
     """
 
-    def __init__(self, script: str, about: str | None, *, rounds: int) -> None:
+    def __init__(self, script: str, about: str | None, *, rounds: int, megapixels: Sequence[int] = ()) -> None:
         parser = argparse.ArgumentParser(description=(about or "").splitlines()[0])
         parser.add_argument("--rounds", type=int, help=f"default: {rounds}, or 2 with --quick")
         parser.add_argument("--quick", action="store_true", help="small sizes, to try it")
         parser.add_argument("--out", type=Path, metavar="FILE.json", help="default: in benchmarks/results")
+        if megapixels:
+            most = "of the largest frame (default: %(default)s), smaller where time is short"
+            parser.add_argument("--megapixels", type=int, choices=megapixels, default=megapixels[0], help=most)
         options = parser.parse_args()
+        self.megapixels: int = getattr(options, "megapixels", 0)
         self.script, self.quick = script, options.quick
         self.rounds: int = options.rounds or (2 if options.quick else rounds)
         self._out: Path | None = options.out

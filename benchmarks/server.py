@@ -1,6 +1,6 @@
 """What serving adds to the engine, layer by layer, and how the server behaves under load.
 
-python benchmarks/server.py [--rounds 3] [--quick] [--out FILE.json]
+python benchmarks/server.py [--rounds 3] [--megapixels 12] [--quick] [--out FILE.json]
 """
 
 import asyncio
@@ -34,7 +34,6 @@ LOAD_SIDES = (512, 512)  # of the mosaics that the load is made of
 LOAD_PASSES = 1
 ENGINE_LOOKS = 5
 REQUESTS = 48  # at each concurrency, shared among the callers
-WATERFALL_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,13 @@ class Frame:
 
 def main() -> None:
     """One server for all questions; each is verified before it is timed."""
-    benchmark = Benchmark("server", __doc__, rounds=3)
+    benchmark = Benchmark("server", __doc__, rounds=3, megapixels=(12, 6, 3))
     engine = OpenVinoEngine.installed(ENGINE_FOLDER)
-    large = FRAMES[1] if benchmark.quick else FRAMES[12]
+    large = FRAMES[1 if benchmark.quick else benchmark.megapixels]
     with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
         with Client(server.address) as client:
             small = Frame.of(*(LOAD_SIDES if benchmark.quick else FRAMES[1]))
-            layers = waterfall(
-                engine, client, server.address, small, benchmark.rounds if benchmark.quick else WATERFALL_ROUNDS
-            )
+            layers = waterfall(engine, client, server.address, small, benchmark.rounds)
             benchmark.say("waterfall timed")
             request = whole_request(engine, client, Frame.of(*large), benchmark.rounds)
             request["server_peak_gib"] = round(server.peak_memory_bytes() / 2**30, 2)
