@@ -109,10 +109,16 @@ class Benchmark:
         if self._out is None and not self.quick:
             self._out = RESULTS / f"{script}_{slug()}.json"
         self._started, self._load = time.monotonic(), os.getloadavg()
+        self._own_s, self._busy_s = _own_seconds(), _busy_seconds()
 
     def say(self, what: str) -> None:
         """Progress, on standard error."""
         print(f"{time.monotonic() - self._started:6.1f} s  {self.script}: {what}", file=sys.stderr, flush=True)
+
+    def _taken_by_others(self) -> float:
+        """Share of all cores' time since the start that went to processes which are not ours; ours must have ended."""
+        others = (_busy_seconds() - self._busy_s) - (_own_seconds() - self._own_s)
+        return round(others / (time.monotonic() - self._started) / (os.cpu_count() or 1), 3)
 
     def finish(self, measured: dict[str, Any]) -> None:
         """Write the result, whole or not at all, and print it."""
@@ -124,6 +130,7 @@ class Benchmark:
             "command": " ".join(["python", *sys.argv]),
             "versions": _versions(),
             "load_average": {"before": self._load[0], "after": os.getloadavg()[0]},
+            "taken_by_others": self._taken_by_others(),
             "took_s": rounded(time.monotonic() - self._started),
             "measured": measured,
         }
@@ -134,6 +141,17 @@ class Benchmark:
             part.write_text(text)
             part.replace(self._out)
             self.say(f"written to {self._out}")
+
+
+def _own_seconds() -> float:
+    """CPU time of this process and of its children that have ended."""
+    return sum(os.times()[:4])
+
+
+def _busy_seconds() -> float:
+    """CPU time of everything on this machine since it started: user, nice, system, interrupts (proc(5))."""
+    user, nice, system, _idle, _wait, hard, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
 
 
 def _versions() -> dict[str, str]:

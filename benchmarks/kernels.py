@@ -31,12 +31,19 @@ def main() -> None:
     benchmark.say("geometry timed")
     drawn = {f"{rate:g}": draws(benchmark, rate) for rate in RATES}
     geometry = {name: described(*timed, probe.best.bandwidth) for name, timed in geometry.items()}
-    benchmark.finish({"ceilings": probe.record(), "geometry": geometry, "draws": drawn})
+    height, width = frame(benchmark)
+    size = {"frame_mp": rounded(height * width / 1e6)}
+    benchmark.finish({**size, "ceilings": probe.record(), "geometry": geometry, "draws": drawn})
+
+
+def frame(benchmark: Benchmark) -> tuple[int, int]:
+    """Sides of the mosaic that is packed and unpacked."""
+    return FRAMES[1 if benchmark.quick else 12]
 
 
 def geometry_seconds(benchmark: Benchmark, probe: Probe) -> dict[str, Any]:
     """pack, expose and unpack of a frame: bytes that must move, megapixels, seconds of each peer; equal first."""
-    shape = FRAMES[1 if benchmark.quick else 12]
+    shape = frame(benchmark)
     mosaic = dark_mosaic(*shape)
     image = ops.pack(mosaic, SENSOR, RATIO, multiple=16)
     if not np.array_equal(image, pack(mosaic, SENSOR, RATIO, multiple=16)):

@@ -14,9 +14,10 @@ import plots
 from comparison import comparison
 from harness import RESULTS, slug
 from sections import end_to_end, engine, kernels, scaling, server
-from tables import table
+from tables import percent, table
 
 HERE = Path(__file__).resolve().parent
+QUIET = 0.05  # of all cores: what others may take before a reader is warned
 SCRIPTS = ("kernels", "engine", "server", "end_to_end", "scaling")
 
 
@@ -34,23 +35,32 @@ def main() -> int:
         if options.compare:
             print(compare(*options.compare))
             return 0
-        page = write_page(options.machine)
+        path = write_page(options.machine)
     except (OSError, ValueError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1
-    print(f"written: {page}")
+    print(f"written: {path}")
     return 0
 
 
 def write_page(machine: str) -> Path:
-    """The page of one machine's results."""
-    found = {script: _read(RESULTS / f"{script}_{machine}.json") for script in SCRIPTS}
+    """The page of one machine's results, with its plots."""
+    found = results(machine)
     (HERE / "plots").mkdir(exist_ok=True)
     plots.draw(found, HERE / "plots")
-    page = HERE / "README.md"
-    text = "\n".join((_head(found), kernels(found), engine(found), server(found), end_to_end(found), scaling(found)))
-    page.write_text(text)
-    return page
+    path = HERE / "README.md"
+    path.write_text(page(found))
+    return path
+
+
+def results(machine: str) -> dict[str, Any]:
+    """The JSON of every script, by its name."""
+    return {script: _read(RESULTS / f"{script}_{machine}.json") for script in SCRIPTS}
+
+
+def page(found: dict[str, Any]) -> str:
+    """The page's text."""
+    return "\n".join((_head(found), kernels(found), engine(found), server(found), end_to_end(found), scaling(found)))
 
 
 def compare(old: Path, new: Path | None = None) -> str:
@@ -63,8 +73,7 @@ def _head(found: dict[str, Any]) -> str:
     first, rows = found["engine"], []
     machine = first["machine"]
     for result in found.values():
-        load = result["load_average"]
-        cells = (f"{result['took_s']:.0f}", f"{load['before']:.1f} → {load['after']:.1f}", result["date"])
+        cells = (f"{result['took_s']:.0f}", percent(result["taken_by_others"]), result["date"])
         rows.append((f"`{result['command']}`", *cells))
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
     return f"""# What it costs
@@ -78,11 +87,26 @@ the rounds' range.
 {machine["processor"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}, {machine["memory_gib"]:g} GiB;
 {machine["system"]}; {versions}.
 
-{table(("command", "took, s", "load average", "date"), rows)}
+{table(("command", "took, s", "cores taken by others", "date"), rows)}
+{_caution(found)}
 
-The load average before a script counts what ran just before it, other scripts included; figures of a busy machine are
-slower than its own, their ratios less so. Cards are not in these tables: `make gpu-check` writes `results/<card>.json`.
+Other work slows everything by more than its share of the cores, since a pass waits for its slowest thread; ratios
+suffer less. Cards are not in these tables: `make gpu-check` writes `results/<card>.json`.
 """
+
+
+def _caution(found: dict[str, Any]) -> str:
+    """What a reader must know before quoting: trials, and a machine that had other work."""
+    trials = [f"`{script}`" for script, result in found.items() if result["quick"]]
+    busy = [f"`{name}`" for name, result in found.items() if result["taken_by_others"] > QUIET]
+    lines = []
+    if trials:
+        lines.append(f"**Trials, not results:** {', '.join(trials)} ran with `--quick`, small sizes and few rounds.")
+    if busy:
+        lines.append(
+            f"**Busy machine:** other work took more than {percent(QUIET)} of the cores from {', '.join(busy)}."
+        )
+    return "\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _read(path: Path) -> dict[str, Any]:

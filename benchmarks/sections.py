@@ -21,8 +21,8 @@ def kernels(found: dict[str, Any]) -> str:
         drawn.append((rate, *speeds, *(ratio(peers[name]["kernel_is_faster"]) for name in ("NumPy", "torch"))))
     return f"""## Kernels
 
-A 12 MP mosaic, equal to the definition bit for bit before it is timed. Bandwidth is what must move, of what the triad
-reached in the same run.
+A mosaic of {result["frame_mp"]:g} MP, equal to the definition bit for bit before it is timed. Bandwidth is what must
+move, of what the triad reached in the same run.
 
 {table(("kernel", "by", "MP/s", "of bandwidth", "kernel is faster, times"), rows)}
 
