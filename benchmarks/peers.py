@@ -12,19 +12,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from frames import RATIO, dark_mosaic
 from harness import peak_bytes
 from numpy.typing import NDArray
 
-from exposure import load_checkpoint
+from exposure import load_checkpoint, pack
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.export.graph import FP32_AGREEMENT_DB, Traced, agreement, onnx_runner
+from exposure.client.sample import SENSOR
+from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
 from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast
 from exposure.networks import Network
 
 Run = Callable[..., NDArray[np.float32]]
 ENGINE_FOLDER = MODEL_REPOSITORY / "denoiser" / "1" / "openvino"
+CLOSE_S = 5.0
 REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and named
-VERIFIED_ON = 1  # low-light crop: torch.compile takes a minute for each size
+VERIFIED_ON = (256, 320)  # sides of a mosaic
+PHOTON_GAIN = 0.5  # a middle one
+SAME_BITS_DB = 200.0  # what is said of no difference at all
 LOW_PRECISION_DB = 50.0  # below, a peer computes something else
 # Large planes are allocated anew in every layer; without these, page faults dominate.
 TUNED_MALLOC = {
@@ -53,20 +58,20 @@ class Peer:
 
 def eager(network: Network, _: Path) -> Run:
     """As the published code runs it: FP32, planes one after the other."""
-    return _torch(Traced(network))
+    return _torch(network)
 
 
 def channels_last(network: Network, _: Path) -> Run:
-    return _torch(Traced(network), memory=torch.channels_last)
+    return _torch(network, memory=torch.channels_last)
 
 
 def compiled(network: Network, _: Path) -> Run:
-    return _torch(torch.compile(Traced(network), dynamic=False), memory=torch.channels_last)
+    return _torch(torch.compile(network, dynamic=False), memory=torch.channels_last)
 
 
 def bf16(network: Network, _: Path) -> Run:
     """Body and tail in BF16, by autocast: what a torch user would write."""
-    return _torch(Traced(network), memory=torch.channels_last, autocast=torch.bfloat16)
+    return _torch(network, memory=torch.channels_last, autocast=torch.bfloat16)
 
 
 def onnx_runtime(_: Network, graph: Path) -> Run:
@@ -83,16 +88,16 @@ def openvino_bf16(_: Network, __: Path) -> Run:
 
 
 def cuda_eager(network: Network, _: Path) -> Run:
-    return _torch(Traced(network), device="cuda")
+    return _torch(network, device="cuda")
 
 
 def cuda_half(network: Network, _: Path) -> Run:
-    return _torch(Traced(network, half=True), device="cuda", memory=torch.channels_last)
+    return _torch(network, device="cuda", memory=torch.channels_last, autocast=torch.float16)
 
 
 def cuda_compiled(network: Network, _: Path) -> Run:
-    module = torch.compile(Traced(network, half=True), dynamic=False, mode="max-autotune")
-    return _torch(module, device="cuda", memory=torch.channels_last)
+    module = torch.compile(network, dynamic=False, mode="max-autotune")
+    return _torch(module, device="cuda", memory=torch.channels_last, autocast=torch.float16)
 
 
 def no_fast_bf16() -> str | None:
@@ -138,8 +143,16 @@ class Worker:
         return self._ask("arrays", *arrays)
 
     def verify(self, network: Network) -> float:
-        """Agreement with FP32 torch on simulated low light, in dB. Raises GraphError when too low."""
-        return agreement(network, self, self.peer.least_db, self.name, crops=VERIFIED_ON)
+        """Agreement with eager FP32 torch on simulated low light, PSNR in dB. Raises PeerError when it is too low."""
+        image = pack(dark_mosaic(*VERIFIED_ON), SENSOR, RATIO)[None]
+        gain = np.array([PHOTON_GAIN], np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(image), torch.from_numpy(gain)).numpy()
+        error = float(np.mean((self(image, gain).astype(np.float64) - expected) ** 2))
+        found = -10 * np.log10(error) if error else SAME_BITS_DB
+        if not found >= self.peer.least_db:  # NaN, too
+            raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
+        return float(found)
 
     def run(self, height: int, width: int) -> None:
         """One pass over random planes of this size, which stay with the worker."""
@@ -150,6 +163,9 @@ class Worker:
         return round(self._ask("peak") / 2**30, 2)
 
     def close(self) -> None:
+        """End the process; by force where it is busy."""
+        self._pipe.close()
+        self._process.join(CLOSE_S)
         self._process.kill()
         self._process.join()
 
@@ -182,7 +198,7 @@ def peers_at_work(
                 worker = Worker(name, graph)
                 found[name] = {"agreement_db": round(worker.verify(network), 1)}
                 workers[name] = worker
-            except RuntimeError as error:  # a PeerError, or a GraphError: it computes something else
+            except PeerError as error:
                 found[name] = {"left_out": str(error)}
                 if worker is not None:
                     worker.close()
@@ -196,7 +212,7 @@ def _serve(name: str, graph: Path, pipe: Connection) -> None:
     """A worker's life: build, answer, until the other side is gone."""
     run: Run | None = None
     planes: dict[tuple[int, int], NDArray[np.float32]] = {}
-    gain = np.array([0.5], np.float32)
+    gain = np.array([PHOTON_GAIN], np.float32)
     while True:
         try:
             kind, *arguments = pipe.recv()

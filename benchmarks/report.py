@@ -73,7 +73,8 @@ def _head(found: dict[str, Any]) -> str:
     first, rows = found["engine"], []
     machine = first["machine"]
     for result in found.values():
-        cells = (f"{result['took_s']:.0f}", percent(result["taken_by_others"]), result["date"])
+        others = percent(result["taken_by_others"]) if "taken_by_others" in result else "not recorded"
+        cells = (f"{result['took_s']:.0f}", f"{result['load_average']['before']:.1f}", others, result["date"])
         rows.append((f"`{result['command']}`", *cells))
     versions = ", ".join(f"{name} {number}" for name, number in first["versions"].items())
     return f"""# What it costs
@@ -87,7 +88,7 @@ the rounds' range.
 {machine["processor"]}, {machine["cores"]} cores, {", ".join(machine["instructions"])}, {machine["memory_gib"]:g} GiB;
 {machine["system"]}; {versions}.
 
-{table(("command", "took, s", "cores taken by others", "date"), rows)}
+{table(("command", "took, s", "load before", "cores taken by others", "date"), rows)}
 {_caution(found)}
 
 Other work slows everything by more than its share of the cores, since a pass waits for its slowest thread; ratios
@@ -98,7 +99,7 @@ suffer less. Cards are not in these tables: `make gpu-check` writes `results/<ca
 def _caution(found: dict[str, Any]) -> str:
     """What a reader must know before quoting: trials, and a machine that had other work."""
     trials = [f"`{script}`" for script, result in found.items() if result["quick"]]
-    busy = [f"`{name}`" for name, result in found.items() if result["taken_by_others"] > QUIET]
+    busy = [f"`{name}`" for name, result in found.items() if result.get("taken_by_others", 1) > QUIET]
     lines = []
     if trials:
         lines.append(f"**Trials, not results:** {', '.join(trials)} ran with `--quick`, small sizes and few rounds.")

@@ -5,7 +5,7 @@ from typing import Any
 from tables import percent, ratio, seconds, table
 
 BEST_RAW_DENOISER_MS_PER_MP = 24  # LightCraft's own figure: 24 MP in 0.582 s, one pass, RTX 4090 Laptop
-SAME_BITS_DB = 200.0  # what exposure.export.graph.agreement says of no difference at all
+SAME_BITS_DB = 200.0  # peers.py
 
 
 def kernels(found: dict[str, Any]) -> str:
