@@ -73,7 +73,7 @@ def test_a_comparison_names_what_changed_beyond_its_rounds() -> None:
         "quick": False,
         "machine": {"processor": "one"},
         "load_average": {"before": 0.0},
-        "measured": {"slower": series, "same": series, "few": few},
+        "measured": {"slower": series, "same": dict(series), "few": few},
     }
     new: dict[str, Any] = copy.deepcopy(old)
     assert "2 series compared, 0 changed" in comparison(old, new)
