@@ -1,8 +1,9 @@
 # make demo       environment, engine, server, one RAW file denoised
 # make test       lint, types, tests
 # make serve      the server on this machine, until Ctrl-C
+# make bench      what it costs on this machine's processor, about 10 minutes
 # make gpu-check  everything that needs an NVIDIA card
-.PHONY: demo test serve gpu-check engine
+.PHONY: demo test serve bench gpu-check engine
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,6 +25,10 @@ test: .venv/installed
 
 serve: engine
 	$(BIN)/exposure serve
+
+bench: engine
+	for script in kernels engine server end_to_end scaling; do $(BIN)/python benchmarks/$$script.py >/dev/null || exit 1; done
+	$(BIN)/python benchmarks/report.py
 
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_machine.py  # or one sentence, where there is no card

@@ -1,102 +1,121 @@
-"""The CPU kernels against NumPy and torch, on 12 MP, in one run.
+"""How fast the CPU kernels are: against NumPy and torch, and against the machine's memory bandwidth.
 
-python benchmarks/kernels.py [--rounds 7] [--out FILE.json]
+python benchmarks/kernels.py [--rounds 7] [--quick] [--out FILE.json]
 """
 
-import argparse
-import json
-import os
-import statistics
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from request import in_turn, processor
+from ceilings import Probe
+from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from harness import Benchmark, interleaved, ratio, rounded, summary
 
-from exposure import pack, unpack
+from exposure import pack, unpack, unroll
 from exposure.client.sample import SENSOR
+from exposure.denoise import expose
 from exposure.kernels import ops
 
-SHAPE = (2832, 4240)
 RATES = (0.1, 1.0, 5.0, 15.0, 100.0, 1e3, 1e4, 1e5)  # electrons
+DEVIATIONS = 6  # of a mean, beyond which the counts are not Poisson's
+FP32, DN = 4, 2  # bytes
 
 
 def main() -> None:
-    """Verify, then time in turn; JSON to standard output and --out."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, metavar="FILE.json")
-    options = parser.parse_args()
-    result = {
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "date": datetime.now(tz=UTC).date().isoformat(),
-        "command": " ".join(["python", *sys.argv]),
-        "versions": {name: version(name) for name in ("numpy", "torch")},
-        "megapixels_per_s": geometry(options.rounds),
-        "million_draws_per_s": draws(options.rounds),
-    }
-    text = json.dumps(result, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    """Verify, then time in turn."""
+    benchmark = Benchmark("kernels", __doc__, rounds=7)
+    probe = Probe()
+    geometry = geometry_seconds(benchmark, probe)
+    benchmark.say("geometry timed")
+    drawn = {f"{rate:g}": draws(benchmark, rate) for rate in RATES}
+    geometry = {name: described(*timed, probe.best.bandwidth) for name, timed in geometry.items()}
+    height, width = frame(benchmark)
+    size = {"frame_mp": rounded(height * width / 1e6)}
+    benchmark.finish({**size, "ceilings": probe.record(), "geometry": geometry, "draws": drawn})
 
 
-def geometry(rounds: int) -> dict[str, Any]:
-    """pack and unpack: the kernels against their definitions in NumPy, bit-equal first."""
-    mosaic = np.random.default_rng(0).integers(700, 16000, SHAPE).astype(np.uint16)
-    image = ops.pack(mosaic, SENSOR, multiple=16)
-    if not np.array_equal(image, pack(mosaic, SENSOR, multiple=16)):
+def frame(benchmark: Benchmark) -> tuple[int, int]:
+    """Sides of the mosaic that is packed and unpacked."""
+    return FRAMES[1 if benchmark.quick else 12]
+
+
+def geometry_seconds(benchmark: Benchmark, probe: Probe) -> dict[str, Any]:
+    """pack, expose and unpack of a frame: bytes that must move, megapixels, seconds of each peer; equal first."""
+    shape = frame(benchmark)
+    mosaic = dark_mosaic(*shape)
+    image = ops.pack(mosaic, SENSOR, RATIO, multiple=16)
+    if not np.array_equal(image, pack(mosaic, SENSOR, RATIO, multiple=16)):
         sys.exit("pack differs from its definition: nothing was timed")
-    if not np.array_equal(ops.unpack(image, SENSOR, SHAPE), unpack(image, SENSOR, SHAPE)):
+    if not np.array_equal(ops.unpack(image, SENSOR, shape), unpack(image, SENSOR, shape)):
         sys.exit("unpack differs from its definition: nothing was timed")
-    megapixels = mosaic.size / 1e6
-    return {
-        "pack": _speeds(
-            megapixels,
-            rounds,
-            kernel=lambda: ops.pack(mosaic, SENSOR, 100.0, multiple=16),
-            numpy=lambda: pack(mosaic, SENSOR, 100.0, multiple=16),
-        ),
-        "unpack": _speeds(
-            megapixels,
-            rounds,
-            kernel=lambda: ops.unpack(image, SENSOR, SHAPE),
-            numpy=lambda: unpack(image, SENSOR, SHAPE),
-        ),
+    step = unroll(RATIO, GAIN, SENSOR.saturation, 3)[0]
+    drawn = expose(image, image, step, lambda rate: ops.poisson(rate, seed=1, step=0))
+    if not np.array_equal(ops.expose(image, image, step, seed=1, index=0), drawn):
+        sys.exit("expose differs from its definition: nothing was timed")
+    tensor = torch.from_numpy(image)
+    works: dict[str, dict[str, Callable[[], Any]]] = {
+        "pack": {
+            "kernel": lambda: ops.pack(mosaic, SENSOR, RATIO, multiple=16),
+            "NumPy": lambda: pack(mosaic, SENSOR, RATIO, multiple=16),
+        },
+        "expose": {
+            "kernel": lambda: ops.expose(image, image, step, seed=1, index=0),
+            "NumPy": lambda: expose(image, image, step, np.random.default_rng(0).poisson),
+            "torch": lambda: expose(tensor, tensor, step, torch.poisson),
+        },
+        "unpack": {
+            "kernel": lambda: ops.unpack(image, SENSOR, shape),
+            "NumPy": lambda: unpack(image, SENSOR, shape),
+        },
     }
+    moved = {
+        "pack": DN * mosaic.size + FP32 * image.size,
+        "expose": 3 * FP32 * image.size,
+        "unpack": FP32 * image.size + DN * mosaic.size,
+    }
+    timed = {}
+    for name, peers in works.items():
+        seconds = interleaved({**peers, "": probe.run}, benchmark.rounds)
+        del seconds[""]
+        timed[name] = (moved[name], mosaic.size / 1e6, seconds)
+    return timed
 
 
-def draws(rounds: int) -> dict[str, Any]:
-    """Poisson counts of one mean at a time, against NumPy's generator and torch.poisson."""
-    speeds, random = {}, np.random.default_rng(0)
-    for rate in RATES:
-        rates = np.full((4, 500, 1000), rate, np.float32)
-        tensor = torch.from_numpy(rates)
-        counts = ops.poisson(rates, seed=1, step=0)
-        if abs(counts.mean(dtype=np.float64) - np.float32(rate)) > 6 * np.sqrt(rate / rates.size):
-            sys.exit(f"the counts of mean {rate:g} are off: nothing was timed")
-        speeds[f"{rate:g}"] = _speeds(
-            rates.size / 1e6,
-            rounds,
-            kernel=lambda rates=rates: ops.poisson(rates, seed=1, step=0),
-            numpy=lambda rates=rates: random.poisson(rates),
-            torch=lambda tensor=tensor: torch.poisson(tensor),
-        )
-    return speeds
+def described(moved: int, megapixels: float, seconds: dict[str, list[float]], bandwidth: float) -> dict[str, Any]:
+    """One kernel for the JSON. share_of_bandwidth: of what the triad reached, in bytes that must move."""
+    result = compared(seconds, megapixels, "megapixels_per_s")
+    for peer in result.values():
+        peer["share_of_bandwidth"] = rounded(moved / bandwidth / peer["seconds"]["median"])
+        peer["gbytes_per_s"] = rounded(moved / peer["seconds"]["median"] / 1e9)
+    return result
 
 
-def _speeds(millions: float, rounds: int, **works: Callable[[], Any]) -> dict[str, float]:
-    for work in works.values():
-        work()
-    seconds = in_turn(*works.values(), rounds=rounds)
-    speeds = {name: millions / statistics.median(taken) for name, taken in zip(works, seconds, strict=True)}
-    over = {f"over_{name}": round(speeds["kernel"] / speed, 2) for name, speed in speeds.items() if name != "kernel"}
-    return {name: round(speed, 1) for name, speed in speeds.items()} | over
+def draws(benchmark: Benchmark, rate: float) -> dict[str, Any]:
+    """Poisson counts of one mean, against NumPy's generator and torch.poisson."""
+    rates = np.full((4, 500, 100 if benchmark.quick else 1000), rate, np.float32)
+    tensor, random = torch.from_numpy(rates), np.random.default_rng(0)
+    counts = ops.poisson(rates, seed=1, step=0)
+    if abs(counts.mean(dtype=np.float64) - np.float32(rate)) > DEVIATIONS * np.sqrt(rate / rates.size):
+        sys.exit(f"the counts of mean {rate:g} are off: nothing was timed")
+    works = {
+        "kernel": lambda: ops.poisson(rates, seed=1, step=0),
+        "NumPy": lambda: random.poisson(rates),
+        "torch": lambda: torch.poisson(tensor),
+    }
+    return compared(interleaved(works, benchmark.rounds), rates.size / 1e6, "million_draws_per_s")
+
+
+def compared(seconds: dict[str, list[float]], amount: float, unit: str) -> dict[str, Any]:
+    """Seconds, speed, and how often as fast as each peer the kernel is, for the JSON."""
+    result: dict[str, Any] = {}
+    for name, taken in seconds.items():
+        times = summary(taken)
+        result[name] = {"seconds": times, unit: rounded(amount / times["median"])}
+        if name != "kernel":
+            result[name]["kernel_is_faster"] = ratio(taken, seconds["kernel"])
+    return result
 
 
 if __name__ == "__main__":

@@ -1,0 +1,104 @@
+"""The two ceilings of the roofline, measured where everything else is: FP32 arithmetic and memory bandwidth.
+
+And what one pass of the network asks of them.
+"""
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from exposure.networks import Network
+
+MATRIX = 2048  # side; its three matrices are read from memory once for 340 operations a byte
+ARRAY_BYTES = 256 * 2**20  # beyond the cache of any processor that this runs on
+FP32 = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """flops: FP32 operations a second, a multiply-add is two; bandwidth: bytes a second, read and written."""
+
+    flops: float
+    bandwidth: float
+
+    def seconds(self, cost: "Cost") -> float:
+        """The least time that this machine needs: arithmetic or memory, whichever is longer."""
+        return max(cost.flops / self.flops, cost.traffic / self.bandwidth)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one pass. flops: a multiply-add is two. traffic: bytes, each operator's planes and weights moved once."""
+
+    flops: float
+    traffic: float
+
+
+class Probe:
+    """The best rates that were seen. `run` is one look, made in every round between the peers."""
+
+    def __init__(self) -> None:
+        self._a, self._b = torch.rand(2, MATRIX, MATRIX).unbind()
+        self._x, self._y, self._z = (torch.rand(ARRAY_BYTES // FP32) for _ in range(3))
+        self.flops: list[float] = []
+        self.bandwidth: list[float] = []
+
+    def run(self) -> None:
+        """A product of matrices, and z = x + 2 y (McCalpin's triad), over all cores."""
+        product = _seconds(lambda: torch.mm(self._a, self._b))
+        triad = _seconds(lambda: torch.add(self._x, self._y, alpha=2.0, out=self._z))
+        self.flops.append(2 * MATRIX**3 / product)
+        self.bandwidth.append(3 * ARRAY_BYTES / triad)
+
+    @property
+    def best(self) -> Ceilings:
+        """The ceilings: what nothing that was measured here went beyond."""
+        return Ceilings(max(self.flops), max(self.bandwidth))
+
+    def record(self) -> dict[str, Any]:
+        """For the JSON, in GFLOP/s and GB/s, with how far the worst look lay below the best."""
+        return {
+            "gflops": round(self.best.flops / 1e9, 1),
+            "gbytes_per_s": round(self.best.bandwidth / 1e9, 2),
+            "worst_over_best": {
+                "gflops": round(min(self.flops) / max(self.flops), 3),
+                "gbytes_per_s": round(min(self.bandwidth) / max(self.bandwidth), 3),
+            },
+            "looks": len(self.flops),
+        }
+
+
+def cost_of_pass(network: Network, height: int, width: int) -> Cost:
+    """Of one [1, 4, height, width] image. Counted on tensors without data, so any size costs nothing.
+
+    traffic takes every convolution's input, output and weights as moved once, activations fused into them: what an
+    engine moves that keeps no planes in cache between layers.
+    """
+    traffic = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal traffic
+        weights = sum(parameter.numel() for parameter in module.parameters())
+        traffic += FP32 * (sum(tensor.numel() for tensor in inputs) + output.numel() + weights)
+
+    unreal = copy.deepcopy(network).to("meta")
+    convolutions = [m for m in unreal.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    handles = [module.register_forward_hook(count) for module in convolutions]
+    image = torch.empty(1, 4, height, width, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        unreal(image, torch.empty(1, device="meta"), image)
+    for handle in handles:
+        handle.remove()
+    return Cost(flops=counter.get_total_flops(), traffic=traffic)
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

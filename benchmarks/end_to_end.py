@@ -1,0 +1,188 @@
+"""From a RAW file to a DNG: where the time goes, one file and many, against the procedure as it was published.
+
+python benchmarks/end_to_end.py [--rounds 2] [--megapixels 12] [--quick] [--out FILE.json]
+"""
+
+import contextlib
+import io
+import itertools
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import published
+from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from harness import Benchmark, interleaved, ratio, rounded, summary
+from numpy.typing import NDArray
+from peers import ENGINE_FOLDER
+
+from exposure import load_checkpoint, pack, unroll
+from exposure.assets import CHECKPOINT
+from exposure.client import command, output, rawfile
+from exposure.client.dng import write_dng
+from exposure.client.rawfile import RawFile
+from exposure.client.recipe import Recipe
+from exposure.client.sample import SENSOR
+from exposure.client.server import ServerOptions, running_server
+from exposure.client.triton import Client
+from exposure.export.manifest import read_manifest
+from exposure.export.openvino_engine import OpenVinoEngine
+from exposure.networks import Network
+
+PASSES = 3
+BATCH = 8  # files
+DIFFERENT_DN = 2  # at no noise the two ways may differ by roundings, in DN of 14 bits
+_folders = itertools.count()
+
+
+def main() -> None:
+    """Verify, then time in turn: the engine's passes, our command, the published procedure."""
+    benchmark = Benchmark("end_to_end", __doc__, rounds=2, megapixels=(12, 6, 3))
+    network = load_checkpoint(CHECKPOINT)
+    with (
+        tempfile.TemporaryDirectory(prefix="exposure_benchmark_") as scratch,
+        running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server,
+        Client(server.address) as client,
+    ):
+        folder = Path(scratch)
+        verify(client, network)
+        benchmark.say("verified")
+        one = write_raw(folder / "night.dng", dark_mosaic(*FRAMES[1 if benchmark.quick else benchmark.megapixels]))
+        single = single_file(client, server.address, network, one, folder, benchmark.rounds)
+        benchmark.say("single file timed")
+        mosaic = dark_mosaic(*((256, 256) if benchmark.quick else FRAMES[1]))
+        many = [write_raw(folder / f"night_{number}.dng", mosaic + np.uint16(number)) for number in range(BATCH)]
+        batch = batch_of_files(client, server.address, many, folder, benchmark.rounds)
+        result = {"passes": PASSES, "single": single, "batch": batch}
+        result["server_peak_gib"] = round(server.peak_memory_bytes() / 2**30, 2)
+    benchmark.finish(result)
+
+
+def single_file(
+    client: Client, address: str, network: Network, path: Path, folder: Path, rounds: int
+) -> dict[str, Any]:
+    """Our command beside the engine's own passes and the published procedure; then our stages one by one."""
+    file = rawfile.read(path)
+    engine_passes = _engine_passes(file.mosaic)
+    ours = _command(address, [path], folder)
+    ours()  # the engines compile themselves for the size
+    engine_passes()
+    works: dict[str, Callable[[], Any]] = {
+        "engine": engine_passes,
+        "exposure": ours,
+        "published": lambda: published_file(network, path, folder / "published.dng"),
+    }
+    seconds = interleaved(works, rounds, warm_up=0)
+    megapixels = file.mosaic.size / 1e6
+    return {
+        "frame_mp": rounded(megapixels),
+        "seconds": {name: summary(taken) for name, taken in seconds.items()},
+        "ms_per_mp": {name: rounded(1e3 * float(np.median(taken)) / megapixels) for name, taken in seconds.items()},
+        "file_over_engine": ratio(seconds["exposure"], seconds["engine"]),
+        "published_over_exposure": ratio(seconds["published"], seconds["exposure"]),
+        "stages_s": stages(client, path, folder),
+    }
+
+
+def stages(client: Client, path: Path, folder: Path) -> dict[str, Any]:
+    """The same by hand, once, each part timed."""
+    before = client.stage_seconds()
+    started = time.perf_counter()
+    file = rawfile.read(path)
+    read = time.perf_counter()
+    mosaic = client.denoise(file.mosaic, file.sensor, ratio=RATIO, gain=GAIN, passes=PASSES)
+    answered = time.perf_counter()
+    write_result(folder / "stages.dng", file, mosaic)
+    ended = time.perf_counter()
+    after = client.stage_seconds()
+    models = {name: after[name] - before[name] for name in after}
+    models["Triton, transport, client"] = answered - read - sum(models.values())
+    return {name: rounded(s) for name, s in ({"read": read - started} | models | {"write": ended - answered}).items()}
+
+
+def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
+    """Many files in one command, and the same files one after the other: read, asked for and written in turn."""
+
+    def in_turn() -> None:
+        for path in paths:
+            file = rawfile.read(path)
+            mosaic = client.denoise(file.mosaic, file.sensor, ratio=RATIO, gain=GAIN, passes=PASSES)
+            write_result(folder / "in_turn.dng", file, mosaic)
+
+    works = {"together": _command(address, paths, folder), "one at a time": in_turn}
+    seconds = interleaved(works, rounds, warm_up=0)
+    megapixels = sum(rawfile.read(path).mosaic.size for path in paths) / 1e6
+    return {
+        "files": len(paths),
+        "frame_mp": rounded(megapixels / len(paths)),
+        "seconds": {name: summary(taken) for name, taken in seconds.items()},
+        "files_per_hour": {name: rounded(3600 * len(paths) / float(np.median(t))) for name, t in seconds.items()},
+        "throughput_ratio": ratio(seconds["one at a time"], seconds["together"]),
+    }
+
+
+def published_file(network: Network, source: Path, target: Path) -> None:
+    """The published procedure between the same reader and writer."""
+    file = rawfile.read(source)
+    write_result(
+        target, file, published.denoise(network, file.mosaic, file.sensor, ratio=RATIO, gain=GAIN, passes=PASSES)
+    )
+
+
+def verify(client: Client, network: Network) -> None:
+    """One pass has no noise: both ways must give the same mosaic."""
+    mosaic = dark_mosaic(250, 382)
+    ours = client.denoise(mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1).astype(int)
+    theirs = published.denoise(network, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1)
+    if np.abs(ours - theirs).max() > DIFFERENT_DN:
+        sys.exit("the server does not compute what the published procedure computes: nothing was timed")
+
+
+def write_raw(path: Path, mosaic: NDArray[np.uint16]) -> Path:
+    """A RAW file of this mosaic, that says how noisy it is."""
+    profile = (GAIN / SENSOR.saturation, (6 / SENSOR.saturation) ** 2)
+    write_dng(path, RawFile(path, mosaic, SENSOR, make="exposure", model="benchmark", iso=3200), mosaic, profile)
+    return path
+
+
+def write_result(path: Path, file: RawFile, mosaic: NDArray[np.uint16]) -> None:
+    """As the command writes it: lossless, with a thumbnail, read again and compared."""
+    recipe = Recipe(ratio=RATIO, gain=GAIN)
+    output.write(path, file, recipe.finish(file, mosaic, recipe.choose(file)))
+
+
+def _command(address: str, paths: list[Path], folder: Path) -> Callable[[], None]:
+    """`exposure denoise FILES`, into a new folder each time."""
+
+    def run() -> None:
+        out = folder / f"out_{next(_folders)}"
+        flags = ["--ratio", str(RATIO), "--gain", str(GAIN), "--passes", str(PASSES), "--server", address]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if command.main(["denoise", *map(str, paths), *flags, "--out", str(out)]):
+                sys.exit("exposure denoise failed: nothing was timed")
+        shutil.rmtree(out)
+
+    return run
+
+
+def _engine_passes(mosaic: NDArray[np.uint16]) -> Callable[[], None]:
+    """The network's passes over this mosaic, in this process."""
+    manifest, engine = read_manifest(ENGINE_FOLDER), OpenVinoEngine.installed(ENGINE_FOLDER)
+    image = pack(mosaic, SENSOR, RATIO, multiple=manifest.multiple)[None]
+    step = unroll(RATIO, GAIN, SENSOR.saturation, 1, photon_unit=manifest.photon_unit)[0]
+    photon_gain = np.array([step.photon_gain], np.float32)
+
+    def run() -> None:
+        for _ in range(PASSES):
+            engine(image, photon_gain)
+
+    return run
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""How fast one pass of the network is, by every means that computes the same, and how far each is from the roofline.
+
+python benchmarks/engine.py [--rounds 2] [--megapixels 12] [--quick] [--out FILE.json]
+"""
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ceilings import Ceilings, Cost, Probe, cost_of_pass
+from frames import FRAMES
+from harness import Benchmark, interleaved, ratio, rounded, summary
+from peers import OURS, PEERS, PUBLISHED, PeerError, Worker, peers_at_work
+
+from exposure import load_checkpoint
+from exposure.assets import CHECKPOINT
+from exposure.export.graph import onnx_from_network
+from exposure.networks import Network
+
+SMALL_ROUNDS = 4  # times as many where a pass takes a tenth
+
+
+def main() -> None:
+    """Verify, then time in turn."""
+    benchmark = Benchmark("engine", __doc__, rounds=2, megapixels=(12, 6, 3))
+    network = load_checkpoint(CHECKPOINT)
+    probe = Probe()
+    measured: dict[str, Any] = {"baseline": PUBLISHED, "ours": OURS, "frames": {}}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        peers_at_work(list(PEERS), _graph(network, Path(folder)), network) as (workers, found),
+    ):
+        benchmark.say(f"verified: {', '.join(workers)}")
+        measured["peers"] = found
+        timed = {}
+        for name, sides, rounds in _frames(benchmark):
+            timed[name] = measure(workers, probe, sides, rounds)
+            benchmark.say(f"{name} timed")
+    for name, sides, _ in _frames(benchmark):
+        cost = cost_of_pass(network, *sides)
+        measured["frames"][name] = described(timed[name], sides, cost, probe.best)
+    benchmark.finish({"ceilings": probe.record(), **measured})
+
+
+def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], rounds: int) -> dict[str, Any]:
+    """Seconds of each peer in each round, its memory, and who could not; the ceilings looked at in every round."""
+    able, unable = {}, {}
+    for name, worker in workers.items():
+        try:
+            worker.run(*sides)  # its warm-up; engines compile themselves for the size
+            able[name] = worker
+        except PeerError as error:
+            unable[name] = str(error)
+    works: dict[str, Callable[[], None]] = {name: _pass(worker, sides) for name, worker in able.items()}
+    seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
+    del seconds[""]
+    return {"seconds": seconds, "peaks": {name: worker.peak_gib() for name, worker in able.items()}, "unable": unable}
+
+
+def described(timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceilings: Ceilings) -> dict[str, Any]:
+    """One frame size for the JSON: each peer beside the roofline and beside the published way."""
+    seconds: dict[str, Sequence[float]] = timed["seconds"]
+    limit = ceilings.seconds(cost)
+    peers: dict[str, Any] = dict.fromkeys(timed["unable"])
+    for name, taken in seconds.items():
+        times = summary(taken)
+        peers[name] = {
+            "seconds": times,
+            "passes_per_s": rounded(1 / times["median"]),
+            "share_of_roofline": round(limit / times["median"], 3),
+            "gflops": rounded(cost.flops / times["median"] / 1e9),
+            "peak_gib": timed["peaks"][name],
+        }
+        if PUBLISHED in seconds:
+            peers[name]["speed_over_baseline"] = ratio(seconds[PUBLISHED], taken)
+    for name, reason in timed["unable"].items():
+        peers[name] = {"left_out": reason}
+    return {
+        "planes": list(sides),
+        "gflop": rounded(cost.flops / 1e9),
+        "traffic_gbyte": rounded(cost.traffic / 1e9),
+        "flop_per_byte": rounded(cost.flops / cost.traffic),
+        "roofline_s": rounded(limit),
+        "peers": peers,
+    }
+
+
+def planes_of(mosaic: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
+    """Sides of the padded planes of a mosaic."""
+    height, width = (math.ceil(side / (2 * multiple)) * multiple for side in mosaic)
+    return height, width
+
+
+def _graph(network: Network, folder: Path) -> Path:
+    onnx_from_network(network, folder / "network.onnx")
+    return folder / "network.onnx"
+
+
+def _frames(benchmark: Benchmark) -> list[tuple[str, tuple[int, int], int]]:
+    if benchmark.quick:
+        return [("128²", (128, 128), benchmark.rounds)]
+    return [
+        ("512²", (512, 512), SMALL_ROUNDS * benchmark.rounds),
+        (f"{benchmark.megapixels} MP", planes_of(FRAMES[benchmark.megapixels]), benchmark.rounds),
+    ]
+
+
+def _pass(worker: Worker, sides: tuple[int, int]) -> Callable[[], None]:
+    return lambda: worker.run(*sides)
+
+
+if __name__ == "__main__":
+    main()

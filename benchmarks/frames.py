@@ -1,0 +1,25 @@
+"""What is measured on: mosaics as cameras of today record them in the dark."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exposure.client.sample import SENSOR
+
+RATIO, GAIN = 100.0, 3.0
+FRAMES = {  # megapixels: height and width of the mosaic, of cameras that are sold
+    1: (832, 1232),
+    3: (1408, 2112),
+    6: (2000, 3008),
+    12: (2832, 4240),
+    24: (4000, 6000),
+    45: (5504, 8256),
+    61: (6336, 9504),
+}
+
+
+def dark_mosaic(height: int, width: int) -> NDArray[np.uint16]:
+    """A smooth scene with shot and read noise, 1/100 of full exposure, in DN."""
+    random, black = np.random.default_rng(0), SENSOR.black[0]
+    light = np.add.outer(np.linspace(0.05, 0.5, height), np.linspace(0, 0.4, width)) * SENSOR.saturation / RATIO
+    dn = random.poisson(light / GAIN) * GAIN + random.normal(black, 6, light.shape)
+    return np.clip(np.rint(dn), 0, SENSOR.white).astype(np.uint16)

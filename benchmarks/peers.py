@@ -1,0 +1,277 @@
+"""The same network by every means at hand, each in a process of its own: memory and idle threads are its own."""
+
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from frames import RATIO, dark_mosaic
+from harness import peak_bytes
+from numpy.typing import NDArray
+
+from exposure import load_checkpoint, pack
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.client.sample import SENSOR
+from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
+from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast
+from exposure.networks import Network
+
+Run = Callable[..., NDArray[np.float32]]
+ENGINE_FOLDER = MODEL_REPOSITORY / "denoiser" / "1" / "openvino"
+CLOSE_S = 5.0
+REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and named
+VERIFIED_ON = (256, 320)  # sides of a mosaic
+PHOTON_GAIN = 0.5  # a middle one
+SAME_BITS_DB = 200.0  # what is said of no difference at all
+LOW_PRECISION_DB = 50.0  # below, a peer computes something else
+# Large planes are allocated anew in every layer; without these, page faults dominate.
+TUNED_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": "17179869184",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+class PeerError(RuntimeError):
+    """A peer that cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """build: (network, ONNX graph) to a function of arrays. absent: why it cannot be here, or None.
+
+    least_db: agreement with FP32 torch below which it is not timed.
+    """
+
+    build: Callable[[Network, Path], Run]
+    absent: Callable[[], str | None] = lambda: None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    least_db: float = FP32_AGREEMENT_DB
+
+
+def eager(network: Network, _: Path) -> Run:
+    """As the published code runs it: FP32, planes one after the other."""
+    return _torch(network)
+
+
+def channels_last(network: Network, _: Path) -> Run:
+    return _torch(network, memory=torch.channels_last)
+
+
+def compiled(network: Network, _: Path) -> Run:
+    return _torch(torch.compile(network, dynamic=False), memory=torch.channels_last)
+
+
+def bf16(network: Network, _: Path) -> Run:
+    """Body and tail in BF16, by autocast: what a torch user would write."""
+    return _torch(network, memory=torch.channels_last, autocast=torch.bfloat16)
+
+
+def onnx_runtime(_: Network, graph: Path) -> Run:
+    return onnx_runner(graph)
+
+
+def openvino_f32(_: Network, __: Path) -> Run:
+    return OpenVinoEngine(ENGINE_FOLDER, "f32")
+
+
+def openvino_bf16(_: Network, __: Path) -> Run:
+    """Ours: body in BF16, last convolution and blend in FP32."""
+    return OpenVinoEngine(ENGINE_FOLDER, "bf16")
+
+
+def cuda_eager(network: Network, _: Path) -> Run:
+    return _torch(network, device="cuda")
+
+
+def cuda_half(network: Network, _: Path) -> Run:
+    return _torch(network, device="cuda", memory=torch.channels_last, autocast=torch.float16)
+
+
+def cuda_compiled(network: Network, _: Path) -> Run:
+    module = torch.compile(network, dynamic=False, mode="max-autotune")
+    return _torch(module, device="cuda", memory=torch.channels_last, autocast=torch.float16)
+
+
+def no_fast_bf16() -> str | None:
+    return None if bf16_is_fast() else "this processor has no BF16 arithmetic"
+
+
+def no_card() -> str | None:
+    return None if torch.cuda.is_available() else "torch sees no NVIDIA card here"
+
+
+OURS, PUBLISHED = "OpenVINO FP32", "torch FP32 eager"
+PEERS = {
+    PUBLISHED: Peer(eager),
+    "torch FP32 channels-last": Peer(channels_last, environment=TUNED_MALLOC),
+    "torch.compile FP32 channels-last": Peer(compiled, environment=TUNED_MALLOC),
+    "torch BF16 channels-last": Peer(bf16, no_fast_bf16, TUNED_MALLOC, LOW_PRECISION_DB),
+    "ONNX Runtime FP32": Peer(onnx_runtime),
+    OURS: Peer(openvino_f32),
+    "OpenVINO BF16, FP32 tail": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB),
+    "torch CUDA FP32 eager": Peer(cuda_eager, no_card),
+    "torch CUDA FP16 channels-last": Peer(cuda_half, no_card, least_db=LOW_PRECISION_DB),
+    "torch.compile CUDA FP16 channels-last": Peer(cuda_compiled, no_card, least_db=LOW_PRECISION_DB),
+}
+
+
+class Worker:
+    """A peer at work. Raises PeerError, one sentence, when it fails or takes longer than REPLY_S."""
+
+    def __init__(self, name: str, graph: Path, cores: Sequence[int] | None = None) -> None:
+        self.name, self.peer = name, PEERS[name]
+        reason = self.peer.absent()
+        if reason:
+            raise PeerError(reason)
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(name, graph, theirs), daemon=True)
+        with _environment(self.peer.environment), _cores(cores):
+            self._process.start()
+        theirs.close()
+
+    def __call__(self, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The network's output; for verification."""
+        return self._ask("arrays", *arrays)
+
+    def verify(self, network: Network) -> float:
+        """Agreement with eager FP32 torch on simulated low light, PSNR in dB. Raises PeerError when it is too low."""
+        image = pack(dark_mosaic(*VERIFIED_ON), SENSOR, RATIO)[None]
+        gain = np.array([PHOTON_GAIN], np.float32)
+        with torch.no_grad():
+            expected = network(torch.from_numpy(image), torch.from_numpy(gain)).numpy()
+        error = float(np.mean((self(image, gain).astype(np.float64) - expected) ** 2))
+        found = -10 * np.log10(error) if error else SAME_BITS_DB
+        if not found >= self.peer.least_db:  # NaN, too
+            raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
+        return float(found)
+
+    def run(self, height: int, width: int) -> None:
+        """One pass over random planes of this size, which stay with the worker."""
+        self._ask("planes", height, width)
+
+    def peak_gib(self) -> float:
+        """The most memory that the process has held so far."""
+        return round(self._ask("peak") / 2**30, 2)
+
+    def close(self) -> None:
+        """End the process; by force where it is busy."""
+        self._pipe.close()
+        self._process.join(CLOSE_S)
+        self._process.kill()
+        self._process.join()
+
+    def _ask(self, *question: Any) -> Any:
+        try:
+            self._pipe.send(question)
+            if not self._pipe.poll(REPLY_S):
+                self.close()
+                raise PeerError(f"it took more than {REPLY_S:.0f} s for one answer")
+            answer = self._pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+            self._process.join()
+            raise PeerError(f"its process ended (exit {self._process.exitcode}); no memory left is likely") from error
+        if isinstance(answer, Exception):
+            raise PeerError(" ".join(str(answer).split())[:200]) from answer
+        return answer
+
+
+@contextlib.contextmanager
+def peers_at_work(
+    names: Sequence[str], graph: Path, network: Network
+) -> Iterator[tuple[dict[str, Worker], dict[str, Any]]]:
+    """Every peer of `names` that can be here and is verified, and for all of them the agreement or the reason."""
+    workers: dict[str, Worker] = {}
+    found: dict[str, Any] = {}
+    try:
+        for name in names:
+            worker = None
+            try:
+                worker = Worker(name, graph)
+                found[name] = {"agreement_db": round(worker.verify(network), 1)}
+                workers[name] = worker
+            except PeerError as error:
+                found[name] = {"left_out": str(error)}
+                if worker is not None:
+                    worker.close()
+        yield workers, found
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def _serve(name: str, graph: Path, pipe: Connection) -> None:
+    """A worker's life: build, answer, until the other side is gone."""
+    run: Run | None = None
+    planes: dict[tuple[int, int], NDArray[np.float32]] = {}
+    gain = np.array([PHOTON_GAIN], np.float32)
+    while True:
+        try:
+            kind, *arguments = pipe.recv()
+        except EOFError:
+            return
+        try:
+            run = run or PEERS[name].build(load_checkpoint(CHECKPOINT), graph)
+            if kind == "arrays":
+                pipe.send(np.array(run(*arguments)))
+            elif kind == "planes":
+                height, width = arguments
+                if (height, width) not in planes:
+                    planes.clear()
+                    planes[height, width] = np.random.default_rng(0).random((1, 4, height, width), np.float32)
+                run(planes[height, width], gain)
+                pipe.send(None)
+            else:
+                pipe.send(peak_bytes())
+        except Exception as error:  # told, not raised: the other side decides
+            pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
+
+
+def _torch(
+    module: Any, *, device: str = "cpu", memory: torch.memory_format = torch.contiguous_format, autocast: Any = None
+) -> Run:
+    module.to(device=device, memory_format=memory)
+
+    def run(image: NDArray[np.float32], gain: NDArray[np.float32], *_: Any) -> NDArray[np.float32]:
+        tensor = torch.from_numpy(image).to(device).contiguous(memory_format=memory)
+        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
+            return module(tensor, torch.from_numpy(gain).to(device)).float().cpu().numpy()
+
+    return run
+
+
+@contextlib.contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    """For a process that starts in the block."""
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _cores(cores: Sequence[int] | None) -> Iterator[None]:
+    """For a process that starts in the block: libraries count the cores they may use when they are loaded."""
+    if cores is None or sys.platform != "linux":
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,208 @@
+"""The sections of benchmarks/README.md, one for each script's JSON."""
+
+from typing import Any
+
+from tables import percent, ratio, seconds, table
+
+BEST_RAW_DENOISER_MS_PER_MP = 24  # LightCraft's own figure: 24 MP in 0.582 s, one pass, RTX 4090 Laptop
+SAME_BITS_DB = 200.0  # peers.py
+
+
+def kernels(found: dict[str, Any]) -> str:
+    result = found["kernels"]["measured"]
+    rows = []
+    for kernel, peers in result["geometry"].items():
+        for name, peer in peers.items():
+            faster = ratio(peer["kernel_is_faster"]) if "kernel_is_faster" in peer else ""
+            rows.append((kernel, name, peer["megapixels_per_s"], percent(peer["share_of_bandwidth"]), faster))
+    drawn = []
+    for rate, peers in result["draws"].items():
+        speeds = [peers[name]["million_draws_per_s"] for name in ("kernel", "NumPy", "torch")]
+        drawn.append((rate, *speeds, *(ratio(peers[name]["kernel_is_faster"]) for name in ("NumPy", "torch"))))
+    return f"""## Kernels
+
+A mosaic of {result["frame_mp"]:g} MP, equal to the definition bit for bit before it is timed. Bandwidth is what must
+move, of what the triad reached in the same run.
+
+{table(("kernel", "by", "MP/s", "of bandwidth", "kernel is faster, times"), rows)}
+
+Poisson counts, million a second:
+
+{table(("mean, electrons", "kernel", "NumPy", "torch", "kernel over NumPy", "kernel over torch"), drawn)}
+"""
+
+
+def engine(found: dict[str, Any]) -> str:
+    result = found["engine"]["measured"]
+    ceilings, base, parts = result["ceilings"], result["baseline"], []
+    for name, frame in result["frames"].items():
+        rows = []
+        for peer, timed in frame["peers"].items():
+            if "left_out" in timed:
+                rows.append((peer, timed["left_out"], "", "", "", "", ""))
+                continue
+            agreement = result["peers"][peer]["agreement_db"]
+            agreed = "same bits" if agreement >= SAME_BITS_DB else f"{agreement} dB"
+            over = ratio(timed["speed_over_baseline"]) if "speed_over_baseline" in timed else ""
+            cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", percent(timed["share_of_roofline"]))
+            rows.append((peer, *cells, timed["peak_gib"], over, agreed))
+        title = ("network by", "seconds", "passes/s", "of roofline", "peak GiB", f"faster than {base}", "agrees")
+        parts.append(
+            f"**{name}**, planes {frame['planes'][0]}×{frame['planes'][1]}: {frame['gflop']:g} GFLOP, "
+            f"at least {frame['roofline_s']:.3g} s\n\n{table(title, rows)}"
+        )
+    absent = [f"{name}: {peer['left_out']}" for name, peer in result["peers"].items() if "left_out" in peer]
+    tables, missing = "\n\n".join(parts), "".join(f"- {line}\n" for line in absent)
+    return f"""## Engine
+
+One pass of the network, each peer in a process of its own, verified against FP32 torch on simulated low light first.
+Ceilings of this machine, the best of {ceilings["looks"]} looks between the rounds: {ceilings["gflops"]:g} GFLOP/s
+(FP32, product of matrices) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every plane
+as moved once and a multiply-add as two operations; a Winograd convolution does fewer and may pass it.
+
+{tables}
+
+![roofline](plots/roofline.svg)
+
+Not measured here:
+
+{missing}"""
+
+
+def server(found: dict[str, Any]) -> str:
+    result = found["server"]["measured"]
+    waterfall, request, load = result["waterfall"], result["request"], result["load"]
+    layers = [(name, seconds(times), f"{1e3 * times['p95']:.0f}") for name, times in waterfall["seconds"].items()]
+    added = [
+        (passes, f"{1e3 * t['median']:.0f} ({1e3 * t['least']:.0f} to {1e3 * t['most']:.0f})")
+        for passes, t in waterfall["added_to_passes_s"].items()
+    ]
+    stages = [(name, f"{1e3 * seconds:.0f}") for name, seconds in request["mean_stage_s"].items()]
+    callers = []
+    for count, level in load["callers"].items():
+        times = level["latency_s"]
+        cells = [f"{1e3 * times[q]:.0f}" for q in ("median", "p95", "p99")]
+        share = percent(level["requests_per_s"] / level["engine_limit_per_s"])
+        callers.append(
+            (count, level["requests_per_s"], share, *cells, f"{1e3 * level['mean_queued_s']:.0f}", level["refused"])
+        )
+    return f"""## Server
+
+What each layer adds, {waterfall["frame_mp"]:g} MP, shared memory unless it says gRPC:
+
+{table(("layer", "seconds", "p95, ms"), layers)}
+
+Beyond that many passes of the engine alone, in the same round:
+
+{table(("passes", "ms added, median (least to most)"), added)}
+
+![waterfall](plots/waterfall.svg)
+
+The whole request, {request["frame_mp"]:g} MP, {request["passes"]} passes, {request["transport"]}: the engine's own
+passes {seconds(request["seconds"]["engine"])} s, the request {seconds(request["seconds"]["request"])} s,
+**request / engine {ratio(request["request_over_engine"])}**; peak memory of the server
+{request["server_peak_gib"]:g} GiB. Where it goes:
+
+{table(("part", "ms, mean"), stages)}
+
+Load, {load["frame_mp"]:g} MP and {load["passes"]} pass a request; each caller asks again when it is answered. The
+limit is the engine alone, one pass after the other, measured before each step. p99 of {_samples(load)} samples
+is nearly their largest.
+
+{table(("callers", "requests/s", "of the engine's limit", "p50, ms", "p95", "p99", "queued, ms", "refused"), callers)}
+
+![latency against load](plots/load.svg)
+
+The models have no bound on their queue, so nothing is refused above saturation: waiting grows with the callers.
+"""
+
+
+def end_to_end(found: dict[str, Any]) -> str:
+    result = found["end_to_end"]["measured"]
+    single, batch = result["single"], result["batch"]
+    rows = [(name, seconds(times), f"{single['ms_per_mp'][name]:.0f}") for name, times in single["seconds"].items()]
+    stages = [(name, f"{1e3 * seconds:.0f}") for name, seconds in single["stages_s"].items()]
+    together = [
+        (name, seconds(times), f"{batch['files_per_hour'][name]:.0f}") for name, times in batch["seconds"].items()
+    ]
+    return f"""## End to end
+
+A RAW file of {single["frame_mp"]:g} MP to a DNG, {result["passes"]} passes. `engine`: the network's passes alone;
+`exposure`: the command, which reads in a process of its own, writes lossless JPEG with a thumbnail and reads the
+result again; `published`: the procedure as published (NumPy packing, eager FP32 torch, `torch.poisson`) between
+the same reader and writer.
+
+{table(("by", "seconds", "ms/MP"), rows)}
+
+- file → DNG / engine: **{ratio(single["file_over_engine"])}**
+- published / exposure: **{ratio(single["published_over_exposure"])}**
+
+The best RAW denoiser with published figures says {BEST_RAW_DENOISER_MS_PER_MP} ms/MP: one pass of another network on an
+RTX 4090 Laptop, other hardware than this, so not a comparison.
+
+{table(("part of one file, one after the other", "ms"), stages)}
+
+Many files, {batch["files"]} of {batch["frame_mp"]:g} MP: in one command, and read, asked for and written
+one after the other.
+
+{table(("", "seconds", "files an hour"), together)}
+
+- throughput of the batch over one at a time: **{ratio(batch["throughput_ratio"])}**
+"""
+
+
+def scaling(found: dict[str, Any]) -> str:
+    result = found["scaling"]["measured"]
+    sizes, rows = result["megapixels"], []
+    for name, size in sizes["sizes"].items():
+        if "left_out" in size:
+            rows.append((name, size["left_out"], "", ""))
+        else:
+            rows.append(
+                (f"{size['frame_mp']:g}", seconds(size["seconds"]), f"{size['ms_per_mp']:.0f}", size["peak_gib"])
+            )
+    fits = [
+        (what, f"{fit['exponent']} ± {fit['standard_error']}", fit["r2"]) for what, fit in sizes["exponents"].items()
+    ]
+    cores = [
+        (count, seconds(times), ratio(result["cores"]["speedup"][count]) if count != "1" else "1")
+        for count, times in result["cores"]["seconds"].items()
+    ]
+    passes, tiles = result["passes"], result["tiles"]
+    timed = [(count, seconds(times)) for count, times in passes["seconds"].items()]
+    cut = [
+        (
+            count,
+            tiles["pixels_sent_over_frame"][count],
+            seconds(times),
+            ratio(tiles["over_whole"][count]) if count in tiles["over_whole"] else "1",
+        )
+        for count, times in tiles["seconds"].items()
+    ]
+    return f"""## Scaling
+
+One pass of {result["engine"]}, each size in a process of its own:
+
+{table(("MP", "seconds", "ms/MP", "peak GiB"), rows)}
+
+{table(("grows as megapixels to the power", "exponent ± standard error", "r²"), fits)}
+
+![scaling](plots/scaling.svg)
+
+Cores, {result["cores"]["frame_mp"]} MP:
+
+{table(("cores", "seconds", "speed-up"), cores)}
+
+Passes, request of {passes["frame_mp"]:g} MP: {passes["fit"]["once_s"]:.3g} s once and
+{passes["fit"]["each_s"]:.3g} s a pass (r² {passes["fit"]["r2"]:.4f}).
+
+{table(("passes", "seconds"), timed)}
+
+Tiles, request of {tiles["frame_mp"]:g} MP, one pass; tiles overlap by 448 pixels:
+
+{table(("tiles", "pixels sent / frame", "seconds", "over whole"), cut)}
+"""
+
+
+def _samples(load: dict[str, Any]) -> int:
+    return next(iter(load["callers"].values()))["latency_s"]["samples"]

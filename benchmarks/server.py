@@ -1,0 +1,200 @@
+"""What serving adds to the engine, layer by layer, and how the server behaves under load.
+
+python benchmarks/server.py [--rounds 3] [--megapixels 12] [--quick] [--out FILE.json]
+"""
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tritonclient.grpc as grpc
+from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from harness import Benchmark, interleaved, ratio, rounded, summary
+from numpy.typing import NDArray
+from peers import ENGINE_FOLDER
+
+from exposure import pack, unpack, unroll
+from exposure.client.sample import SENSOR
+from exposure.client.server import ServerOptions, running_server
+from exposure.client.triton import AsyncClient, Client, ServerError
+from exposure.export.manifest import read_manifest
+from exposure.export.openvino_engine import OpenVinoEngine
+from exposure.schedule import SERVED_PASSES
+
+PASSES = 3
+ENGINE = "engine, 1 pass"
+CONCURRENCY = (1, 2, 4, 8, 16)
+LOAD_SIDES = (512, 512)  # of the mosaics that the load is made of
+LOAD_PASSES = 1
+ENGINE_LOOKS = 5
+REQUESTS = 48  # at each concurrency, shared among the callers
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A mosaic, and the same as the engine takes it."""
+
+    mosaic: NDArray[np.uint16]
+    image: NDArray[np.float32]
+    photon_gain: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, height: int, width: int) -> "Frame":
+        manifest = read_manifest(ENGINE_FOLDER)
+        mosaic = dark_mosaic(height, width)
+        image = pack(mosaic, SENSOR, RATIO, multiple=manifest.multiple)[None]
+        step = unroll(RATIO, GAIN, SENSOR.saturation, 1, photon_unit=manifest.photon_unit)[0]
+        return cls(mosaic, image, np.array([step.photon_gain], np.float32))
+
+
+def main() -> None:
+    """One server for all questions; each is verified before it is timed."""
+    benchmark = Benchmark("server", __doc__, rounds=3, megapixels=(12, 6, 3))
+    engine = OpenVinoEngine.installed(ENGINE_FOLDER)
+    large = FRAMES[1 if benchmark.quick else benchmark.megapixels]
+    with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
+        with Client(server.address) as client:
+            small = Frame.of(*(LOAD_SIDES if benchmark.quick else FRAMES[1]))
+            layers = waterfall(engine, client, server.address, small, benchmark.rounds)
+            benchmark.say("waterfall timed")
+            request = whole_request(engine, client, Frame.of(*large), benchmark.rounds)
+            request["server_peak_gib"] = round(server.peak_memory_bytes() / 2**30, 2)
+            benchmark.say("whole request timed")
+        under_load = load(engine, server.address, Frame.of(*LOAD_SIDES), 16 if benchmark.quick else REQUESTS)
+    benchmark.finish({"precision": engine.precision, "waterfall": layers, "request": request, "load": under_load})
+
+
+def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame, rounds: int) -> dict[str, Any]:
+    """The engine alone, Triton's model of it, the ensembles of 1 to 4 passes, each way to send the pixels."""
+    leaf, remote = grpc.InferenceServerClient(address), Client(address, shared_memory=False)
+    works: dict[str, Callable[[], Any]] = {
+        ENGINE: lambda: engine(frame.image, frame.photon_gain),
+        "Triton model, gRPC": lambda: _leaf(leaf, frame),
+    }
+    for passes in SERVED_PASSES:
+        works[_ensemble(passes)] = _request(client, frame, passes)
+    works[f"{_ensemble(PASSES)}, gRPC"] = _request(remote, frame, PASSES)
+    _verify(engine, works[_ensemble(1)], frame)
+    if not np.array_equal(_leaf(leaf, frame), engine(frame.image, frame.photon_gain)):
+        sys.exit("Triton's model does not compute what the engine computes: nothing was timed")
+    seconds = interleaved(works, rounds)
+    leaf.close()
+    remote.close()
+    alone = seconds[ENGINE]
+    added = {str(n): [t - n * a for t, a in zip(seconds[_ensemble(n)], alone, strict=True)] for n in SERVED_PASSES}
+    return {
+        "frame_mp": rounded(frame.mosaic.size / 1e6),
+        "seconds": {name: summary(taken) for name, taken in seconds.items()},
+        "added_to_passes_s": {passes: summary(taken) for passes, taken in added.items()},
+    }
+
+
+def whole_request(engine: OpenVinoEngine, client: Client, frame: Frame, rounds: int) -> dict[str, Any]:
+    """The request that people wait for, against the engine's own passes; where its time goes."""
+    request = _request(client, frame, PASSES)
+    _verify(engine, _request(client, frame, 1), frame)
+
+    def passes() -> None:
+        for _ in range(PASSES):
+            engine(frame.image, frame.photon_gain)
+
+    before = client.stage_seconds()
+    seconds = interleaved({"engine": passes, "request": request}, rounds, warm_up=0)
+    after = client.stage_seconds()
+    stages = {name: (after[name] - before[name]) / rounds for name in after}
+    stages["Triton, transport, client"] = float(np.mean(seconds["request"])) - sum(stages.values())
+    return {
+        "frame_mp": rounded(frame.mosaic.size / 1e6),
+        "passes": PASSES,
+        "transport": "shared memory" if client.shared_memory else "gRPC",
+        "seconds": {name: summary(taken) for name, taken in seconds.items()},
+        "request_over_engine": ratio(seconds["request"], seconds["engine"]),
+        "mean_stage_s": {name: rounded(spent) for name, spent in stages.items()},
+    }
+
+
+def load(engine: OpenVinoEngine, address: str, frame: Frame, requests: int) -> dict[str, Any]:
+    """1 to 16 callers who ask again as soon as they are answered; what the engine alone would reach, in every step."""
+    levels: dict[str, Any] = {}
+    for callers in CONCURRENCY:
+        engine_s = interleaved({"": lambda: engine(frame.image, frame.photon_gain)}, ENGINE_LOOKS)[""]
+        limit = 1 / float(np.median(engine_s)) / LOAD_PASSES
+        levels[str(callers)] = asyncio.run(_under(address, frame, callers, requests))
+        levels[str(callers)]["engine_limit_per_s"] = rounded(limit)
+    return {"frame_mp": rounded(frame.mosaic.size / 1e6), "passes": LOAD_PASSES, "callers": levels}
+
+
+async def _under(address: str, frame: Frame, callers: int, requests: int) -> dict[str, Any]:
+    """Throughput, latency and queueing with so many callers of one asyncio client."""
+    threads = ThreadPoolExecutor(callers)  # asyncio's own would let cores + 4 requests go at once
+    asyncio.get_running_loop().set_default_executor(threads)
+    async with AsyncClient(address, in_flight=callers) as client:
+
+        async def ask() -> float | None:
+            """Seconds until the answer; None when it is a refusal."""
+            started = time.perf_counter()
+            try:
+                await client.denoise(frame.mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=LOAD_PASSES)
+            except ServerError:
+                return None
+            return time.perf_counter() - started
+
+        async def caller() -> list[float | None]:
+            return [await ask() for _ in range(requests // callers)]
+
+        await asyncio.gather(*(ask() for _ in range(callers)))  # connections, shared memory
+        queued = _queue_seconds(address)
+        started = time.perf_counter()
+        asked = [
+            latency for several in await asyncio.gather(*(caller() for _ in range(callers))) for latency in several
+        ]
+        wall = time.perf_counter() - started
+        queued = _queue_seconds(address) - queued
+    answered = [latency for latency in asked if latency is not None]
+    return {
+        "requests_per_s": rounded(len(answered) / wall),
+        "latency_s": summary(answered),
+        "mean_queued_s": rounded(queued / len(answered)),
+        "refused": len(asked) - len(answered),
+    }
+
+
+def _queue_seconds(address: str) -> float:
+    """What requests have waited for a model so far, all models together."""
+    with contextlib.closing(grpc.InferenceServerClient(address)) as client:
+        models = client.get_inference_statistics(as_json=True)["model_stats"]
+    leaves = [model for model in models if not model["name"].startswith("exposure_")]
+    return sum(int(model["inference_stats"].get("queue", {}).get("ns", 0)) for model in leaves) / 1e9
+
+
+def _ensemble(passes: int) -> str:
+    return f"ensemble, {passes} pass{'es' * (passes > 1)}"
+
+
+def _request(client: Client, frame: Frame, passes: int) -> Callable[[], NDArray[np.uint16]]:
+    return lambda: client.denoise(frame.mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=passes)
+
+
+def _leaf(client: Any, frame: Frame) -> NDArray[np.float32]:
+    """One pass in the `denoiser` model alone."""
+    inputs = []
+    for name, array in (("IMAGE", frame.image), ("PHOTON_GAIN", frame.photon_gain)):
+        inputs.append(grpc.InferInput(name, array.shape, "FP32"))
+        inputs[-1].set_data_from_numpy(array)
+    return client.infer("denoiser", inputs).as_numpy("CLEAN")
+
+
+def _verify(engine: OpenVinoEngine, request: Callable[[], NDArray[np.uint16]], frame: Frame) -> None:
+    expected = unpack(engine(frame.image, frame.photon_gain)[0], SENSOR, frame.mosaic.shape)
+    if np.abs(request().astype(int) - expected).max() > 1:  # DN: a rounding
+        sys.exit("the server does not compute what the engine computes: nothing was timed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""What the benchmarks rest on: fair rounds, peers that compute the same, a page with nothing that was not measured."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from exposure import denoise, load_checkpoint, pack, unpack
+from exposure.assets import CHECKPOINT
+from exposure.client.sample import SENSOR
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+import ceilings  # noqa: E402
+import harness  # noqa: E402
+import published  # noqa: E402
+import report  # noqa: E402
+from comparison import comparison  # noqa: E402
+from frames import GAIN, RATIO, dark_mosaic  # noqa: E402
+
+GMAC_AT_512 = 48.73  # counted by hand from the widths
+
+
+def test_peers_take_turns_and_each_round_begins_with_another() -> None:
+    calls: list[str] = []
+    works = {name: lambda name=name: calls.append(name) for name in "abc"}
+    taken = harness.interleaved(works, 3, warm_up=0)
+    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert all(len(seconds) == 3 for seconds in taken.values())
+
+
+def test_a_drift_of_the_machine_cancels_in_ratios() -> None:
+    drift = [1.0, 1.4, 0.7, 2.1]
+    found = harness.ratio([3 * d for d in drift], [2 * d for d in drift])
+    assert found["least"] == found["median"] == found["most"] == 1.5
+
+
+def test_the_cost_of_a_pass_is_the_networks() -> None:
+    cost = ceilings.cost_of_pass(load_checkpoint(CHECKPOINT), 512, 512)
+    assert cost.flops / 2e9 == pytest.approx(GMAC_AT_512, rel=1e-3)
+
+
+def test_the_published_procedure_computes_the_definition() -> None:
+    network, mosaic = load_checkpoint(CHECKPOINT), dark_mosaic(100, 134)  # planes that need padding
+    ours = denoise(
+        network,
+        torch.from_numpy(pack(mosaic, SENSOR, RATIO))[None],
+        ratio=RATIO,
+        gain=GAIN,
+        saturation=SENSOR.saturation,
+        noise="mean",
+    )
+    theirs = published.denoise(network, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=3, draw=False)
+    difference = np.abs(unpack(ours[0].numpy(), SENSOR, mosaic.shape).astype(int) - theirs)
+    assert difference.max() <= 1  # DN: a rounding
+
+
+def test_the_page_says_what_was_measured() -> None:
+    machines = [path.stem.removeprefix("engine_") for path in harness.RESULTS.glob("engine_*.json")]
+    assert (BENCHMARKS / "README.md").read_text() in [report.page(report.results(machine)) for machine in machines]
+
+
+def test_a_comparison_names_what_changed_beyond_its_rounds() -> None:
+    series: dict[str, Any] = {"median": 2.0, "least": 1.9, "most": 2.2, "samples": 5}
+    few = {**series, "samples": 2}
+    old = {
+        "script": "engine",
+        "quick": False,
+        "machine": {"processor": "one"},
+        "load_average": {"before": 0.0},
+        "measured": {"slower": series, "same": dict(series), "few": few},
+    }
+    new: dict[str, Any] = copy.deepcopy(old)
+    assert "2 series compared, 0 changed" in comparison(old, new)
+    new["measured"]["slower"] |= {"median": 3.0, "least": 2.8, "most": 3.3}
+    new["measured"]["same"] |= {"median": 2.15, "least": 2.1, "most": 2.3}  # the ranges touch
+    new["measured"]["few"] |= {"median": 9.0, "least": 8.0, "most": 9.5}
+    told = comparison(old, new)
+    assert "1 changed" in told
+    assert "| slower | 2.0 | 3.0 | × 1.50 |" in told
+    with pytest.raises(ValueError, match="compare one with its like"):
+        comparison(old, {**new, "script": "server"})
+
+
+def test_a_missing_result_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty.json").write_text(json.dumps({}))
+    for file, reason in (("gone.json", "is not there"), ("empty.json", "is not a result of these benchmarks")):
+        monkeypatch.setattr(sys, "argv", ["report.py", "--compare", str(tmp_path / file)])
+        assert report.main() == 1
+        assert reason in capsys.readouterr().err
