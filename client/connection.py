@@ -34,6 +34,7 @@ CHANNEL = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
+FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
 
 
 class ServerError(RuntimeError):
@@ -116,22 +117,24 @@ class Connection:
 
     def _infer(self, request: Request) -> NDArray[np.uint16]:
         with self.translated():
-            region = self._region(2 * request.mosaic.nbytes)
             try:
-                denoised = self._ask(request, region)
+                return self._infer_once(request)
             except InferenceServerException as error:
-                if region is None:
+                if not FORGOTTEN.search(str(error.message())):
                     raise
-                self._drop(region)  # an abandoned request may still be writing into it
-                if not re.search(
-                    r"find shared memory region|shared memory region .* not|unregistered", str(error.message())
-                ):
-                    raise
-                region = self._region(2 * request.mosaic.nbytes)  # the server was started anew since
-                denoised = self._ask(request, region)
+                return self._infer_once(request)  # the server was started anew since
+
+    def _infer_once(self, request: Request) -> NDArray[np.uint16]:
+        region = self._region(2 * request.mosaic.nbytes)
+        try:
+            denoised = self._ask(request, region)
+        except BaseException:  # Ctrl-C too
             if region is not None:
-                self._keep(region)
-            return denoised
+                self._drop(region)  # an abandoned request may still be writing into it
+            raise
+        if region is not None:
+            self._keep(region)
+        return denoised
 
     def check(self) -> None:
         """Raise ServerError unless the server answers and holds our ensembles."""
