@@ -26,7 +26,6 @@ from .shared_memory import remove_abandoned_regions
 from .triton import Client, ServerError, ServerGoneError
 
 START_TIMEOUT_S = 120.0
-BIRTH_S = 1.0  # between a folder's making and its lock
 STOP_TIMEOUT_S = 15.0
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
@@ -104,13 +103,15 @@ def held_folder(name: str) -> Iterator[Path]:
 
     Its lock tells that the owner lives, also to those who cannot see the process, as in another container.
     """
-    with tempfile.TemporaryDirectory(prefix=f"exposure_{name}_{os.getpid()}_") as folder:
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield Path(folder)
-        finally:
-            os.close(handle)
+    hidden = Path(tempfile.mkdtemp(prefix=f".exposure_{name}_{os.getpid()}_"))
+    handle = os.open(hidden, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    folder = hidden.rename(hidden.with_name(hidden.name[1:]))  # locked before anybody looks for it
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(handle)
 
 
 def remove_leftovers() -> None:
@@ -118,8 +119,6 @@ def remove_leftovers() -> None:
     remove_abandoned_regions()
     for folder in Path(tempfile.gettempdir()).glob("exposure_*_*"):
         with contextlib.suppress(OSError):  # another user's, or another start is removing it too
-            if time.time() - folder.stat().st_mtime < BIRTH_S:
-                continue
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
