@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from exposure.client import rawfile
+from exposure.client.sample import SENSOR as SIMULATED
 from exposure.noise import CAMERAS, choose_gain, expose_short
 from exposure.noise_fit import fit_noise
 from exposure.sensor import Sensor, pack, unpack
 
-from .scenes import DAYLIGHT, unprocessed
+from .scenes import DAYLIGHT, read_picture, unprocessed
 
-SIMULATED = Sensor(black=(800, 800, 800, 800), white=16383, cfa=((0, 1), (1, 2)))  # levels of the Sony A7S2
 SID_CROP = 512  # pixels of a plane, at the centre
 ELD_LONG, ELD_SHORT = (1, 6, 11, 16), {100: (4, 9, 14), 200: (5, 10, 15)}  # image numbers of each scene
 SECONDS = re.compile(r"_(\d+(?:\.\d+)?)s$")  # 00001_00_0.1s
@@ -144,10 +143,6 @@ def _by_scene(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _clean(path: Path, shrink: int) -> NDArray[np.float32]:
-    try:
-        with Image.open(path) as image:
-            picture = image.convert("RGB").reduce(shrink)
-    except OSError as error:
-        raise ValueError(f"{path}: not a picture that can be read") from error
+    picture = read_picture(path).reduce(shrink)
     even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
     return unprocessed(np.asarray(even, np.float32) / 255, DAYLIGHT)

@@ -77,7 +77,7 @@ class Scenes:
     def __init__(self, photographs: Sequence[Path] = (), *, side: int, leaves: float = 0.3, seed: int = 0) -> None:
         if not 0 <= leaves <= 1:
             raise ValueError(f"share of dead leaves is {leaves:g}; it must lie in [0, 1]")
-        self.photographs = [_read(path) for path in photographs]
+        self.photographs = [read_picture(path) for path in photographs]
         self.side, self.seed = side, seed
         self.leaves = leaves if self.photographs else 1.0
         self._canvas = lru_cache(maxsize=4)(lambda number: dead_leaves(max(CANVAS, 2 * side), (seed << 32) + number))
@@ -117,7 +117,8 @@ def pictures_in(folder: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path) -> Image.Image:
+def read_picture(path: Path) -> Image.Image:
+    """A picture as sRGB. Raises ValueError, one sentence, for what is none."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
