@@ -17,7 +17,7 @@ from exposure.training.leaves import dead_leaves
 from exposure.training.loop import Plan, Trainer, rollout
 from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
 from exposure.training.shots import Range, Shots
-from exposure.training.widen import widened
+from exposure.training.start import widened
 
 NARROW = (2, 3, 4, 5, 6)
 

@@ -41,14 +41,14 @@ def train(arguments: argparse.Namespace) -> int:
 
     from .loop import Plan, Trainer
     from .report import Report
-    from .widen import widened
+    from .start import fresh, widened
 
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
     pictures = pictures_in(arguments.photos) if arguments.photos else []
     names = set(arguments.held_out.read_text().splitlines())
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
-    network: Network = UNet(widths=arguments.widths or WIDTHS)
+    network: Network = fresh(arguments.widths or WIDTHS, plan.seed)
     if arguments.init:
         network = load_checkpoint(arguments.init)
         if arguments.widen > 1 and isinstance(network, UNet):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Adam
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -17,6 +18,7 @@ from exposure.denoise import expose
 from exposure.networks import Network
 from exposure.schedule import PUBLISHED_PHOTON_UNIT, step_between
 
+from .muon import Muon
 from .report import Report
 from .shots import Shots
 
@@ -29,7 +31,7 @@ class Plan:
     batch: int = 8
     side: int = 64
     passes: int = 3
-    learning_rate: float = 5e-4
+    learning_rate: float = 4e-3
     warm_up: int = 200
     averaging: float = 0.999
     seed: int = 0
@@ -53,7 +55,9 @@ class Trainer:
         self.network = network.to(self.device).train()
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.average = copy.deepcopy(self.network).eval()
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=plan.learning_rate, foreach=True)
+        body = [weight for weight in self.network.parameters() if weight.ndim == 4 and weight is not network.last.weight]
+        others = [weight for weight in self.network.parameters() if not any(weight is known for known in body)]
+        self.optimizers = [Muon(body, plan.learning_rate), Adam(others, plan.learning_rate, foreach=True)]
         self.low_precision = has_fast_bfloat16(self.device)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "latest.pt").is_file():
@@ -79,17 +83,18 @@ class Trainer:
 
     def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
         """One update. Returns the L1 loss of each pass."""
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.plan.rate_at(self.iteration)
         generator = torch.Generator(self.device).manual_seed((self.plan.seed << 32) + self.iteration)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
             losses, auxiliary = rollout(
                 self.network, image, clean, ratio, full_well, passes=self.plan.passes, generator=generator
             )
-        self.optimizer.zero_grad()
+        self.network.zero_grad()
         (sum(losses) + sum(auxiliary)).backward()  # type: ignore[union-attr]  # the sums are tensors
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         decay = min(self.plan.averaging, (1 + self.iteration) / (10 + self.iteration))
         average: list[Tensor] = list(self.average.parameters())
         current: list[Tensor] = list(self.network.parameters())
@@ -101,7 +106,7 @@ class Trainer:
         """Write `latest.pt` in one step. "netG" is the average of the weights, which is what one wants to use."""
         state = {
             "netG": self.average.state_dict(),
-            "opt_g": self.optimizer.state_dict(),
+            "opt_g": [optimizer.state_dict() for optimizer in self.optimizers],
             "epoch": 0,  # crops are drawn, not enumerated
             "iterations": self.iteration,
             "weights": self.network.state_dict(),
@@ -115,7 +120,8 @@ class Trainer:
     def _resume(self, state: dict[str, Any]) -> None:
         self.average.load_state_dict(state["netG"])
         self.network.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["opt_g"])
+        for optimizer, found in zip(self.optimizers, state["opt_g"], strict=True):
+            optimizer.load_state_dict(found)
         self.iteration, self.seconds = state["iterations"], state["seconds"]
 
     def _batches(self, shots: Shots) -> Iterator[list[Tensor]]:
@@ -160,7 +166,8 @@ def rollout(
             mask, direct, corrected = network.branches(output, x)
             apart = mask * (direct - clean).abs() + (1 - mask) * (corrected - clean).abs()
             auxiliary.append(apart.mean())
-        x = expose(estimate, image, step, lambda rate: straight_through(rate, generator))
+        if len(losses) < passes:
+            x = expose(estimate, image, step, lambda rate: straight_through(rate, generator))
     return losses, auxiliary
 
 

@@ -16,7 +16,8 @@ from PIL import Image
 from .leaves import dead_leaves
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
-CANVAS, REUSED = 320, 40  # side of a canvas of leaves in pixels, and how many crops are cut from it
+CANVAS, REUSED = 320, 40  # side of a canvas of leaves in pixels; how many crops are cut from it, for it takes long
+ZOOM = 3.0  # at most, pictures are shrunk by
 
 
 @dataclass(frozen=True)
@@ -97,14 +98,14 @@ class Scenes:
     def _from_photograph(self, generator: np.random.Generator) -> NDArray[np.float32]:
         image = self.photographs[generator.integers(len(self.photographs))]
         pixels = 2 * self.side
-        zoom = generator.uniform(1.0, min(2.0, min(image.size) / pixels))  # smaller is sharper, and free of JPEG blocks
+        zoom = generator.uniform(1.0, min(ZOOM, min(image.size) / pixels))  # smaller is sharper, and free of JPEG blocks
         x, y = (generator.uniform(0, side - zoom * pixels) for side in image.size)
         box = (x, y, x + zoom * pixels, y + zoom * pixels)
         crop = image.resize((pixels, pixels), Image.Resampling.BICUBIC, box)
         return np.asarray(crop, np.float32) / 255
 
     def _from_leaves(self, index: int, generator: np.random.Generator) -> NDArray[np.float32]:
-        canvas = self._canvas(index // REUSED)
+        canvas = self._canvas(int(index * self.leaves) // REUSED)
         row, column = generator.integers(0, len(canvas) - 2 * self.side + 1, 2)
         return canvas[row : row + 2 * self.side, column : column + 2 * self.side]
 

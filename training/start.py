@@ -1,17 +1,35 @@
-"""Grow a trained UNet: a wider network that computes the same, to be trained on (Net2Net, Chen et al., ICLR 2016).
+"""Where training starts: at random weights, or at those of a narrower network that was trained already."""
 
-A narrow network learns its first decibels in a tenth of the time. Every channel becomes several equal ones; the weights
-that read it are split among its copies at random, so that training tells the copies apart.
-"""
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exposure.networks import UNet
+from exposure.networks.unet import WIDTHS
+
+
+def fresh(widths: Sequence[int] = WIDTHS, seed: int = 0) -> UNet:
+    """A U-Net whose random weights keep the size of a signal from layer to layer (He et al., ICCV 2015).
+
+    PyTorch's own choice divides it by 1.7 in each of 18 layers; such a network spends its first thousands of iterations
+    on getting louder.
+    """
+    network, generator = UNet(widths=widths), torch.Generator().manual_seed(seed)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer is not network.last and layer.bias is not None:
+            nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+    return network
 
 
 def widened(network: UNet, factor: int, seed: int = 0) -> UNet:
-    """The same function with `factor` times the channels on every level. Raises ValueError for a factor below 1."""
+    """The same function with `factor` times the channels on every level (Net2Net, Chen et al., ICLR 2016).
+
+    A narrow network learns its first decibels in a tenth of the time. Every channel becomes several equal ones; the
+    weights that read it are split among its copies at random, so that training tells the copies apart.
+    Raises ValueError for a factor below 1.
+    """
     if factor < 1:
         raise ValueError(f"factor is {factor}; a network grows by a whole number, at least 1")
     generator = torch.Generator().manual_seed(seed)
