@@ -86,8 +86,8 @@ def test_the_classical_denoiser_denoises() -> None:
 
 
 def test_evaluation_scores_every_method_and_pass(tmp_path: Path) -> None:
-    perfect = {"perfect": lambda dark, passes: dark.clean + np.float32(1e-4 * passes)}
-    scores = evaluate.evaluate([case()], perfect, [1, 3])
+    perfect = evaluate.Row("perfect", lambda dark, passes: dark.clean + np.float32(1e-4 * passes), [1, 3])
+    scores = evaluate.evaluate([case()], [perfect])
     assert [(entry.method, entry.passes) for entry in scores] == [
         ("noisy input", 0),
         ("non-local means", 0),
@@ -107,6 +107,15 @@ def save(path: Path, mosaic: np.ndarray, seconds: float = 0.0) -> Path:
     file = RawFile(path=path, mosaic=mosaic, sensor=SIMULATED, model="ILCE-7SM2", iso=3200.0, exposure_s=seconds)
     write_dng(path, file, mosaic, None)
     return path
+
+
+def test_low_light_is_simulated_on_clean_raw_files_too(tmp_path: Path) -> None:
+    save(tmp_path / "clean.dng", mosaic_of(scene()))
+    settings = {"camera": "SonyA7S2", "iso": 3200, "ratios": [100], "noise": "P+g"}
+    dark = next(cases.simulated([tmp_path / "clean.dng"], **settings, shrink=2))
+    halved = scene().reshape(4, scene().shape[1] // 2, 2, -1, 2).mean(axis=(2, 4))
+    np.testing.assert_allclose(dark.clean, halved, atol=1e-4)  # half a DN of 15583
+    assert evaluate.psnr(pack(dark.mosaic, dark.sensor, 100), dark.clean) > 15
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import torch
 
 from exposure.client.command import main
 from exposure.denoise import denoise
-from exposure.networks import UNet, load_checkpoint
+from exposure.networks import CheckpointError, UNet, load_checkpoint
 from exposure.networks.checkpoint import CheckpointInfo
 from exposure.schedule import PUBLISHED_PHOTON_UNIT
+from exposure.training.diffusion import Diffusion, diffusion_losses, load_diffusion, sample
 from exposure.training.leaves import dead_leaves
 from exposure.training.loop import Plan, Trainer, rollout
 from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
@@ -140,6 +141,31 @@ def test_training_makes_it_better(tmp_path: Path) -> None:
     assert rollout(trainer.average, *batch, passes=2)[0][-1].item() < 0.8 * before
 
 
+def test_diffusion_learns_and_samples_what_a_perfect_network_would(tmp_path: Path) -> None:
+    plan = Plan(iterations=70, batch=4, side=32, passes=1, learning_rate=3e-3, warm_up=5, averaging=0.9)
+    trainer = Trainer(Diffusion([8] * 5), plan, tmp_path, diffusion_losses)  # noise of 4 planes needs 4 channels
+    shots = Shots(Scenes(side=32), Range(iso=(400, 800), ratio=(50, 100)))
+    batch = [torch.from_numpy(np.stack([shots[i][part] for i in range(16)])) for part in range(4)]
+
+    def loss() -> float:
+        with torch.no_grad():
+            return diffusion_losses(trainer.average, *batch, passes=1, generator=torch.Generator().manual_seed(0))[0][0]
+
+    trainer.run(shots, Silent())  # type: ignore[arg-type]
+    assert loss() < 0.9  # 1 for who predicts no noise
+    image, clean = batch[:2]
+    assert sample(trainer.average, image[..., :30, :21], 3).shape == (16, 4, 30, 21)
+
+    class Perfect(Diffusion):
+        def forward(self, x: torch.Tensor, level: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+            return (x - (1 - level**2).sqrt() * (2 * clean - 1)) / level
+
+    for steps in (1, 4):
+        torch.testing.assert_close(
+            sample(Perfect(NARROW), image, steps), clean, rtol=0, atol=1e-2
+        )  # 1 - level^2 cancels
+
+
 @pytest.mark.parametrize("flags", [{}, {"concat_origin": True}, {"with_photon": False, "adaptive": False}])
 def test_a_widened_network_computes_the_same(flags: dict[str, bool]) -> None:
     network = narrow(**flags).eval()
@@ -181,3 +207,14 @@ def photographs(tmp_path: Path) -> list[Path]:
     for seed, path in enumerate(paths):
         Image.fromarray((255 * dead_leaves(160, seed)).astype(np.uint8)).save(path)
     return paths
+
+
+def test_a_diffusion_network_is_no_checkpoint_to_serve(tmp_path: Path) -> None:
+    flags = "--diffusion --iterations 2 --batch 2 --side 32 --report-every 2 --widths 2 3 4 5 6"
+    assert main(["train", "--out", str(tmp_path), *flags.split()]) == 0
+    assert load_diffusion(tmp_path / "diffusion.safetensors").unet.concat_origin
+    with pytest.raises(CheckpointError, match="not a known network"):
+        load_checkpoint(tmp_path / "diffusion.safetensors")
+    (tmp_path / "none").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="not a diffusion network"):
+        load_diffusion(tmp_path / "none")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.client import rawfile
+from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.client.sample import SENSOR as SIMULATED
 from exposure.noise import CAMERAS, choose_gain, expose_short
 from exposure.noise_fit import fit_noise
@@ -47,7 +48,7 @@ class Case:
 def simulated(
     pictures: Sequence[Path], *, camera: str, iso: float, ratios: Sequence[float], noise: str, shrink: int = 2
 ) -> Iterator[Case]:
-    """Low light simulated on photographs, which are shrunk first: sharp, and free of their own noise and blocks.
+    """Low light simulated on photographs or clean RAW files, shrunk first: sharp, and free of noise and blocks.
 
     camera: a key of CAMERAS; noise: "P+g" or "P+G+r+u", in the middle of its measured spread. Seeded by the order.
     """
@@ -143,6 +144,13 @@ def _by_scene(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _clean(path: Path, shrink: int) -> NDArray[np.float32]:
+    """The packed scene [4, h, w] in a file: a picture unprocessed, a RAW file as its sensor saw it."""
+    if path.suffix.lower() in RAW_SUFFIXES:
+        shot = rawfile.read(path)
+        planes = pack(shot.mosaic, shot.sensor)
+        h, w = (side // shrink for side in planes.shape[1:])
+        means = planes[:, : h * shrink, : w * shrink].reshape(4, h, shrink, w, shrink).mean(axis=(2, 4))
+        return np.ascontiguousarray(means)
     picture = read_picture(path).reduce(shrink)
     even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
     return unprocessed(np.asarray(even, np.float32) / 255, DAYLIGHT)

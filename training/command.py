@@ -1,17 +1,22 @@
 """`exposure train` and `exposure evaluate`."""
 
 import argparse
-import hashlib
 from collections.abc import Iterator
 from dataclasses import fields
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exposure.assets import CHECKPOINT
+from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.noise import CAMERAS, NOISE_MODELS
 
 from . import cases, evaluate
-from .scenes import Scenes, pictures_in
+from .scenes import SUFFIXES, Scenes, pictures_in
 from .shots import Range, Shots
+
+if TYPE_CHECKING:  # imported on call, so that the command line starts without torch
+    from exposure.networks import Network
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 
@@ -27,6 +32,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--init", type=Path, help="checkpoint to start from, instead of random weights")
     parser.add_argument("--widen", type=int, default=1, metavar="N", help="give --init N times its channels first")
     parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="channels of the five levels")
+    parser.add_argument("--diffusion", action="store_true", help="train the conditional diffusion baseline instead")
     parser.add_argument("--licence", default="unknown", help="licence of the weights, for the file's metadata")
     for field in fields(Plan):
         flag = "--" + field.name.replace("_", "-")
@@ -35,44 +41,57 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train, or go on training, and write `unet.safetensors` into the run's folder."""
-    from exposure.networks import CheckpointInfo, Network, UNet, load_checkpoint, save_checkpoint
+    """Train, or go on training, and write `unet.safetensors` (or `diffusion.safetensors`) into the run's folder."""
+    from exposure.networks import CheckpointInfo, save_checkpoint
     from exposure.networks.unet import WIDTHS
 
-    from .loop import Plan, Trainer
-    from .report import Report
-    from .start import fresh, widened
+    from .diffusion import Diffusion, diffusion_losses
+    from .loop import Plan, Trainer, rollout
+    from .report import Report, denoised, sampled
 
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
     pictures = pictures_in(arguments.photos) if arguments.photos else []
     names = set(arguments.held_out.read_text().splitlines())
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
-    network: Network = fresh(arguments.widths or WIDTHS, plan.seed)
-    if arguments.init:
-        network = load_checkpoint(arguments.init)
-        if arguments.widen > 1 and isinstance(network, UNet):
-            network = widened(network, arguments.widen)
-    trainer = Trainer(network, plan, arguments.out)
+    if arguments.diffusion:
+        diffusion = Diffusion(arguments.widths or WIDTHS, plan.seed)
+        trainer = Trainer(diffusion, plan, arguments.out, diffusion_losses)
+    else:
+        trainer = Trainer(_start(arguments), plan, arguments.out, rollout)
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
     examples = Shots(Scenes(unseen, side=128, leaves=0, seed=plan.seed + 1), limits)
-    report = Report(arguments.out / "tensorboard", [examples[index] for index in range(8)])
+    result = sampled if arguments.diffusion else denoised
+    report = Report(arguments.out / "tensorboard", [examples[index] for index in range(8)], result)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
     info = CheckpointInfo(
         training_noise=" and ".join(limits.noise),
         licence=arguments.licence,
         origin=f"{trainer.iteration} iterations of {plan.batch} crops, {trainer.seconds / 3600:.1f} h",
     )
-    save_checkpoint(trainer.average, arguments.out / "unet.safetensors", info)
-    print(f"{arguments.out / 'unet.safetensors'} written")
+    path = arguments.out / ("diffusion.safetensors" if arguments.diffusion else "unet.safetensors")
+    save_checkpoint(trainer.average, path, info)
+    print(f"{path} written")
     return 0
+
+
+def _start(arguments: argparse.Namespace) -> "Network":
+    from exposure.networks import UNet, load_checkpoint
+    from exposure.networks.unet import WIDTHS
+
+    from .start import fresh, widened
+
+    if not arguments.init:
+        return fresh(arguments.widths or WIDTHS, arguments.seed)
+    network = load_checkpoint(arguments.init)
+    return widened(network, arguments.widen) if arguments.widen > 1 and isinstance(network, UNet) else network
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """The flags of `exposure evaluate`, one subcommand for each kind of evidence."""
     kinds = parser.add_subparsers(required=True, metavar="photos | sid | eld | bracket")
-    photos = kinds.add_parser("photos", help="low light simulated on a folder of photographs")
+    photos = kinds.add_parser("photos", help="low light simulated on a folder of photographs or clean RAW files")
     photos.add_argument("folder", type=Path)
     photos.add_argument("--only", type=Path, help="list of file names to use, for example training/held_out.txt")
     photos.add_argument("--camera", choices=sorted(CAMERAS), default="SonyA7S2")
@@ -93,6 +112,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     bracket.set_defaults(cases=lambda given: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
         kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+        kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
+        kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")
+        kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
         kind.add_argument("--server", metavar="ADDRESS", help="judge this server's engine too")
         kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3])
         kind.add_argument("--out", type=Path, help="folder for scores.json and plots")
@@ -103,10 +125,14 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluation(arguments: argparse.Namespace) -> int:
     """Score, print the table, and write JSON and plots where asked."""
-    denoisers = {"definition": evaluate.definition(arguments.checkpoint)}
+    rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
     if arguments.server:
-        denoisers["served"] = evaluate.served(arguments.server)
-    scores = evaluate.evaluate(arguments.cases(arguments), denoisers, arguments.passes)
+        rows.append(evaluate.Row("served", evaluate.served(arguments.server), arguments.passes))
+    if arguments.one_pass:
+        rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
+    if arguments.diffusion:
+        rows.append(evaluate.Row("diffusion, DDIM", evaluate.diffused(arguments.diffusion), arguments.steps))
+    scores = evaluate.evaluate(arguments.cases(arguments), rows)
     if not scores:
         raise ValueError("there is nothing to evaluate: no case was found")
     print(evaluate.table(scores))
@@ -115,14 +141,15 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
 
         arguments.out.mkdir(parents=True, exist_ok=True)
         about = {name: str(value) for name, value in vars(arguments).items() if not callable(value)}
-        digest = hashlib.sha256(arguments.checkpoint.read_bytes()).hexdigest()
-        evaluate.write(scores, {**about, "checkpoint_sha256": digest}, arguments.out / "scores.json")
+        files = {name: getattr(arguments, name) for name in ("checkpoint", "one_pass", "diffusion")}
+        digests = {f"{name}_sha256": sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file}
+        evaluate.write(scores, {**about, **digests}, arguments.out / "scores.json")
         plot(scores, arguments.out)
     return 0
 
 
 def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
-    pictures = pictures_in(arguments.folder)
+    pictures = pictures_in(arguments.folder, SUFFIXES | RAW_SUFFIXES)
     if arguments.only:
         names = set(arguments.only.read_text().splitlines())
         pictures = [path for path in pictures if path.name in names]

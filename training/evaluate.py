@@ -18,6 +18,15 @@ Denoiser = Callable[[Case, int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class Row:
+    """What is judged beside the input and the classical denoiser. passes: the numbers of network evaluations."""
+
+    name: str
+    denoiser: Denoiser
+    passes: Sequence[int]
+
+
+@dataclass(frozen=True)
 class Score:
     """One method on one case. blind: PSNR in dB as delivered; oracle: after a gain fitted to the truth."""
 
@@ -64,16 +73,29 @@ def served(server: str) -> Denoiser:
     return run
 
 
-def evaluate(cases: Iterable[Case], denoisers: dict[str, Denoiser], passes: Sequence[int]) -> list[Score]:
-    """Score the brightened input, the classical denoiser and every given one, at every number of passes."""
+def diffused(checkpoint: Path) -> Denoiser:
+    """The conditional diffusion baseline, sampled with DDIM in as many steps as passes are asked for."""
+    import torch
+
+    from .diffusion import load_diffusion, sample
+
+    network = load_diffusion(checkpoint)
+
+    def run(case: Case, passes: int) -> NDArray[np.float32]:
+        return sample(network, torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None], passes)[0].numpy()
+
+    return run
+
+
+def evaluate(cases: Iterable[Case], rows: Sequence[Row]) -> list[Score]:
+    """Score the brightened input, the classical denoiser and every given one, at each of its numbers of passes."""
     scores = []
     for case in cases:
         results = {("noisy input", 0): pack(case.mosaic, case.sensor, case.ratio)}
         if case.read_noise:
             results["non-local means", 0] = non_local_means(case)
-        for name, denoiser in denoisers.items():
-            for number in passes:
-                results[name, number] = denoiser(case, number)
+        for row in rows:
+            results.update({(row.name, number): row.denoiser(case, number) for number in row.passes})
         scores += [score(case, method, number, image) for (method, number), image in results.items()]
     return scores
 

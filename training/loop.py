@@ -3,8 +3,9 @@
 import copy
 import ctypes
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from exposure.schedule import PUBLISHED_PHOTON_UNIT, step_between
 from .muon import Muon
 from .report import Report
 from .shots import Shots
+
+Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
+"""`rollout`, or what takes its place: the losses of each pass, and auxiliary ones, of a batch."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,16 @@ class Plan:
 class Trainer:
     """A run in a folder: `latest.pt` holds all that is needed to go on where it stopped, in the published format."""
 
-    def __init__(self, network: Network, plan: Plan, folder: Path) -> None:
+    def __init__(self, network: Any, plan: Plan, folder: Path, objective: Objective | None = None) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.folder, self.iteration, self.seconds = plan, folder, 0, 0.0
+        self.objective = objective or rollout
         self.network = network.to(self.device).train()
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+        self.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
-        body = [weight for weight in self.network.parameters() if weight.ndim == 4 and weight is not network.last.weight]
-        others = [weight for weight in self.network.parameters() if not any(weight is known for known in body)]
+        weights = list(self.network.parameters())
+        matrices = [weight.ndim == 4 and weight is not self.network.last.weight for weight in weights]
+        body, others = (list(compress(weights, chosen)) for chosen in (matrices, [not one for one in matrices]))
         self.optimizers = [Muon(body, plan.learning_rate), Adam(others, plan.learning_rate, foreach=True)]
         self.low_precision = has_fast_bfloat16(self.device)
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +93,7 @@ class Trainer:
             group["lr"] = self.plan.rate_at(self.iteration)
         generator = torch.Generator(self.device).manual_seed((self.plan.seed << 32) + self.iteration)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
-            losses, auxiliary = rollout(
+            losses, auxiliary = self.objective(
                 self.network, image, clean, ratio, full_well, passes=self.plan.passes, generator=generator
             )
         self.network.zero_grad()

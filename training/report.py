@@ -1,25 +1,29 @@
 """What a training run shows while it goes: losses, quality and pictures, to TensorBoard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from exposure.denoise import denoise
 from exposure.networks import Network
 
+from .diffusion import Diffusion, sample
 from .shots import SATURATION, Shot
 
 GAMMA = 1 / 2.2  # for looking at linear signal
+Result = Callable[[Any, Shot, int], Tensor]
 
 
 class Report:
-    """Writes to `folder`; `examples` are shots that training never sees."""
+    """Writes to `folder`; `examples` are shots that training never sees, `result` what a network makes of one."""
 
-    def __init__(self, folder: Path, examples: Sequence[Shot]) -> None:
-        self.writer, self.examples = SummaryWriter(str(folder)), examples
+    def __init__(self, folder: Path, examples: Sequence[Shot], result: Result | None = None) -> None:
+        self.writer, self.examples, self.result = SummaryWriter(str(folder)), examples, result or denoised
 
     def losses(self, iteration: int, losses: Sequence[float], learning_rate: float) -> None:
         """The L1 loss of each pass."""
@@ -27,20 +31,27 @@ class Report:
             self.writer.add_scalar(f"L1/pass {number}", loss, iteration)
         self.writer.add_scalar("learning rate", learning_rate, iteration)
 
-    def quality(self, iteration: int, network: Network) -> None:
+    def quality(self, iteration: int, network: Any) -> None:
         """Mean blind PSNR of the examples in one and in three passes, and pictures: noisy, denoised, clean."""
-        device = next(network.parameters()).device
         for passes in (1, 3):
             psnr = []
             for number, shot in enumerate(self.examples):
-                gain = SATURATION / float(shot.ratio * shot.full_well)
-                image = torch.from_numpy(shot.image)[None].to(device)
-                result = denoise(
-                    network, image, ratio=float(shot.ratio), gain=gain, saturation=SATURATION, passes=passes
-                )[0].cpu()
+                result = self.result(network, shot, passes)[0].cpu()
                 psnr.append(-10 * np.log10(((result.numpy() - shot.clean) ** 2).mean()))
                 row = np.concatenate([shot.image, result.numpy(), shot.clean], axis=2)[:3]
                 self.writer.add_image(f"example {number}, passes {passes}", row**GAMMA, iteration)
             self.writer.add_scalar(f"PSNR/passes {passes}", np.mean(psnr), iteration)
             print(f"iteration {iteration}: {np.mean(psnr):.2f} dB in {passes} passes", flush=True)
         self.writer.flush()
+
+
+def denoised(network: Network, shot: Shot, passes: int) -> Tensor:
+    """[1, 4, h, w], by the loop of the paper."""
+    gain = SATURATION / float(shot.ratio * shot.full_well)
+    image = torch.from_numpy(shot.image)[None].to(next(network.parameters()).device)
+    return denoise(network, image, ratio=float(shot.ratio), gain=gain, saturation=SATURATION, passes=passes)
+
+
+def sampled(network: Diffusion, shot: Shot, passes: int) -> Tensor:
+    """[1, 4, h, w], by DDIM."""
+    return sample(network, torch.from_numpy(shot.image)[None].to(next(network.parameters()).device), passes)

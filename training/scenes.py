@@ -4,7 +4,7 @@ Unprocessing (Brooks et al., "Unprocessing Images for Learned Raw Denoising", CV
 light, camera colours, white balance, exposure. Every choice is drawn anew for each crop, from a seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,9 +15,9 @@ from PIL import Image
 
 from .leaves import dead_leaves
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
+SUFFIXES: Set[str] = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
 CANVAS, REUSED = 320, 40  # side of a canvas of leaves in pixels; how many crops are cut from it, for it takes long
-ZOOM = 3.0  # at most, pictures are shrunk by
+ZOOM = 3.0  # at most, pictures are shrunk by; that frees them of JPEG blocks too
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Scenes:
     def _from_photograph(self, generator: np.random.Generator) -> NDArray[np.float32]:
         image = self.photographs[generator.integers(len(self.photographs))]
         pixels = 2 * self.side
-        zoom = generator.uniform(1.0, min(ZOOM, min(image.size) / pixels))  # smaller is sharper, and free of JPEG blocks
+        zoom = generator.uniform(1.0, min(ZOOM, min(image.size) / pixels))  # smaller is sharper
         x, y = (generator.uniform(0, side - zoom * pixels) for side in image.size)
         box = (x, y, x + zoom * pixels, y + zoom * pixels)
         crop = image.resize((pixels, pixels), Image.Resampling.BICUBIC, box)
@@ -110,11 +110,11 @@ class Scenes:
         return canvas[row : row + 2 * self.side, column : column + 2 * self.side]
 
 
-def pictures_in(folder: Path) -> list[Path]:
+def pictures_in(folder: Path, suffixes: Set[str] = SUFFIXES) -> list[Path]:
     """All pictures of a folder and its subfolders, by name. Raises ValueError where there is none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
     if not found:
-        raise ValueError(f"{folder}: there is no picture in it ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{folder}: there is no picture in it ({', '.join(sorted(suffixes))})")
     return found
 
 
