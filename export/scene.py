@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from exposure.noise import CAMERAS, choose_gain, expose_short
 from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
 from exposure.sensor import SMALLEST_SIDE, pack
+from exposure.training.leaves import dead_leaves
+from exposure.training.scenes import DAYLIGHT, unprocessed
 
 SIMULATED = CAMERAS["SonyA7S2"]
 ODD_FRAME = (333, 467)
@@ -41,23 +43,10 @@ class Crop:
     photon_gain: float
 
 
-def dead_leaves(height: int, width: int, seed: int) -> NDArray[np.float64]:
-    """A clean packed scene, [4, h, w] in [0, 1]: occluding discs whose radii follow a power law, softly lit.
-
-    Such images have the edges and the scale invariance of photographs (Lee, Mumford and Huang, 2001). A pixel averages
-    2x2 samples, as a photosite integrates over its area.
-    """
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0 : 2 * height, 0 : 2 * width] / 2
-    scene = np.empty((4, 2 * height, 2 * width))
-    scene[:] = random.uniform(0.02, 0.4, (4, 1, 1))
-    for radius in sorted(2.0 + 0.4 * min(height, width) * random.power(0.4, 150), reverse=True):
-        row, column = random.uniform(0, height), random.uniform(0, width)
-        red, green, blue = 0.9 * random.uniform(0, 1, 3) ** 2
-        inside = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
-        scene[:, inside] = np.array([red, green, blue, green])[:, None]
-    light = 0.25 + 0.75 * (rows / height + columns / width) / 2
-    return np.clip(scene * light, 0, 1).reshape(4, height, 2, width, 2).mean(axis=(2, 4))
+def clean_scene(height: int, width: int, seed: int) -> NDArray[np.float32]:
+    """A clean packed scene, [4, h, w] in [0, 1]: dead leaves as a camera's planes."""
+    picture = dead_leaves(2 * max(height, width), seed)
+    return unprocessed(picture[: 2 * height, : 2 * width], DAYLIGHT)
 
 
 def simulated_scenes(frame: tuple[int, int]) -> Iterator[Scene]:
@@ -97,12 +86,12 @@ def low_light_crops(photon_unit: float) -> Iterator[Crop]:
     """A mild, a dark and a very dark crop as a Sony A7S2 at ISO 3200 would record them; odd and even tilings."""
     gain = SIMULATED.gain(3200)
     for seed, (ratio, height, width) in enumerate([(20, 128, 160), (100, 256, 256), (300, 176, 208)]):
-        image, _ = _expose(dead_leaves(height, width, seed), ratio, gain, seed)
+        image, _ = _expose(clean_scene(height, width, seed), ratio, gain, seed)
         yield Crop(image, unroll(ratio, gain, PUBLISHED_PHOTON_UNIT, 1, photon_unit=photon_unit)[0].photon_gain)
 
 
 def _expose(
-    scene: NDArray[np.float64], ratio: float, gain: float, seed: int
+    scene: NDArray[np.float32], ratio: float, gain: float, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the simulated camera packs of a clean scene, and the scene, both [1, 4, h, w]."""
     dn = expose_short(
@@ -114,12 +103,12 @@ def _expose(
         seed=seed,
     )
     image = np.clip(dn / PUBLISHED_PHOTON_UNIT * ratio, 0, 1)
-    return image.astype(np.float32)[None], scene.astype(np.float32)[None]
+    return image.astype(np.float32)[None], scene[None]
 
 
-def _filled(height: int, width: int, seed: int) -> NDArray[np.float64]:
+def _filled(height: int, width: int, seed: int) -> NDArray[np.float32]:
     """A scene of any size: one of at most 256 x 256, mirrored on."""
-    scene = dead_leaves(min(height, 256), min(width, 256), seed)
+    scene = clean_scene(min(height, 256), min(width, 256), seed)
     for axis, side in ((1, height), (2, width)):
         while scene.shape[axis] < side:
             scene = np.concatenate([scene, np.flip(scene, axis)], axis)
