@@ -15,12 +15,21 @@ def plot(scores: Sequence[Score], folder: Path) -> None:
 
     groups = list(dict.fromkeys(entry.group for entry in scores))
     rows = {group: means(scores, group) for group in groups}
-    figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
+    numbers = sorted({entry.passes for entry in scores} - {0})
     for group, entries in rows.items():
-        points = [(passes, values[0]) for _, passes, values in entries if passes]
-        axes.plot(*zip(*points, strict=True), "o-", label=group)
-    axes.set(xlabel="passes", ylabel="PSNR, blind (dB)", xticks=sorted({entry.passes for entry in scores} - {0}))
-    axes.legend()
+        for method in dict.fromkeys(name for name, passes, _ in entries if passes):
+            points = [(passes, values[0]) for name, passes, values in entries if name == method]
+            axes.plot(*zip(*points, strict=True), "o-", label=f"{group}, {method}")
+        for name, passes, values in entries:
+            if not passes:
+                axes.axhline(values[0], color="grey", linewidth=0.8)
+                axes.annotate(f"{group}, {name}", (numbers[-1], values[0]), fontsize="x-small", ha="right", va="bottom")
+    axes.set(xlabel="network evaluations", ylabel="PSNR, blind (dB)")
+    if numbers[-1] > 5:
+        axes.set_xscale("log")
+    axes.set_xticks(numbers, [str(number) for number in numbers], minor=False)
+    axes.legend(fontsize="small")
     figure.savefig(folder / "passes.png", dpi=150)
 
     figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
