@@ -1,5 +1,6 @@
 """Low light, simulated and real: the input on which graphs and engines are held against torch."""
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,11 +42,12 @@ class Crop:
     photon_gain: float
 
 
+@functools.cache
 def dead_leaves(height: int, width: int, seed: int) -> NDArray[np.float64]:
     """A clean packed scene, [4, h, w] in [0, 1]: occluding discs whose radii follow a power law, softly lit.
 
     Such images have the edges and the scale invariance of photographs (Lee, Mumford and Huang, 2001). A pixel averages
-    2x2 samples, as a photosite integrates over its area.
+    2x2 samples, as a photosite integrates over its area. It takes a second, and is made once: not to be written to.
     """
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0 : 2 * height, 0 : 2 * width] / 2
