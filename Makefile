@@ -3,7 +3,7 @@
 # make serve      the server on this machine, until Ctrl-C
 # make bench      what it costs on this machine's processor, about 10 minutes
 # make gpu-check  everything that needs an NVIDIA card
-.PHONY: demo test serve bench gpu-check engine
+.PHONY: demo test style types serve bench gpu-check engine
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -13,15 +13,20 @@ demo: engine
 	$(BIN)/exposure demo --out demo
 
 test: .venv/installed
+	@# side by side: each keeps one processor busy
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target engine types style
+	$(BIN)/pytest
+
+style: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: .venv/installed
 	@# mypy cannot follow the package mapping: show it the layout that the mapping makes
 	@rm -rf build/types && mkdir -p build/types/exposure
 	@ln -s $(CURDIR)/exposure/* build/types/exposure/
 	@ln -s $(CURDIR)/export $(CURDIR)/client $(CURDIR)/kernels $(CURDIR)/training build/types/exposure/
 	MYPYPATH=build/types $(BIN)/mypy -p exposure
-	$(BIN)/python export/build_engine.py --target openvino
-	$(BIN)/pytest
 
 serve: engine
 	$(BIN)/exposure serve

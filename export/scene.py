@@ -1,5 +1,6 @@
 """Low light, simulated and real: the input on which graphs and engines are held against torch."""
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,8 +44,9 @@ class Crop:
     photon_gain: float
 
 
+@functools.cache
 def clean_scene(height: int, width: int, seed: int) -> NDArray[np.float32]:
-    """A clean packed scene, [4, h, w] in [0, 1]: dead leaves as a camera's planes."""
+    """A clean packed scene, [4, h, w] in [0, 1]: dead leaves as a camera's planes. Not to be written to."""
     picture = dead_leaves(2 * max(height, width), seed)
     return unprocessed(picture[: 2 * height, : 2 * width], DAYLIGHT)
 

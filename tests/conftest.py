@@ -9,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from test_nafnet import small_naf
 
 from exposure import Sensor, load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.export.build_engine import build
-from exposure.networks import Network
+from exposure.export.recipes import Settings
+from exposure.networks import CheckpointInfo, Network, save_checkpoint
 
 os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # compiled models, not the user's
 PROJECT = Path(__file__).parents[1]
@@ -48,6 +51,15 @@ def repository() -> Path:
     """The project's own model repository, with an engine for this CPU."""
     build(CHECKPOINT, "openvino", MODEL_REPOSITORY)
     return MODEL_REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of its own, beside its checkpoint, for what any network shows: its engine starts in a second."""
+    folder = tmp_path_factory.mktemp("small")
+    save_checkpoint(small_naf(8, True), folder / "small.safetensors", CheckpointInfo(), dtype=torch.float32)
+    build(folder / "small.safetensors", "openvino", folder / "repository", Settings(frames=((96, 64),)))
+    return folder / "repository"
 
 
 @pytest.fixture(scope="session")

@@ -138,13 +138,13 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
-def test_a_kill_in_the_middle(repository: Path, tmp_path: Path, victim: str) -> None:
+def test_a_kill_in_the_middle(small_repository: Path, tmp_path: Path, victim: str) -> None:
     """50 files; kill -9; the same command again: each is there once, right, and nothing else is left."""
     files = make_files(tmp_path / "in", 50)
     out, reference = tmp_path / "out", tmp_path / "reference"
     before = shared_memory()
     ports = {"http_port": 0, "metrics_port": 0}
-    with running_server(ServerOptions(repository, grpc_port=0, **ports)) as server:
+    with running_server(ServerOptions(small_repository, grpc_port=0, **ports)) as server:
         port = int(server.address.rpartition(":")[2])
         process = started(tmp_path / "in", "--out", out, "--server", server.address)
         wait_for_results(out, 15)
@@ -160,7 +160,7 @@ def test_a_kill_in_the_middle(repository: Path, tmp_path: Path, victim: str) -> 
             assert len(done) - 8 <= held <= len(done)  # those that had their name, but not yet their note, are redone
             assert sum(path.stat().st_mtime_ns != stamp for path, stamp in done.items()) <= 8
     if victim == "server":
-        with running_server(ServerOptions(repository, grpc_port=port, **ports)) as server:
+        with running_server(ServerOptions(small_repository, grpc_port=port, **ports)) as server:
             told = process.communicate(timeout=120)[0].decode()
             assert (process.returncode, "50 done" in told) == (0, True)  # a retry, not a file
             denoise(*files[::10], "--out", reference, "--server", server.address)

@@ -80,10 +80,10 @@ def test_a_frame_of_another_size_reuses_or_replaces_memory(client: Client, addre
         client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
 
 
-def test_a_restarted_server_is_found_again(repository: Path) -> None:
+def test_a_restarted_server_is_found_again(small_repository: Path) -> None:
     """Killed and started anew on its port: the request waits for it, and registers its memory again."""
     mosaic = dark((64, 64), SENSOR)
-    with running_server(ServerOptions(repository, **FREE)) as server:
+    with running_server(ServerOptions(small_repository, **FREE)) as server:
         address = server.address
         client = Client(address)
         expected = client.denoise(mosaic, SENSOR, **PHYSICS)
@@ -91,7 +91,7 @@ def test_a_restarted_server_is_found_again(repository: Path) -> None:
         server.process.wait()
         with ThreadPoolExecutor(1) as thread:
             waiting = thread.submit(client.denoise, mosaic, SENSOR, **PHYSICS)
-            again = ServerOptions(repository, **{**FREE, "grpc_port": int(address.rpartition(":")[2])})
+            again = ServerOptions(small_repository, **{**FREE, "grpc_port": int(address.rpartition(":")[2])})
             with running_server(again):
                 np.testing.assert_array_equal(waiting.result(timeout=60), expected)
                 client.close()
@@ -159,7 +159,7 @@ def test_asyncio(address: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_tls_and_a_token(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that encrypts and wants a header; clients that do not trust it or lack the header are told so."""
     key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
     subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
@@ -178,7 +178,7 @@ def test_tls_and_a_token(repository: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(launcher, "_command", lambda *given: [*plain(*given), *flags])
     monkeypatch.setattr(launcher, "_wait_until_ready", lambda _: None)
     header = {"triton-grpc-protocol-token": "secret"}
-    with running_server(ServerOptions(repository, **FREE)) as server:
+    with running_server(ServerOptions(small_repository, **FREE)) as server:
         address = "localhost:" + server.address.rpartition(":")[2]
         with Client(address, authorities=certificate, headers=header) as client:
             deadline = time.monotonic() + 60

@@ -29,7 +29,7 @@ def test_plain_tritonclient(address: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not here")
-def test_http_client(repository: Path, tmp_path: Path) -> None:
+def test_http_client(small_repository: Path, tmp_path: Path) -> None:
     program = tmp_path / "http_client"
     source = PROJECT / "examples" / "http_client.cpp"
     subprocess.run(["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True)
@@ -45,7 +45,7 @@ def test_http_client(repository: Path, tmp_path: Path) -> None:
         command = [program, "127.0.0.1", str(port), "96", "64", *files, "512", "16383", "100", gain]
         return subprocess.run(command, capture_output=True, text=True)
 
-    options = ServerOptions(repository, grpc_port=grpc_port, http_port=port, metrics_port=0)
+    options = ServerOptions(small_repository, grpc_port=grpc_port, http_port=port, metrics_port=0)
     with running_server(options) as server, Client(server.address) as client:
         assert ask("3").returncode == 0
         denoised = np.fromfile(files[1], "<u2").reshape(64, 96)

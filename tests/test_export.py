@@ -1,6 +1,7 @@
 """Graphs and engines against torch; what must not be installed is not."""
 
 import contextlib
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 import torch
 from conftest import PROJECT
 from test_manifest import FOR_A5000, plan_for
-from test_nafnet import naf
+from test_nafnet import small_naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
@@ -27,7 +28,7 @@ from exposure.export.recipes import Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
-from exposure.networks import CheckpointInfo, NAFNet, Network, save_checkpoint
+from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 
 
@@ -38,9 +39,23 @@ def saved(tmp_path: Path, network: Network, unit: float = 15583.0) -> Path:
     return path
 
 
-def small_naf(inputs: int, adaptive: bool) -> NAFNet:
-    """Few blocks: tracing takes seconds for each."""
-    return naf(inputs, adaptive, 4, (1,), 1, (1,))
+Make = Callable[[int, bool], Network]
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make, int, bool], Path]:
+    """The folder of a network's graph and OpenVINO model; each is traced once for all tests."""
+
+    @functools.cache
+    def folder(make: Make, inputs: int, adaptive: bool) -> Path:
+        path = tmp_path_factory.mktemp("graph")
+        network = make(inputs, adaptive)
+        saved(path, network)
+        graph.onnx_from_network(network, path / "model.onnx", checkpoint="5e1f")
+        openvino_from_onnx(path / "model.onnx", path)
+        return path
+
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -48,12 +63,11 @@ def small_naf(inputs: int, adaptive: bool) -> NAFNet:
     [(variant, 4, False), (variant, 8, True), (variant, 12, True), (small_naf, 4, False), (small_naf, 12, True)],
 )
 def test_the_graph_is_the_network(
-    tmp_path: Path, make: Callable[[int, bool], Network], inputs: int, adaptive: bool
+    graphs: Callable[[Make, int, bool], Path], tmp_path: Path, make: Make, inputs: int, adaptive: bool
 ) -> None:
     network = make(inputs, adaptive)
     saved(tmp_path, network)
-    path = tmp_path / "model.onnx"
-    graph.onnx_from_network(network, path, checkpoint="5e1f")
+    path = graphs(make, inputs, adaptive) / "model.onnx"
     model = onnx.load(path)
     onnx.checker.check_model(model)
     wanted = ["IMAGE", "PHOTON_GAIN", "ORIGIN_IMAGE"] if inputs == 12 else ["IMAGE", "PHOTON_GAIN"]
@@ -63,9 +77,8 @@ def test_the_graph_is_the_network(
     assert (told["checkpoint"], told["network"], told["precision"]) == ("5e1f", type(network).__name__, "f32")
     # two FP32 implementations of a random network: 100 dB is an error of 1e-5
     assert graph.agreement(network, graph.onnx_runner(path), 100, "the graph") > 100
-    openvino_from_onnx(path, tmp_path)
     for precision, least in (("f32", 100), ("bf16", 40)):
-        engine = OpenVinoEngine(tmp_path, precision)
+        engine = OpenVinoEngine(path.parent, precision)
         assert graph.agreement(network, engine, least, precision) > least
 
 
@@ -94,7 +107,7 @@ def test_a_wrong_engine_is_refused(network: Network, fault: str) -> None:
 
 def test_a_refused_graph_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overflowing weights load as finite numbers and give NaN: nothing may be left of such a build."""
-    network = variant(8, True)
+    network = small_naf(8, True)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(1e30 * torch.randn_like(parameter).sign())
@@ -106,16 +119,16 @@ def test_a_refused_graph_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_build_installs_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint, repository = saved(tmp_path, variant(8, True), unit=1000.0), tmp_path / "repository"
+    checkpoint, repository = saved(tmp_path, small_naf(8, True), unit=1000.0), tmp_path / "repository"
     arguments = ["--checkpoint", str(checkpoint), "--repository", str(repository), "--target", "openvino"]
     arguments += ["--frame", "96x64"]
     assert build_engine.main(arguments) == 0
     manifest = read_manifest(repository / "denoiser" / "1" / "openvino")
-    assert (manifest.photon_unit, manifest.multiple, manifest.licence) == (1000.0, 16, "CC0-1.0")
+    assert (manifest.photon_unit, manifest.multiple, manifest.licence) == (1000.0, 2, "CC0-1.0")
     assert "trace the network" in capsys.readouterr().out
     assert build_engine.main(arguments) == 0
     assert "the installed engine is kept" in capsys.readouterr().out
-    saved(tmp_path, variant(8, False))
+    saved(tmp_path, small_naf(8, False))
     assert build_engine.main(arguments) == 0
     assert "trace the network" in capsys.readouterr().out
 
@@ -157,14 +170,11 @@ def test_one_repository_has_one_kind_of_input(tmp_path: Path, capsys: pytest.Cap
     assert [path.name for path in other.parent.iterdir()] == ["tensorrt"]
 
 
-def test_an_engine_wants_all_its_inputs(tmp_path: Path) -> None:
-    network = variant(12, True)
-    saved(tmp_path, network)
-    graph.onnx_from_network(network, tmp_path / "model.onnx")
-    openvino_from_onnx(tmp_path / "model.onnx", tmp_path)
+def test_an_engine_wants_all_its_inputs(graphs: Callable[[Make, int, bool], Path]) -> None:
+    engine = OpenVinoEngine(graphs(small_naf, 12, True), "f32")
     image, gain = np.zeros((1, 4, 16, 16), np.float32), np.ones(1, np.float32)
     with pytest.raises(EngineError, match="IMAGE, PHOTON_GAIN, ORIGIN_IMAGE; 2 arrays came"):
-        OpenVinoEngine(tmp_path, "f32")(image, gain)
+        engine(image, gain)
 
 
 def test_an_interrupted_install_changes_nothing(tmp_path: Path) -> None:
@@ -192,7 +202,7 @@ def test_rtx_plan_for_the_a5000(tmp_path: Path, data: Path, capsys: pytest.Captu
     """NVIDIA's own parser and builder, without a card; the gate on what the graph computes, real RAW files among it."""
     pytest.importorskip("tensorrt_rtx_bindings")
     assert data.exists()
-    settings = Settings(frames=((640, 480),), compute_capability=86)
+    settings = Settings(frames=((96, 64),), compute_capability=86)
     folder = build_engine.build(CHECKPOINT, "tensorrt-rtx", tmp_path, settings)
     manifest = read_manifest(folder)
     assert (manifest.runs_on["compute_capability"], manifest.precision) == ("86", "f16")
@@ -205,17 +215,24 @@ def test_rtx_plan_for_the_a5000(tmp_path: Path, data: Path, capsys: pytest.Captu
         trusted_manifest(folder, "tensorrt-rtx")
 
 
-@pytest.mark.parametrize("compute_capabilities", [(89,), (86, 89, 120)])
-def test_rtx_plans_of_a_nafnet(tmp_path: Path, compute_capabilities: tuple[int, ...]) -> None:
-    """Every layer and every island is supported; one plan may be for several cards."""
-    pytest.importorskip("tensorrt_rtx_bindings")
+@pytest.fixture(scope="module")
+def half_nafnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The strongly typed graph of a NAFNet with its islands."""
+    folder = tmp_path_factory.mktemp("half")
     network = small_naf(8, True)
-    saved(tmp_path, network)
+    saved(folder, network)
     islands = choose_islands(network, list(low_light_crops(15583.0))[:1], 1424 * 2128)
     assert "middle_blks.0.sca.0" in islands  # its sum over a frame leaves FP16's range
-    graph.onnx_from_network(network, tmp_path / "n.onnx", half=True, islands=islands)
+    graph.onnx_from_network(network, folder / "n.onnx", half=True, islands=islands)
+    return folder / "n.onnx"
+
+
+@pytest.mark.parametrize("compute_capabilities", [(89,), (86, 89, 120)])
+def test_rtx_plans_of_a_nafnet(half_nafnet: Path, tmp_path: Path, compute_capabilities: tuple[int, ...]) -> None:
+    """Every layer and every island is supported; one plan may be for several cards."""
+    pytest.importorskip("tensorrt_rtx_bindings")
     options = PlanOptions((16, 16), (64, 96), (1424, 2128), compute_capabilities, level=1)
-    plan_from_onnx(tmp_path / "n.onnx", tmp_path / "plan", "tensorrt-rtx", options)
+    plan_from_onnx(half_nafnet, tmp_path / "plan", "tensorrt-rtx", options)
     assert (tmp_path / "plan").stat().st_size > 1e5
 
 

@@ -4,8 +4,10 @@ The card's memory is closed to everything but copies and kernels, and these run 
 stands in until a card runs the real thing, which is what `make gpu-check` does.
 """
 
+import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,15 +21,20 @@ SOURCES = ("pack", "expose", "unpack", "request", "sensor", "cpu_device", "gpu_d
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The test program and, beside it, the stand-in under the name of the CUDA library."""
     folder = tmp_path_factory.mktemp("gpu_instances")
-    flags = ["-std=c++17", "-O0", "-ffp-contract=off", "-fsanitize=address", "-pthread"]
-    kernels = ["-shared", "-fPIC", f"-I{TESTS}", "-x", "c++", CSRC / "cuda.cu", TESTS / "device_on_cpu.cpp"]
-    program = [TESTS / "backend_on_cpu.cpp", *(BACKEND / f"{name}.cpp" for name in SOURCES), CSRC / "cpu.cpp", "-ldl"]
-    with (
-        subprocess.Popen(["g++", *flags, *kernels, "-o", folder / "libexposure_kernels_cuda.so"]) as one,
-        subprocess.Popen(["g++", *flags, *program, "-o", folder / "backend"]) as other,
-    ):
-        pass
-    assert (one.returncode, other.returncode) == (0, 0)
+    flags = ["-std=c++17", "-O0", "-ffp-contract=off", "-fsanitize=address", "-pthread", "-fPIC"]
+    kernels = [CSRC / "cuda.cu", TESTS / "device_on_cpu.cpp"]
+    program = [TESTS / "backend_on_cpu.cpp", *(BACKEND / f"{name}.cpp" for name in SOURCES), CSRC / "cpu.cpp"]
+
+    def compiled(source: Path) -> Path:
+        target = folder / f"{source.name}.o"
+        subprocess.run(["g++", *flags, f"-I{TESTS}", "-x", "c++", "-c", source, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        units = list(threads.map(compiled, [*program, *kernels]))
+    library = ["-shared", *units[len(program) :], "-o", folder / "libexposure_kernels_cuda.so"]
+    for rest in (library, [*units[: len(program)], "-ldl", "-o", folder / "backend"]):
+        subprocess.run(["g++", *flags, *rest], check=True)
     return folder
 
 

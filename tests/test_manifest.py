@@ -13,7 +13,7 @@ import openvino
 import pytest
 import torch
 from conftest import PROJECT
-from test_networks import variant
+from test_nafnet import small_naf
 
 from exposure.assets import CHECKPOINT
 from exposure.client.server import ServerOptions, running_server
@@ -37,12 +37,10 @@ FOR_A5000 = {
 SMALL = Settings(frames=((96, 64),))
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small engine of its own, in a repository of its own."""
-    folder = tmp_path_factory.mktemp("engine")
-    save_checkpoint(variant(8, True), folder / "a.safetensors", CheckpointInfo(), dtype=torch.float32)
-    return build_engine.build(folder / "a.safetensors", "openvino", folder / "repository", SMALL)
+@pytest.fixture
+def engine(small_repository: Path) -> Path:
+    """A small engine, in a repository of its own."""
+    return small_repository / "denoiser" / "1" / "openvino"
 
 
 @pytest.fixture
@@ -112,7 +110,7 @@ def edit(folder: Path, **runs_on: str) -> None:
 
 
 def test_a_good_engine_is_trusted(engine: Path, server_says: Callable[..., str]) -> None:
-    assert trusted_manifest(engine, "openvino").network == "UNet"
+    assert trusted_manifest(engine, "openvino").network == "NAFNet"
     assert server_says(engine) == "trusted"
 
 
@@ -128,7 +126,7 @@ def test_files_are_held_against_their_hashes(
     elif spoil == "truncated":
         del content[-100:]
     elif spoil == "swapped":  # by the one of another checkpoint, of the same size
-        save_checkpoint(variant(8, True, 4), tmp_path / "b.safetensors", CheckpointInfo(), dtype=torch.float16)
+        save_checkpoint(small_naf(8, True), tmp_path / "b.safetensors", CheckpointInfo(), dtype=torch.float16)
         other = build_engine.build(tmp_path / "b.safetensors", "openvino", tmp_path / "other", SMALL)
         assert (other / "model.bin").stat().st_size == len(content)
         content = bytearray((other / "model.bin").read_bytes())
@@ -161,7 +159,7 @@ def test_the_server_ends_its_start_with_the_sentence(copied: Path) -> None:
 
 
 def test_another_checkpoint_is_refused(engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = engine.parents[3] / "a.safetensors"
+    own = engine.parents[3] / "small.safetensors"
     assert trusted_manifest(engine, "openvino", own)
     with pytest.raises(EngineError, match=r"was built from the checkpoint of SHA-256 [0-9a-f]{12}\.\.\., and .* is"):
         trusted_manifest(engine, "openvino", CHECKPOINT)

@@ -46,6 +46,11 @@ def naf(
     return network.eval()
 
 
+def small_naf(inputs: int, adaptive: bool) -> NAFNet:
+    """Every kind of layer, once: tracing takes seconds for each block."""
+    return naf(inputs, adaptive, 4, (0,), 1, (0,))
+
+
 def described(state: dict[str, Tensor], levels: int, x: Tensor, image: Tensor) -> Tensor:
     """The network once more, from the paper's text and figure 3, and the published parameter names."""
 

@@ -20,7 +20,7 @@ import torch
 import tritonclient.grpc as grpc
 from conftest import CFAS, dslr, shared_memory
 from numpy.typing import NDArray
-from test_networks import variant
+from test_nafnet import small_naf
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from exposure import Sensor, denoise, load_checkpoint, pack, unpack
@@ -224,28 +224,28 @@ def test_an_absent_server_is_one_sentence() -> None:
             client.probe()
 
 
-def test_a_taken_port_is_one_sentence(repository: Path) -> None:
+def test_a_taken_port_is_one_sentence(small_repository: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        options = ServerOptions(repository, **{**FREE, "grpc_port": port})
+        options = ServerOptions(small_repository, **{**FREE, "grpc_port": port})
         with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* try another --grpc-port"):
             running_server(options).__enter__()
 
 
-def test_a_missing_engine_is_one_sentence(tmp_path: Path, repository: Path) -> None:
+def test_a_missing_engine_is_one_sentence(tmp_path: Path, small_repository: Path) -> None:
     with pytest.raises(ServerError, match="not a model repository"):
         running_server(ServerOptions(tmp_path, **FREE)).__enter__()
     copy = tmp_path / "repository"
-    shutil.copytree(repository, copy, ignore=shutil.ignore_patterns("openvino"))
+    shutil.copytree(small_repository, copy, ignore=shutil.ignore_patterns("openvino"))
     with pytest.raises(ServerError, match=r"no engine in .*; build one with: python export/build_engine\.py"):
         running_server(ServerOptions(copy, **FREE)).__enter__()
 
 
-def test_a_broken_engine_is_told_at_start(tmp_path: Path, repository: Path) -> None:
+def test_a_broken_engine_is_told_at_start(tmp_path: Path, small_repository: Path) -> None:
     copy = tmp_path / "repository"
-    shutil.copytree(repository, copy)
+    shutil.copytree(small_repository, copy)
     (copy / "denoiser" / "1" / "openvino" / "model.bin").write_bytes(b"cut short")
     before = shared_memory()
     with pytest.raises(ServerError, match=r"model\.bin is not the file that was built") as caught:
@@ -255,10 +255,10 @@ def test_a_broken_engine_is_told_at_start(tmp_path: Path, repository: Path) -> N
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_serve_stops_cleanly(repository: Path, how: signal.Signals) -> None:
+def test_serve_stops_cleanly(small_repository: Path, how: signal.Signals) -> None:
     before = shared_memory()
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
-    command = [sys.executable, "-m", "exposure.client.command", "serve", "--repository", str(repository), *ports]
+    command = [sys.executable, "-m", "exposure.client.command", "serve", "--repository", str(small_repository), *ports]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -326,9 +326,9 @@ def test_a_full_shared_memory_means_grpc(client: Client, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(("change", "flag"), [({"grpc_port": 70000}, "--grpc-port"), ({"host": "8.8.8.8"}, "--host")])
-def test_an_impossible_address_is_one_sentence(repository: Path, change: dict[str, Any], flag: str) -> None:
+def test_an_impossible_address_is_one_sentence(small_repository: Path, change: dict[str, Any], flag: str) -> None:
     with pytest.raises(ServerError, match=rf"cannot listen on .*; try another {flag}"):
-        running_server(ServerOptions(repository, **{**FREE, **change})).__enter__()
+        running_server(ServerOptions(small_repository, **{**FREE, **change})).__enter__()
 
 
 def test_random_requests_do_no_harm(address: str) -> None:
@@ -386,27 +386,35 @@ def _odd_tensor(random: np.random.Generator, good: NDArray[Any]) -> NDArray[Any]
     return random.choice(ends, size=shape)
 
 
-@pytest.mark.parametrize("instances", [1, 2])
-def test_concurrent_requests_do_not_mix(tmp_path: Path, repository: Path, instances: int) -> None:
-    """Clients of different frame sizes at once, with one and two instances of each model: everyone gets their own."""
-    copy = tmp_path / "repository"
-    shutil.copytree(repository, copy)
-    for config in [*copy.glob("*/config.pbtxt"), *copy.glob("*/configs/cpu.pbtxt")]:
-        config.write_text(config.read_text().replace("KIND_CPU count: 1", f"KIND_CPU count: {instances}"))
+def _mixed(address: str, requests: int) -> None:
+    """Clients of different frame sizes at once: everyone gets their own."""
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
     mosaics = [dark((32 + 16 * i, 96 - 16 * i), sensor, seed=i) for i in range(4)]
+
+    def ask(i: int, times: int = requests) -> list[NDArray[np.uint16]]:
+        with Client(address) as client:
+            return [client.denoise(mosaics[i], sensor, ratio=50, gain=3, passes=2, seed=i) for _ in range(times)]
+
+    alone = [ask(i, 1)[0] for i in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        for own, answers in zip(alone, threads.map(ask, range(4)), strict=True):
+            for answer in answers:
+                # threads of an instance decide how the engine sums: its rounding, and a draw that this tips over
+                assert np.mean(abs(answer.astype(int) - own) > 1) < 0.02
+
+
+def test_concurrent_requests_do_not_mix(address: str) -> None:
+    _mixed(address, 6)
+
+
+def test_concurrent_requests_do_not_mix_with_two_instances(tmp_path: Path, small_repository: Path) -> None:
+    """Of each model; their network is quick, so there are more requests."""
+    copy = tmp_path / "repository"
+    shutil.copytree(small_repository, copy)
+    for config in [*copy.glob("*/config.pbtxt"), *copy.glob("*/configs/cpu.pbtxt")]:
+        config.write_text(config.read_text().replace("KIND_CPU count: 1", "KIND_CPU count: 2"))
     with running_server(ServerOptions(copy, **FREE)) as server:
-
-        def ask(i: int) -> list[NDArray[np.uint16]]:
-            with Client(server.address) as client:
-                return [client.denoise(mosaics[i], sensor, ratio=50, gain=3, passes=2, seed=i) for _ in range(6)]
-
-        alone = [ask(i)[0] for i in range(4)]
-        with ThreadPoolExecutor(4) as threads:
-            for own, answers in zip(alone, threads.map(ask, range(4)), strict=True):
-                for answer in answers:
-                    # threads of an instance decide how the engine sums: its rounding, and a draw that this tips over
-                    assert np.mean(abs(answer.astype(int) - own) > 1) < 0.02
+        _mixed(server.address, 50)
 
 
 @pytest.mark.parametrize("shape", [(707328, 26079476669536), (8388640, 2199014866976), (2**31, 2**31)])
@@ -433,7 +441,7 @@ def test_more_electrons_than_can_be_counted_are_refused(address: str) -> None:
 
 def test_a_concat_origin_network_is_served(tmp_path: Path) -> None:
     """A 12-channel checkpoint in a repository of its own: the ensembles hand it the packed input as well."""
-    network = variant(12, True)
+    network = small_naf(12, True)
     save_checkpoint(network, tmp_path / "c.safetensors", CheckpointInfo(photon_unit=900.0), dtype=torch.float32)
     build(tmp_path / "c.safetensors", "openvino", tmp_path / "repository", Settings(frames=((96, 64),)))
     loaded = load_checkpoint(tmp_path / "c.safetensors")
