@@ -129,7 +129,7 @@ def test_half_arithmetic_is_that_of_half_tensors(network: Network, crop: Crop) -
 
 def test_the_shipped_network_needs_its_island(network: Network, scene: Scene) -> None:
     """Measured, not believed: the end of the body in FP16 is not good enough, in FP32 it is."""
-    with pytest.raises(GraphError, match="at most 4 DN are allowed|at least 80 dB is needed"):
+    with pytest.raises(GraphError, match=r"at most 4 DN are allowed|at least 80 dB is needed"):
         pass_gate(network, half_runner(network, []), "f16", [scene], "without")
     assert pass_gate(network, half_runner(network, ["conv9_2"]), "f16", [scene], "with")
 
