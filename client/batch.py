@@ -157,28 +157,40 @@ class Batch:
             content = manifest.content_of(source.path)
         except OSError as error:
             raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
-        if not self.overwrite and self._manifest.holds(content, self._settings, targets):
+        made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
+        if made_by is not None and made_by == self._checkpoint():
             return Outcome(source.path, HELD, tuple(targets))
         targets[0].parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
-        self._client = client = self.client()
+        checkpoint = self._checkpoint()
         with self._room(), manifest.claimed(targets):
             self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
             try:
-                exposed = self._exposed(client, file, choice)
+                exposed = self._exposed(file, choice, checkpoint)
                 with self._writing:
                     self._write(file, exposed, choice, targets)
             finally:
                 self._manifest.abandon(targets)
-            self._manifest.finish(targets)
+            self._manifest.finish(targets, checkpoint)
         seconds = time.monotonic() - started
         return Outcome(source.path, DONE, tuple(targets), "", choice, file.mosaic.size / 1e6, seconds)
 
-    def _exposed(self, client: Client, file: RawFile, choice: Choice) -> output.Exposed:
+    def _checkpoint(self) -> str:
+        """What the servers run; asked for each file, since servers may be started anew meanwhile.
+
+        Servers that differ, or do not answer, end the batch.
+        """
+        self._client = self.client()
+        try:
+            return self._client.checkpoint()
+        except ServerError as error:
+            raise ServerGoneError(str(error)) from error
+
+    def _exposed(self, file: RawFile, choice: Choice, checkpoint: str) -> output.Exposed:
         with self._asking:
-            denoised: NDArray[np.uint16] = client.denoise(
+            denoised: NDArray[np.uint16] = self.client().denoise(
                 file.mosaic,
                 file.sensor,
                 ratio=choice.ratio,
@@ -187,6 +199,8 @@ class Batch:
                 seed=self.recipe.seed,
                 tile_done=self._progress,
             )
+        if self._checkpoint() != checkpoint:
+            raise ServerError("the server took another checkpoint meanwhile; the same command does this file again")
         return self.recipe.finish(file, denoised, choice)
 
     def _write(self, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]) -> None:

@@ -5,18 +5,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure.schedule import SERVED_PASSES
-from exposure.sensor import SMALLEST_SIDE, Sensor, check_tile
+from exposure.sensor import Sensor, check_tile
 
-from .connection import Access, Connection, Request, ServerError, ServerGoneError
+from .connection import Access, Connection, Request, ServerError, ServerGoneError, smallest_request
 from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
@@ -24,7 +24,6 @@ __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
 STAGES = ("pack", "denoiser", "expose", "unpack")
 TILE_PIXELS = 13_000_000  # of a request: what a server needs for it is in client/README.md
 IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -158,19 +157,24 @@ class Client:
 
     def probe(self) -> None:
         """Run the smallest request through every ensemble of every server. Raises ServerError when one fails."""
-        flat = np.full((SMALLEST_SIDE, SMALLEST_SIDE), 600, np.uint16)
-        small: dict[str, NDArray[Any]] = {
-            "CFA": np.array([[0, 1], [1, 2]], np.uint8),
-            "BLACK": np.full(4, 512, np.float32),
-            "WHITE": np.array([16383], np.float32),
-            "RATIO": np.array([2], np.float32),
-            "GAIN": np.array([1], np.float32),
-            "SEED": np.zeros(1, np.uint64),
-            "ORIGIN": np.zeros(2, np.int32),
-        }
         for connection in self._connections:
             for passes in SERVED_PASSES:
-                connection.infer(Request(f"exposure_{passes}", flat, small))
+                connection.infer(smallest_request(f"exposure_{passes}"))
+
+    def checkpoint(self) -> str:
+        """SHA-256, hexadecimal, of the checkpoint that the servers run; "" where their repository is too old to tell.
+
+        Raises ServerError also where servers differ: chance would decide which of them makes a result.
+        """
+        told = {}
+        for connection in self._connections:
+            if connection.resting_until <= time.monotonic():
+                with suppress(ServerGoneError):
+                    told[connection.checkpoint()] = connection.address
+        if len(told) > 1:
+            which = ", ".join(f"{address} runs {digest[:12] or 'one'}..." for digest, address in told.items())
+            raise ServerError(f"the servers run different checkpoints ({which}); give those of one to --server")
+        return next(iter(told)) if told else self._patiently(Connection.checkpoint)
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds that each of the four models has spent computing since the servers started."""
@@ -206,12 +210,15 @@ class Client:
         return frame
 
     def _infer(self, request: Request) -> NDArray[np.uint16]:
+        return self._patiently(lambda connection: connection.infer(request))
+
+    def _patiently(self, ask: Callable[[Connection], T]) -> T:
         """Ask the least busy server; where it is gone, another, or the same again after a pause."""
         deadline = time.monotonic() + self._patience_s
         while True:
             with self._least_busy() as connection:
                 try:
-                    return connection.infer(request)
+                    return ask(connection)
                 except ServerGoneError:
                     untried = any(one.resting_until == 0 for one in self._connections)
                     known = any(one.has_answered for one in self._connections)
@@ -260,6 +267,10 @@ class AsyncClient:
     async def is_ready(self) -> bool:
         """`Client.is_ready`."""
         return await asyncio.to_thread(self._client.is_ready)
+
+    async def checkpoint(self) -> str:
+        """`Client.checkpoint`."""
+        return await asyncio.to_thread(self._client.checkpoint)
 
     async def stage_seconds(self) -> dict[str, float]:
         """`Client.stage_seconds`."""
