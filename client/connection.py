@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,13 +53,37 @@ class ServerGoneError(ServerError):
 class Access:
     """How a server is reached. tls: encrypt, trusting the system's authorities or those in `authorities` (PEM).
 
+    certificate, key: who we are (PEM, both or none), for servers that ask; they and `authorities` imply tls.
     headers: sent with each call, such as {"authorization": "Bearer TOKEN"}. timeout_s: deadline of one request.
     """
 
     timeout_s: float = 600.0
     tls: bool = False
     authorities: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.authorities is not None and not os.access(self.authorities, os.R_OK):
+            raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
+        if self.certificate is None and self.key is None:
+            return
+        if self.certificate is None or self.key is None:
+            raise ServerError("a client certificate and its key belong together; give both or none")
+        try:  # gRPC would tell a wrong pair as a server that does not answer
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.certificate, self.key, password=b"")
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror or error
+            raise ServerError(
+                f"{self.certificate} and {self.key} cannot be used ({str(reason).lower()}); they must be a certificate "
+                "and its key, unencrypted, as PEM"
+            ) from error
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.tls or self.authorities is not None or self.certificate is not None
 
 
 @dataclass(frozen=True)
@@ -97,12 +122,12 @@ class Connection:
         self.has_answered = False
         self._pause_s = PAUSES_S[0]
         self._access = access
-        if access.authorities is not None and not os.access(access.authorities, os.R_OK):
-            raise ServerError(f"{access.authorities} cannot be read; it must hold the authorities to trust, as PEM")
         self._grpc = grpc.InferenceServerClient(
             address,
-            ssl=access.tls or access.authorities is not None,
-            root_certificates=None if access.authorities is None else str(access.authorities),
+            ssl=access.encrypts,
+            root_certificates=access.authorities,  # paths
+            certificate_chain=access.certificate,
+            private_key=access.key,
             channel_args=CHANNEL,
         )
         self._lock = threading.Lock()
@@ -205,9 +230,10 @@ class Connection:
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
             if "UNAVAILABLE" in status:
-                raise ServerGoneError(
-                    f"no exposure server answers at {self.address}; start one with: exposure serve"
-                ) from error
+                hint = "start one with: exposure serve"
+                if self._access.encrypts:  # gRPC does not tell why it was hung up on
+                    hint = "one that knows its clients by certificate answers no other; see --client-certificate"
+                raise ServerGoneError(f"no exposure server answers at {self.address}; {hint}") from error
             if "DEADLINE" in status:
                 raise ServerError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"

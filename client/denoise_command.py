@@ -174,6 +174,8 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
     reach = {
         "tls": options.tls,
         "authorities": options.ca,
+        "certificate": options.client_certificate,
+        "key": options.client_key,
         "headers": _headers(options.header),
         "tile_pixels": round(1e6 * options.tile),
         "timeout_s": options.timeout,
@@ -219,6 +221,10 @@ def add_server_flags(this: Any) -> None:
     )
     reach.add_argument("--tls", action="store_true", help="encrypt, trusting the system's authorities")
     reach.add_argument("--ca", type=Path, metavar="PEM", help="encrypt, trusting these authorities")
+    reach.add_argument(
+        "--client-certificate", type=Path, metavar="PEM", help="encrypt, and tell a server that asks who we are"
+    )
+    reach.add_argument("--client-key", type=Path, metavar="PEM", help="the key of that certificate, unencrypted")
     reach.add_argument(
         "--header",
         action="append",

@@ -31,7 +31,7 @@ class Client:
     """Talks to servers that hold the exposure_N ensembles (contract: model_repository/README.md).
 
     address: HOST:PORT of a gRPC service, or several, between which requests are balanced.
-    timeout_s: deadline of one request. tls, authorities, headers: see `Access`.
+    timeout_s: deadline of one request. tls, authorities, certificate, key, headers: see `Access`.
     tile_pixels: larger frames are sent in tiles of at most so many pixels. in_flight: requests at once to each server.
     patience_s: how long a request waits for servers that have answered before and are gone now.
     shared_memory: whether frames go through it to servers on this machine.
@@ -47,6 +47,8 @@ class Client:
         timeout_s: float = 600.0,
         tls: bool = False,
         authorities: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
         headers: Mapping[str, str] | None = None,
         tile_pixels: int = TILE_PIXELS,
         in_flight: int = IN_FLIGHT,
@@ -58,7 +60,7 @@ class Client:
             raise ServerError(f"{len(addresses)} servers with {in_flight} requests each; at least 1 and 1 are needed")
         if tile_pixels < SMALLEST_TILE:
             raise ServerError(f"the tile bound is {tile_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
-        access = Access(timeout_s, tls, authorities, dict(headers or {}))
+        access = Access(timeout_s, tls, authorities, certificate, key, dict(headers or {}))
         self.address = ",".join(addresses)
         self._connections = [Connection(one, access) for one in addresses]
         if not shared_memory:
