@@ -4,8 +4,9 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -68,7 +69,8 @@ class Client:
         self._tile_pixels, self._in_flight, self._patience_s = tile_pixels, in_flight, patience_s
         self._busy = dict.fromkeys(self._connections, 0)
         self._choosing = threading.Lock()
-        self._threads = ThreadPoolExecutor(in_flight * len(addresses), "exposure-request")
+        self.most_requests = in_flight * len(addresses)  # at once, to all servers
+        self._threads = ThreadPoolExecutor(self.most_requests, "exposure-request")
 
     @property
     def shared_memory(self) -> bool:
@@ -206,6 +208,8 @@ class Client:
                 frame[tile.kept_rows, tile.kept_columns] = part.result()[tile.kept]
                 if tile_done is not None:
                     tile_done(frame[tile.kept_rows, tile.kept_columns].size / frame.size)
+        except CancelledError as error:
+            raise ServerError("the client is closed") from error
         finally:
             for part in parts:
                 part.cancel()
@@ -245,12 +249,14 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio: the same arguments and calls, awaited.
 
-    Frames are copied and checked in threads, where they do not hold the event loop up. Cancelling a call abandons its
-    answer; `close` ends its requests.
+    Frames are copied and checked in threads of its own, one for each request that may be in flight, where they do not
+    hold the event loop up; asyncio's own threads are few, and other people's. Cancelling a call abandons its answer;
+    `close` ends its requests.
     """
 
     def __init__(self, address: str | Sequence[str], **options: Any) -> None:
         self._client = Client(address, **options)
+        self._threads = ThreadPoolExecutor(self._client.most_requests, "exposure-frame")
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -260,11 +266,17 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End what still runs; give shared memory and the connections back."""
-        await asyncio.to_thread(self._client.close)
+        await asyncio.to_thread(self._client.close)  # then calls that still wait for a thread end at once
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
         """`Client.denoise`."""
-        return await asyncio.to_thread(self._client.denoise, mosaic, sensor, **physics)
+        call = partial(self._client.denoise, mosaic, sensor, **physics)
+        try:
+            answer = self._threads.submit(call)
+        except RuntimeError as error:
+            raise ServerError("the client is closed") from error
+        return await asyncio.wrap_future(answer)
 
     async def is_ready(self) -> bool:
         """`Client.is_ready`."""

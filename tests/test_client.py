@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from test_server import FREE, dark
 import exposure.client.server as launcher
 from exposure import Sensor
 from exposure.client import AsyncClient, Client, ServerError, ServerGoneError, command, denoise_command
+from exposure.client.connection import Connection, Request
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
@@ -158,6 +160,42 @@ def test_asyncio(address: str) -> None:
     with Client(address) as client:
         for mosaic, answer in zip(mosaics, asyncio.run(all_at_once()), strict=True):
             np.testing.assert_array_equal(answer, client.denoise(mosaic, SENSOR, **PHYSICS))
+
+
+def test_asyncio_keeps_as_many_requests_in_flight_as_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than asyncio has threads: each request waits here until all are there."""
+    wanted = (os.cpu_count() or 1) + 8
+    together, infer = threading.Barrier(wanted), Connection.infer
+
+    def met(self: Connection, request: Request) -> Any:
+        together.wait(timeout=30)
+        return infer(self, request)
+
+    async def all_at_once() -> list[Any]:
+        async with AsyncClient(address, in_flight=wanted) as client:
+            mosaics = (dark((32, 32), SENSOR, seed=i) for i in range(wanted))
+            return await asyncio.gather(*(client.denoise(mosaic, SENSOR, **PHYSICS) for mosaic in mosaics))
+
+    monkeypatch.setattr(Connection, "infer", met)
+    assert len(asyncio.run(all_at_once())) == wanted
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("exposure-")]
+
+
+def test_asyncio_closes_under_its_calls(address: str) -> None:
+    """Calls that run, wait for a thread or come later: all end, with one sentence."""
+
+    async def closed() -> list[Any]:
+        client = AsyncClient(address, in_flight=2)
+        calls = [asyncio.ensure_future(client.denoise(dark((512, 512), SENSOR), SENSOR, **PHYSICS)) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        await client.close()
+        calls.append(asyncio.ensure_future(client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    answers = [answer for answer in asyncio.run(closed()) if not isinstance(answer, np.ndarray)]
+    assert len(answers) >= 9
+    assert {type(answer) for answer in answers} == {ServerError}
+    assert "the client is closed" in str(answers[-1])
 
 
 def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
