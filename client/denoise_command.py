@@ -104,6 +104,8 @@ class Report:
             tqdm.write(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
             for path in outcome.results:
                 tqdm.write(f"  {path}" if outcome.status == DONE else f"  would write {path}")
+            if outcome.warning:
+                self._say(f"exposure: {outcome.source}: {outcome.warning}")
 
     def summary(self) -> None:
         """Counts, time and the files that failed, for more than one file."""
