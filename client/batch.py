@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest, output
-from .connection import ServerError, ServerGoneError
+from .access import ServerError, ServerGoneError
 from .inputs import Source
 from .rawfile import RawFile, RawFileError
 from .reader import Readers, readers

@@ -1,15 +1,12 @@
 """One Triton server: requests over gRPC, frames through shared memory where the server is on this machine."""
 
 import contextlib
-import os
 import re
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -21,6 +18,7 @@ from tritonclient.utils import InferenceServerException
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE
 
+from .access import Access, ServerError, ServerGoneError
 from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
 TYPES = {"uint8": "UINT8", "uint16": "UINT16", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
@@ -39,51 +37,6 @@ CHANNEL = (
 UNTOLD = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
 T = TypeVar("T")
-
-
-class ServerError(RuntimeError):
-    """The server is absent, failed or refused; the message is one sentence."""
-
-
-class ServerGoneError(ServerError):
-    """No server answers, now: the same request may succeed later or elsewhere."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """How a server is reached. tls: encrypt, trusting the system's authorities or those in `authorities` (PEM).
-
-    certificate, key: who we are (PEM, both or none), for servers that ask; they and `authorities` imply tls.
-    headers: sent with each call, such as {"authorization": "Bearer TOKEN"}. timeout_s: deadline of one request.
-    """
-
-    timeout_s: float = 600.0
-    tls: bool = False
-    authorities: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.authorities is not None and not os.access(self.authorities, os.R_OK):
-            raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
-        if self.certificate is None and self.key is None:
-            return
-        if self.certificate is None or self.key is None:
-            raise ServerError("a client certificate and its key belong together; give both or none")
-        try:  # gRPC would tell a wrong pair as a server that does not answer
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.certificate, self.key, password=b"")
-        except OSError as error:
-            reason = getattr(error, "reason", None) or error.strerror or error
-            raise ServerError(
-                f"{self.certificate} and {self.key} cannot be used ({str(reason).lower()}); they must be a certificate "
-                "and its key, unencrypted, as PEM"
-            ) from error
-
-    @property
-    def encrypts(self) -> bool:
-        """Whether TLS is spoken."""
-        return self.tls or self.authorities is not None or self.certificate is not None
 
 
 @dataclass(frozen=True)

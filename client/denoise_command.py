@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from exposure.schedule import SERVED_PASSES
 
+from .access import ServerError, ServerGoneError
 from .batch import DONE, FAILED, HELD, PLANNED, Batch, Outcome
-from .connection import ServerError, ServerGoneError
 from .inputs import find_sources
 from .output import FORMATS
 from .recipe import Recipe

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, check_tile
 
-from .connection import Access, Connection, Request, ServerError, ServerGoneError, smallest_request
+from .access import Access, ServerError, ServerGoneError
+from .connection import Connection, Request, smallest_request
 from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
