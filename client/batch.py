@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import manifest, output
-from .connection import ServerError, ServerGoneError
+from .access import ServerError, ServerGoneError
 from .inputs import Source
 from .rawfile import RawFile, RawFileError
 from .reader import Readers, readers
 from .recipe import Choice, Recipe
+from .sidecar import Sidecars, with_sidecars, write_copies
 from .triton import Client
 
 READERS = 2
@@ -36,7 +37,10 @@ class OutputError(OSError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: one of DONE, HELD, FAILED and PLANNED, and the sentence or the results."""
+    """What became of one file: one of DONE, HELD, FAILED and PLANNED, and the sentence or the results.
+
+    warning: a sentence about what was left out.
+    """
 
     source: Path
     status: str
@@ -45,6 +49,7 @@ class Outcome:
     choice: Choice | None = None
     megapixels: float = 0.0
     seconds: float = 0.0
+    warning: str = ""
 
     def as_json(self) -> str:
         """One line for scripts."""
@@ -55,7 +60,8 @@ class Outcome:
         }
         if self.choice is not None:
             told |= {**asdict(self.choice), "megapixels": round(self.megapixels, 3), "seconds": round(self.seconds, 3)}
-        return json.dumps(told | ({"reason": self.reason} if self.reason else {}))
+        remarks = {"reason": self.reason, "warning": self.warning}
+        return json.dumps(told | {name: remark for name, remark in remarks.items() if remark})
 
 
 class Watcher(Protocol):
@@ -150,35 +156,56 @@ class Batch:
         targets = source.targets(self.out, self.recipe.formats, self.recipe.preview)
         self._refuse_collisions(source, targets)
         if self.dry_run:
-            file = self._readers.read(source.path)
-            choice = self.recipe.choose(file, self._long)
-            return Outcome(source.path, PLANNED, tuple(targets), "", choice, file.mosaic.size / 1e6)
+            file, choice, sidecars = self._chosen(source, targets)
+            return Outcome(
+                source.path, PLANNED, tuple(targets), "", choice, file.mosaic.size / 1e6, warning=sidecars.warning
+            )
         try:
             content = manifest.content_of(source.path)
         except OSError as error:
             raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
-        if not self.overwrite and self._manifest.holds(content, self._settings, targets):
+        made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
+        if made_by is not None and made_by == self._checkpoint():
             return Outcome(source.path, HELD, tuple(targets))
         targets[0].parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        file = self._readers.read(source.path)
-        choice = self.recipe.choose(file, self._long)
-        self._client = client = self.client()
-        with self._room(), manifest.claimed(targets):
+        file, choice, sidecars = self._chosen(source, targets)
+        checkpoint = self._checkpoint()
+        with self._room(), manifest.claimed([*targets, *sidecars.copies]):
             self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
             try:
-                exposed = self._exposed(client, file, choice)
+                exposed = self._exposed(file, choice, checkpoint)
                 with self._writing:
                     self._write(file, exposed, choice, targets)
+                    write_copies(sidecars)
             finally:
                 self._manifest.abandon(targets)
-            self._manifest.finish(targets)
+            self._manifest.finish(targets, checkpoint)
         seconds = time.monotonic() - started
-        return Outcome(source.path, DONE, tuple(targets), "", choice, file.mosaic.size / 1e6, seconds)
+        return Outcome(source.path, DONE, tuple(targets), "", choice, file.mosaic.size / 1e6, seconds, sidecars.warning)
 
-    def _exposed(self, client: Client, file: RawFile, choice: Choice) -> output.Exposed:
+    def _chosen(self, source: Source, targets: Sequence[Path]) -> tuple[RawFile, Choice, Sidecars]:
+        """The file, what is asked for it, and what lies beside it, which a DNG takes along."""
+        file = self._readers.read(source.path)
+        choice = self.recipe.choose(file, self._long)
+        results = [target for target in targets if target.suffix == ".dng"]
+        sidecars = with_sidecars(file, results[0]) if results else Sidecars(file)
+        return sidecars.file, choice, sidecars
+
+    def _checkpoint(self) -> str:
+        """What the servers run; asked for each file, since servers may be started anew meanwhile.
+
+        Servers that differ, or do not answer, end the batch.
+        """
+        self._client = self.client()
+        try:
+            return self._client.checkpoint()
+        except ServerError as error:
+            raise ServerGoneError(str(error)) from error
+
+    def _exposed(self, file: RawFile, choice: Choice, checkpoint: str) -> output.Exposed:
         with self._asking:
-            denoised: NDArray[np.uint16] = client.denoise(
+            denoised: NDArray[np.uint16] = self.client().denoise(
                 file.mosaic,
                 file.sensor,
                 ratio=choice.ratio,
@@ -187,6 +214,8 @@ class Batch:
                 seed=self.recipe.seed,
                 tile_done=self._progress,
             )
+        if self._checkpoint() != checkpoint:
+            raise ServerError("the server took another checkpoint meanwhile; the same command does this file again")
         return self.recipe.finish(file, denoised, choice)
 
     def _write(self, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]) -> None:

@@ -1,16 +1,14 @@
 """One Triton server: requests over gRPC, frames through shared memory where the server is on this machine."""
 
 import contextlib
-import os
 import re
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tritonclient.grpc as grpc
@@ -18,10 +16,12 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from exposure.schedule import SERVED_PASSES
+from exposure.sensor import SMALLEST_SIDE
 
+from .access import Access, ServerError, ServerGoneError
 from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
-TYPES = {"uint8": "UINT8", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
+TYPES = {"uint8": "UINT8", "uint16": "UINT16", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
 READY_TIMEOUT_S = 5.0
 PAUSES_S = (0.1, 5.0)  # before a server that failed is asked again: at first, and at most
 CHANNEL = (
@@ -34,28 +34,9 @@ CHANNEL = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
+UNTOLD = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
-
-
-class ServerError(RuntimeError):
-    """The server is absent, failed or refused; the message is one sentence."""
-
-
-class ServerGoneError(ServerError):
-    """No server answers, now: the same request may succeed later or elsewhere."""
-
-
-@dataclass(frozen=True)
-class Access:
-    """How a server is reached. tls: encrypt, trusting the system's authorities or those in `authorities` (PEM).
-
-    headers: sent with each call, such as {"authorization": "Bearer TOKEN"}. timeout_s: deadline of one request.
-    """
-
-    timeout_s: float = 600.0
-    tls: bool = False
-    authorities: Path | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -65,6 +46,20 @@ class Request:
     model: str
     mosaic: NDArray[np.uint16]
     small: Mapping[str, NDArray[Any]]
+
+
+def smallest_request(model: str) -> Request:
+    """A request that costs nothing, for an ensemble or for `pack`."""
+    small: dict[str, NDArray[Any]] = {
+        "CFA": np.array([[0, 1], [1, 2]], np.uint8),
+        "BLACK": np.full(4, 512, np.float32),
+        "WHITE": np.array([16383], np.float32),
+        "RATIO": np.array([2], np.float32),
+        "GAIN": np.array([1], np.float32),
+        "SEED": np.zeros(1, np.uint64),
+        "ORIGIN": np.zeros(2, np.int32),
+    }
+    return Request(model, np.full((SMALLEST_SIDE, SMALLEST_SIDE), 600, np.uint16), small)
 
 
 class Connection:
@@ -80,12 +75,12 @@ class Connection:
         self.has_answered = False
         self._pause_s = PAUSES_S[0]
         self._access = access
-        if access.authorities is not None and not os.access(access.authorities, os.R_OK):
-            raise ServerError(f"{access.authorities} cannot be read; it must hold the authorities to trust, as PEM")
         self._grpc = grpc.InferenceServerClient(
             address,
-            ssl=access.tls or access.authorities is not None,
-            root_certificates=None if access.authorities is None else str(access.authorities),
+            ssl=access.encrypts,
+            root_certificates=access.authorities,  # paths
+            certificate_chain=access.certificate,
+            private_key=access.key,
             channel_args=CHANNEL,
         )
         self._lock = threading.Lock()
@@ -106,23 +101,45 @@ class Connection:
 
     def infer(self, request: Request) -> NDArray[np.uint16]:
         """DENOISED. Raises ServerGoneError where another try may help, ServerError where it will not."""
+        return self._answered(lambda: self._infer(request))
+
+    def checkpoint(self) -> str:
+        """SHA-256 of the checkpoint that the server runs, "" where its repository is too old to tell.
+
+        Raises what `infer` raises.
+        """
+        return self._answered(self._checkpoint)
+
+    def _answered(self, ask: Callable[[], T]) -> T:
+        """An answer; after a failure the server rests."""
         try:
-            denoised = self._infer(request)
+            with self.translated():
+                answer = ask()
         except ServerGoneError:
             self.resting_until = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
             raise
         self.has_answered, self.resting_until, self._pause_s = True, 0.0, PAUSES_S[0]
-        return denoised
+        return answer
+
+    def _checkpoint(self) -> str:
+        request, output = smallest_request("pack"), grpc.InferRequestedOutput("CHECKPOINT")
+        inputs = _tensors({"MOSAIC": request.mosaic, **request.small})
+        try:
+            (text,) = self._call("pack", inputs, output).as_numpy("CHECKPOINT")
+        except InferenceServerException as error:
+            if not UNTOLD.search(str(error.message())):
+                raise
+            return ""
+        return bytes(text).decode()
 
     def _infer(self, request: Request) -> NDArray[np.uint16]:
-        with self.translated():
-            try:
-                return self._infer_once(request)
-            except InferenceServerException as error:
-                if not FORGOTTEN.search(str(error.message())):
-                    raise
-                return self._infer_once(request)  # the server was started anew since
+        try:
+            return self._infer_once(request)
+        except InferenceServerException as error:
+            if not FORGOTTEN.search(str(error.message())):
+                raise
+            return self._infer_once(request)  # the server was started anew since
 
     def _infer_once(self, request: Request) -> NDArray[np.uint16]:
         region = self._region(2 * request.mosaic.nbytes)
@@ -166,9 +183,10 @@ class Connection:
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
             if "UNAVAILABLE" in status:
-                raise ServerGoneError(
-                    f"no exposure server answers at {self.address}; start one with: exposure serve"
-                ) from error
+                hint = "start one with: exposure serve"
+                if self._access.encrypts:  # gRPC does not tell why it was hung up on
+                    hint = "one that knows its clients by certificate answers no other; see --client-certificate"
+                raise ServerGoneError(f"no exposure server answers at {self.address}; {hint}") from error
             if "DEADLINE" in status:
                 raise ServerError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"
@@ -184,11 +202,7 @@ class Connection:
             output.set_shared_memory(region.name, mosaic.nbytes, offset=mosaic.nbytes)
         else:
             large.set_data_from_numpy(mosaic)
-        inputs = [large]
-        for name, array in request.small.items():
-            inputs.append(grpc.InferInput(name, array.shape, TYPES[array.dtype.name]))
-            inputs[-1].set_data_from_numpy(array)
-        reply = self._call(request.model, inputs, output)
+        reply = self._call(request.model, [large, *_tensors(request.small)], output)
         if region is not None:
             return np.array(region.array(mosaic.shape, mosaic.nbytes))
         denoised: NDArray[np.uint16] = reply.as_numpy("DENOISED")
@@ -282,6 +296,14 @@ class Connection:
             if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
                 self._unregister(name)
         self._swept = True
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
+    tensors = []
+    for name, array in arrays.items():
+        tensors.append(grpc.InferInput(name, array.shape, TYPES[array.dtype.name]))
+        tensors[-1].set_data_from_numpy(array)
+    return tensors
 
 
 def is_this_machine(host: str) -> bool:

@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from exposure.schedule import SERVED_PASSES
 
+from .access import ServerError, ServerGoneError
 from .batch import DONE, FAILED, HELD, PLANNED, Batch, Outcome
-from .connection import ServerError, ServerGoneError
 from .inputs import find_sources
 from .output import FORMATS
 from .recipe import Recipe
@@ -104,6 +104,8 @@ class Report:
             tqdm.write(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
             for path in outcome.results:
                 tqdm.write(f"  {path}" if outcome.status == DONE else f"  would write {path}")
+            if outcome.warning:
+                self._say(f"exposure: {outcome.source}: {outcome.warning}")
 
     def summary(self) -> None:
         """Counts, time and the files that failed, for more than one file."""
@@ -174,6 +176,8 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
     reach = {
         "tls": options.tls,
         "authorities": options.ca,
+        "certificate": options.client_certificate,
+        "key": options.client_key,
         "headers": _headers(options.header),
         "tile_pixels": round(1e6 * options.tile),
         "timeout_s": options.timeout,
@@ -219,6 +223,10 @@ def add_server_flags(this: Any) -> None:
     )
     reach.add_argument("--tls", action="store_true", help="encrypt, trusting the system's authorities")
     reach.add_argument("--ca", type=Path, metavar="PEM", help="encrypt, trusting these authorities")
+    reach.add_argument(
+        "--client-certificate", type=Path, metavar="PEM", help="encrypt, and tell a server that asks who we are"
+    )
+    reach.add_argument("--client-key", type=Path, metavar="PEM", help="the key of that certificate, unencrypted")
     reach.add_argument(
         "--header",
         action="append",

@@ -1,4 +1,4 @@
-"""What is in an output folder and what it was made from: so that a batch goes on where it was, and no file is lost."""
+"""What is in an output folder, from what and by which network: so that a batch goes on, and no file is lost."""
 
 import contextlib
 import fcntl
@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS results (
     content TEXT NOT NULL,            -- SHA-256 of the source
     settings TEXT NOT NULL,           -- what was asked for, as JSON
     source TEXT NOT NULL,             -- path of the source
+    checkpoint TEXT,                  -- SHA-256 of the network that the server ran; '' where it did not tell
     size INTEGER,                     -- bytes of the result; NULL while it is being written
     written TEXT DEFAULT CURRENT_TIMESTAMP
 )
@@ -36,19 +37,21 @@ class Manifest:
         self._folder = folder
         self._path = folder / NAME
 
-    def holds(self, content: str, settings: str, targets: Sequence[Path]) -> bool:
-        """Whether all results of this source and these settings are there, whole."""
+    def made_by(self, content: str, settings: str, targets: Sequence[Path]) -> str | None:
+        """The checkpoint that made all results of this source and these settings; None unless all are there, whole."""
         if not self._path.exists():
-            return False
+            return None
+        checkpoints = set()
         with self._database() as database:
             for target in targets:
                 row = database.execute(
-                    "SELECT size FROM results WHERE target = ? AND content = ? AND settings = ?",
+                    "SELECT size, checkpoint FROM results WHERE target = ? AND content = ? AND settings = ?",
                     (self._name(target), content, settings),
                 ).fetchone()
                 if row is None or row[0] is None or not target.exists() or target.stat().st_size != row[0]:
-                    return False
-        return True
+                    return None
+                checkpoints.add(row[1])
+        return checkpoints.pop() if len(checkpoints) == 1 else None
 
     def begin(self, content: str, settings: str, source: Path, targets: Sequence[Path], *, overwrite: bool) -> None:
         """Note what is going to be written, before it is. Raises RawFileError where that would replace other things."""
@@ -66,12 +69,15 @@ class Manifest:
                     (self._name(target), content, settings, str(source)),
                 )
 
-    def finish(self, targets: Sequence[Path]) -> None:
-        """Note that the results are there, whole."""
+    def finish(self, targets: Sequence[Path], checkpoint: str) -> None:
+        """Note that the results are there, whole, and which network made them."""
         with self._database() as database:
             for target in targets:
                 size = target.stat().st_size
-                database.execute("UPDATE results SET size = ? WHERE target = ?", (size, self._name(target)))
+                database.execute(
+                    "UPDATE results SET size = ?, checkpoint = ? WHERE target = ?",
+                    (size, checkpoint, self._name(target)),
+                )
 
     def abandon(self, targets: Sequence[Path]) -> None:
         """Forget results that were never written."""
@@ -90,11 +96,19 @@ class Manifest:
         try:
             with contextlib.closing(sqlite3.connect(self._path, timeout=60)) as database, database:
                 database.execute(SCHEMA)
+                _add_checkpoint(database)
                 yield database
         except sqlite3.DatabaseError as error:
             raise OSError(
                 f"the manifest {self._path} cannot be used ({error}); without it, all is done anew"
             ) from error
+
+
+def _add_checkpoint(database: sqlite3.Connection) -> None:
+    """Earlier versions noted no checkpoint: nobody knows what made their results."""
+    if not any(column[1] == "checkpoint" for column in database.execute("PRAGMA table_info(results)")):
+        with contextlib.suppress(sqlite3.OperationalError):  # another thread or process did it at the same time
+            database.execute("ALTER TABLE results ADD COLUMN checkpoint TEXT")
 
 
 @contextlib.contextmanager

@@ -21,13 +21,14 @@ SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, MAKER_NOTE_SAFETY
     37500,
     50741,
 )
+XMP = 700
 PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
 LONG = 4  # TIFF field type
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # bytes of a TIFF field type
 MOST_ENTRIES, MOST_BYTES = 1000, 1 << 24  # of a directory, of a value; more is damage
 TIFF_MAGICS = (42, 0x4F52, 0x5352, 0x55)  # TIFF, Olympus (two), Panasonic
 # Descriptive tags of the first directory: TIFF, XMP, Windows, IPTC.
-DESCRIPTIVE = frozenset({270, 271, 272, 306, 315, 316, 700, 18246, 18249, 33432, 33723, *range(40091, 40096)})
+DESCRIPTIVE = frozenset({270, 271, 272, 306, 315, 316, XMP, 18246, 18249, 33432, 33723, *range(40091, 40096)})
 # What older cameras (TIFF/EP) write there too; its place in a DNG is EXIF.
 TIFF_EP = frozenset({33434, 33437, 34850, 34855, 36867, 36868, *range(37377, 37397)})
 # Maker notes whose offsets count from themselves: they may be moved.

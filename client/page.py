@@ -67,6 +67,15 @@ def show(client: Client, folder: Path, host: str, port: int) -> None:
             blocks.close(verbose=False)
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """What is kept while a tab shows a file. folder: of its results; denoised: the answer to what was `asked`."""
+
+    folder: Path
+    asked: tuple[object, ...]
+    denoised: NDArray[np.uint16]
+
+
 @dataclass
 class Shown:
     """What the page shows of one file; nothing of it where the file was refused."""
@@ -76,11 +85,11 @@ class Shown:
     histogram: pd.DataFrame | None = None
     timings: str = ""
     results: list[str] | None = None
-    folder: Path | None = None
+    kept: Kept | None = None
 
     def values(self) -> tuple[Any, ...]:
         """One for each output of `_layout`."""
-        return self.told, self.pair, self.histogram, self.timings, self.results, self.folder
+        return self.told, self.pair, self.histogram, self.timings, self.results, self.kept
 
 
 @dataclass
@@ -91,7 +100,7 @@ class Desk:
     readers: Readers
     folder: Path
 
-    def look(self, upload: str | None, earlier: Path | None) -> tuple[Any, ...]:
+    def look(self, upload: str | None, earlier: Kept | None) -> tuple[Any, ...]:
         """A file was dropped: what it says of itself, or why it is refused."""
         remove(earlier)
         if upload is None:
@@ -112,10 +121,13 @@ class Desk:
         passes: int,
         strength: float,
         formats: Sequence[str],
-        earlier: Path | None,
+        earlier: Kept | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio is asked for one
     ) -> tuple[Any, ...]:
-        """The button was pressed: the result, or why there is none."""
+        """The button was pressed: the result, or why there is none.
+
+        Where only strength or formats have changed, the server's earlier answer serves.
+        """
         remove(earlier)
         if upload is None:
             return Shown("drop a RAW file first").values()
@@ -128,34 +140,23 @@ class Desk:
                 strength=strength,
                 formats=tuple(formats),
             )
-            return self._exposed(Path(upload), recipe, folder, progress).values()
+            return self._exposed(Path(upload), recipe, folder, earlier, progress).values()
         except (ServerError, ValueError, OSError) as error:
-            remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             return Shown(_refusal(upload, error)).values()
 
-    def _exposed(self, path: Path, recipe: Recipe, folder: Path, progress: gr.Progress) -> Shown:
-        watch, shares = Stopwatch(), [0.0]
-
-        def tile_done(share: float) -> None:
-            shares.append(share)
-            progress(sum(shares), desc="the server computes")
-
+    def _exposed(self, path: Path, recipe: Recipe, folder: Path, earlier: Kept | None, progress: gr.Progress) -> Shown:
+        watch = Stopwatch()
         progress(0, desc="reading")
         with watch.timed("read the RAW file"):
             file = self.readers.read(path)
         with watch.timed("choose ratio and gain"):
             choice = recipe.choose(file)
-        progress(0, desc="the server computes")
-        with watch.request(f"request, {recipe.passes} passes", self.client):
-            denoised = self.client.denoise(
-                file.mosaic,
-                file.sensor,
-                ratio=choice.ratio,
-                gain=choice.gain,
-                passes=recipe.passes,
-                seed=recipe.seed,
-                tile_done=tile_done,
-            )
+        asked = (path, choice.ratio, choice.gain, recipe.passes, recipe.seed, self.client.checkpoint())
+        if earlier is not None and earlier.asked == asked:
+            denoised = earlier.denoised
+        else:
+            denoised = self._denoised(file, recipe, choice, watch, progress)
         progress(1, desc="writing")
         exposed = recipe.finish(file, denoised, choice)
         results = Source(path).targets(folder, recipe.formats, recipe.preview)
@@ -166,7 +167,29 @@ class Desk:
             pair = _pair(file, exposed, choice, folder)
         told = f"{_described(file)}\n{choice}"
         paths = [str(result) for result in results]
-        return Shown(told, pair, histogram(file, exposed, choice.ratio), _table(watch), paths, folder)
+        kept = Kept(folder, asked, denoised)
+        return Shown(told, pair, histogram(file, exposed, choice.ratio), _table(watch), paths, kept)
+
+    def _denoised(
+        self, file: RawFile, recipe: Recipe, choice: Choice, watch: Stopwatch, progress: gr.Progress
+    ) -> NDArray[np.uint16]:
+        shares = [0.0]
+
+        def tile_done(share: float) -> None:
+            shares.append(share)
+            progress(sum(shares), desc="the server computes")
+
+        progress(0, desc="the server computes")
+        with watch.request(f"request, {recipe.passes} passes", self.client):
+            return self.client.denoise(
+                file.mosaic,
+                file.sensor,
+                ratio=choice.ratio,
+                gain=choice.gain,
+                passes=recipe.passes,
+                seed=recipe.seed,
+                tile_done=tile_done,
+            )
 
 
 def histogram(file: RawFile, exposed: Exposed, ratio: float) -> pd.DataFrame:
@@ -221,10 +244,10 @@ def _target(target: str, ratio: float | None, ev: float | None) -> dict[str, Any
     return wanted[target]
 
 
-def remove(folder: Path | None) -> None:
+def remove(kept: Kept | None) -> None:
     """Remove the results that a page no longer shows."""
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
+    if kept is not None:
+        shutil.rmtree(kept.folder, ignore_errors=True)
 
 
 def _layout(desk: Desk) -> gr.Blocks:
@@ -239,7 +262,9 @@ def _layout(desk: Desk) -> gr.Blocks:
                 ev = gr.Number(5, label="stops above the exposure of the file", visible=False, elem_id="ev")
                 gain = gr.Number(0, label="Gain in DN per electron", info="0: from the file", elem_id="gain")
                 passes = gr.Radio(list(SERVED_PASSES), value=3, label="Passes", elem_id="passes")
-                strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="the rest is the brightened file")
+                strength = gr.Slider(
+                    0, 1, 1, step=0.05, label="Strength", info="the rest is the brightened file", elem_id="strength"
+                )
                 formats = gr.CheckboxGroup(list(FORMATS), value=["dng", "tiff"], label="Download as")
                 button = gr.Button("Expose", variant="primary", elem_id="expose")
             with gr.Column(scale=3):
@@ -257,11 +282,11 @@ def _layout(desk: Desk) -> gr.Blocks:
                         elem_id="histogram",
                     )
                     timings = gr.Markdown(elem_id="timings")
-        folder = gr.State(None, delete_callback=remove)
-        shown = [told, pair, plot, timings, results, folder]
+        kept = gr.State(None, delete_callback=remove)
+        shown = [told, pair, plot, timings, results, kept]
         settings = [target, ratio, ev, gain, passes, strength, formats]
-        gr.on([upload.upload, upload.clear], desk.look, [upload, folder], shown, api_visibility="private")
-        button.click(desk.expose, [upload, *settings, folder], shown, api_visibility="private")
+        gr.on([upload.upload, upload.clear], desk.look, [upload, kept], shown, api_visibility="private")
+        button.click(desk.expose, [upload, *settings, kept], shown, api_visibility="private")
         target.change(
             lambda chosen: (gr.update(visible=chosen == RATIO), gr.update(visible=chosen == EV)),
             target,

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, expose_short
 from exposure.sensor import Sensor, unpack
+from exposure.srgb import linear_light
 
 from .dng import write_dng
 from .output import whole
@@ -58,9 +59,7 @@ def _scene() -> NDArray[np.float32]:
     """The photograph as linear camera signal under D65, packed, [4, 256, 256], brightest just below white."""
     from skimage import data
 
-    srgb = data.astronaut() / 255.0
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    camera_rgb = np.clip(linear @ (XYZ_TO_CAMERA @ SRGB_TO_XYZ).T, 0, None)
+    camera_rgb = np.clip(linear_light(data.astronaut() / 255.0) @ (XYZ_TO_CAMERA @ SRGB_TO_XYZ).T, 0, None)
     scene = 0.98 * camera_rgb / camera_rgb.max()
     planes = [scene[row::2, column::2, SENSOR.cfa[row][column]] for row, column in SENSOR.planes]
     return np.stack(planes).astype(np.float32)

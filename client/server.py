@@ -138,14 +138,15 @@ def _check_engine(options: ServerOptions) -> None:
 
 def _with_ports(options: ServerOptions) -> ServerOptions:
     """Replace every port 0 by a free one, and refuse taken ones by name."""
+    wishes = {name: getattr(options, name) for name in ("grpc_port", "http_port", "metrics_port")}
     chosen: dict[str, int] = {}
     with contextlib.ExitStack() as held:  # all at once, so that no port is given twice
-        for name in ("grpc_port", "http_port", "metrics_port"):
-            wanted = getattr(options, name)
+        for name, wanted in sorted(wishes.items(), key=lambda wish: wish[1] == 0):  # no free one is one asked for
             trial = held.enter_context(socket.socket())
             trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 trial.bind((options.host, wanted))
+                trial.listen()  # else, with SO_REUSEADDR, another may be bound to the same port
             except (OSError, OverflowError) as error:
                 port_is_at_fault = isinstance(error, OverflowError) or error.errno in (errno.EADDRINUSE, errno.EACCES)
                 flag = "--" + name.replace("_", "-") if port_is_at_fault else "--host"

@@ -4,19 +4,21 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure.schedule import SERVED_PASSES
-from exposure.sensor import SMALLEST_SIDE, Sensor, check_tile
+from exposure.sensor import Sensor, check_tile
 
-from .connection import Access, Connection, Request, ServerError, ServerGoneError
+from .access import Access, ServerError, ServerGoneError
+from .connection import Connection, Request, smallest_request
 from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
@@ -24,7 +26,6 @@ __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
 STAGES = ("pack", "denoiser", "expose", "unpack")
 TILE_PIXELS = 13_000_000  # of a request: what a server needs for it is in client/README.md
 IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -32,7 +33,7 @@ class Client:
     """Talks to servers that hold the exposure_N ensembles (contract: model_repository/README.md).
 
     address: HOST:PORT of a gRPC service, or several, between which requests are balanced.
-    timeout_s: deadline of one request. tls, authorities, headers: see `Access`.
+    timeout_s: deadline of one request. tls, authorities, certificate, key, headers: see `Access`.
     tile_pixels: larger frames are sent in tiles of at most so many pixels. in_flight: requests at once to each server.
     patience_s: how long a request waits for servers that have answered before and are gone now.
     shared_memory: whether frames go through it to servers on this machine.
@@ -48,6 +49,8 @@ class Client:
         timeout_s: float = 600.0,
         tls: bool = False,
         authorities: Path | None = None,
+        certificate: Path | None = None,
+        key: Path | None = None,
         headers: Mapping[str, str] | None = None,
         tile_pixels: int = TILE_PIXELS,
         in_flight: int = IN_FLIGHT,
@@ -59,7 +62,7 @@ class Client:
             raise ServerError(f"{len(addresses)} servers with {in_flight} requests each; at least 1 and 1 are needed")
         if tile_pixels < SMALLEST_TILE:
             raise ServerError(f"the tile bound is {tile_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
-        access = Access(timeout_s, tls, authorities, dict(headers or {}))
+        access = Access(timeout_s, tls, authorities, certificate, key, dict(headers or {}))
         self.address = ",".join(addresses)
         self._connections = [Connection(one, access) for one in addresses]
         if not shared_memory:
@@ -67,7 +70,8 @@ class Client:
         self._tile_pixels, self._in_flight, self._patience_s = tile_pixels, in_flight, patience_s
         self._busy = dict.fromkeys(self._connections, 0)
         self._choosing = threading.Lock()
-        self._threads = ThreadPoolExecutor(in_flight * len(addresses), "exposure-request")
+        self.most_requests = in_flight * len(addresses)  # at once, to all servers
+        self._threads = ThreadPoolExecutor(self.most_requests, "exposure-request")
 
     @property
     def shared_memory(self) -> bool:
@@ -158,19 +162,24 @@ class Client:
 
     def probe(self) -> None:
         """Run the smallest request through every ensemble of every server. Raises ServerError when one fails."""
-        flat = np.full((SMALLEST_SIDE, SMALLEST_SIDE), 600, np.uint16)
-        small: dict[str, NDArray[Any]] = {
-            "CFA": np.array([[0, 1], [1, 2]], np.uint8),
-            "BLACK": np.full(4, 512, np.float32),
-            "WHITE": np.array([16383], np.float32),
-            "RATIO": np.array([2], np.float32),
-            "GAIN": np.array([1], np.float32),
-            "SEED": np.zeros(1, np.uint64),
-            "ORIGIN": np.zeros(2, np.int32),
-        }
         for connection in self._connections:
             for passes in SERVED_PASSES:
-                connection.infer(Request(f"exposure_{passes}", flat, small))
+                connection.infer(smallest_request(f"exposure_{passes}"))
+
+    def checkpoint(self) -> str:
+        """SHA-256, hexadecimal, of the checkpoint that the servers run; "" where their repository is too old to tell.
+
+        Raises ServerError also where servers differ: chance would decide which of them makes a result.
+        """
+        told = {}
+        for connection in self._connections:
+            if connection.resting_until <= time.monotonic():
+                with suppress(ServerGoneError):
+                    told[connection.checkpoint()] = connection.address
+        if len(told) > 1:
+            which = ", ".join(f"{address} runs {digest[:12] or 'one'}..." for digest, address in told.items())
+            raise ServerError(f"the servers run different checkpoints ({which}); give those of one to --server")
+        return next(iter(told)) if told else self._patiently(Connection.checkpoint)
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds that each of the four models has spent computing since the servers started."""
@@ -200,18 +209,23 @@ class Client:
                 frame[tile.kept_rows, tile.kept_columns] = part.result()[tile.kept]
                 if tile_done is not None:
                     tile_done(frame[tile.kept_rows, tile.kept_columns].size / frame.size)
+        except CancelledError as error:
+            raise ServerError("the client is closed") from error
         finally:
             for part in parts:
                 part.cancel()
         return frame
 
     def _infer(self, request: Request) -> NDArray[np.uint16]:
+        return self._patiently(lambda connection: connection.infer(request))
+
+    def _patiently(self, ask: Callable[[Connection], T]) -> T:
         """Ask the least busy server; where it is gone, another, or the same again after a pause."""
         deadline = time.monotonic() + self._patience_s
         while True:
             with self._least_busy() as connection:
                 try:
-                    return connection.infer(request)
+                    return ask(connection)
                 except ServerGoneError:
                     untried = any(one.resting_until == 0 for one in self._connections)
                     known = any(one.has_answered for one in self._connections)
@@ -236,12 +250,14 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio: the same arguments and calls, awaited.
 
-    Frames are copied and checked in threads, where they do not hold the event loop up. Cancelling a call abandons its
-    answer; `close` ends its requests.
+    Frames are copied and checked in threads of its own, one for each request that may be in flight, where they do not
+    hold the event loop up; asyncio's own threads are few, and other people's. Cancelling a call abandons its answer;
+    `close` ends its requests.
     """
 
     def __init__(self, address: str | Sequence[str], **options: Any) -> None:
         self._client = Client(address, **options)
+        self._threads = ThreadPoolExecutor(self._client.most_requests, "exposure-frame")
 
     async def __aenter__(self) -> "AsyncClient":
         return self
@@ -251,15 +267,25 @@ class AsyncClient:
 
     async def close(self) -> None:
         """End what still runs; give shared memory and the connections back."""
-        await asyncio.to_thread(self._client.close)
+        await asyncio.to_thread(self._client.close)  # then calls that still wait for a thread end at once
+        await asyncio.to_thread(self._threads.shutdown)
 
     async def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
         """`Client.denoise`."""
-        return await asyncio.to_thread(self._client.denoise, mosaic, sensor, **physics)
+        call = partial(self._client.denoise, mosaic, sensor, **physics)
+        try:
+            answer = self._threads.submit(call)
+        except RuntimeError as error:
+            raise ServerError("the client is closed") from error
+        return await asyncio.wrap_future(answer)
 
     async def is_ready(self) -> bool:
         """`Client.is_ready`."""
         return await asyncio.to_thread(self._client.is_ready)
+
+    async def checkpoint(self) -> str:
+        """`Client.checkpoint`."""
+        return await asyncio.to_thread(self._client.checkpoint)
 
     async def stage_seconds(self) -> dict[str, float]:
         """`Client.stage_seconds`."""

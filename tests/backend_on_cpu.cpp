@@ -13,7 +13,7 @@
 #include "../kernels/backend/manifest.h"
 #include "../kernels/backend/models.h"
 
-Manifest read_manifest(const std::string&) { return {15583.0, 16, "fp32"}; }
+Manifest read_manifest(const std::string&) { return {15583.0, 16, "fp32", "c0ffee"}; }
 
 struct TRITONSERVER_Error {
     std::string message;
@@ -208,7 +208,7 @@ static void ask_pack(Exchange& e, int way, int height, int width, float ratio = 
     e.give<float>("GAIN", {1}, {3}, values);
     e.give<uint64_t>("SEED", {1}, {7}, values);
     e.give<int32_t>("ORIGIN", {2}, {0, 0}, values);
-    e.request.outputs = {"IMAGE", "PHOTON_GAIN", "SIZE", "PASS", "STEPS_2", "STEPS_4"};
+    e.request.outputs = {"IMAGE", "PHOTON_GAIN", "SIZE", "PASS", "STEPS_2", "STEPS_4", "CHECKPOINT"};
 }
 
 static void ask_expose(Exchange& e, int way, int height, int width, float photons = 300, int32_t pass = 0) {

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CFAS, PROJECT, shared_memory
+from test_server import FREE
 
 from exposure import Sensor
+from exposure.assets import CHECKPOINT
 from exposure.client import batch, command, manifest, output
 from exposure.client.dng import write_dng
 from exposure.client.inputs import Source, find_sources
 from exposure.client.manifest import Manifest, TakenError, claimed
 from exposure.client.rawfile import RawFile, RawFileError, read
 from exposure.client.server import ServerOptions, running_server
+from exposure.client.triton import Client
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
 FLAGS = ["--ratio", "20", "--gain", "3", "--passes", "1"]
@@ -113,6 +116,55 @@ def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.Captur
     assert [line["status"] for line in lines(capsys)] == ["done"] * 3
     assert denoise(*base, "--strength", "0.5") == 0  # other settings
     assert [line["status"] for line in lines(capsys)] == ["done"] * 3
+
+
+def test_another_checkpoint_does_the_files_again(
+    address: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A result belongs to the network that made it, as the server tells it; servers that differ are refused."""
+    shutil.copytree(repository, tmp_path / "other")
+    engine = tmp_path / "other" / "denoiser" / "1" / "openvino" / "manifest.json"
+    shipped, other = manifest.content_of(CHECKPOINT), 32 * "0a"
+    engine.write_text(engine.read_text().replace(shipped, other))
+    make_files(tmp_path / "in", 2)
+    base = (tmp_path / "in", "--out", tmp_path / "out", "--json")
+
+    def statuses(server: str) -> set[str]:
+        assert denoise(*base, "--server", server) == 0
+        return {line["status"] for line in lines(capsys)}
+
+    assert [statuses(address), statuses(address)] == [{"done"}, {"already done"}]
+    with running_server(ServerOptions(tmp_path / "other", **FREE)) as server, Client(server.address) as client:
+        assert client.checkpoint() == other
+        assert [statuses(server.address), statuses(server.address)] == [{"done"}, {"already done"}]
+        assert denoise(*base, "--server", f"{address},{server.address}") == 1
+        assert capsys.readouterr().err.count("the servers run different checkpoints (") == 1
+    assert statuses(address) == {"done"}
+    with Client(address) as client:
+        assert client.checkpoint() == shipped
+
+
+def test_a_repository_of_an_earlier_version_tells_no_checkpoint(repository: Path, tmp_path: Path) -> None:
+    """Its results count as those of one network."""
+    shutil.copytree(repository, tmp_path / "earlier")
+    config = tmp_path / "earlier" / "pack" / "configs" / "cpu.pbtxt"
+    config.write_text(config.read_text().replace(',\n  { name: "CHECKPOINT" data_type: TYPE_STRING dims: [ 1 ] }', ""))
+    with running_server(ServerOptions(tmp_path / "earlier", **FREE)) as server, Client(server.address) as client:
+        assert client.checkpoint() == ""
+        make_files(tmp_path / "in", 1)
+        assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", server.address) == 0
+
+
+def test_a_checkpoint_that_changes_meanwhile_costs_the_file(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server that is started anew between a file's two questions: nobody knows which network made the result."""
+    make_files(tmp_path / "in", 1)
+    told = iter(["one", "other"])
+    monkeypatch.setattr(Client, "checkpoint", lambda _: next(told))
+    assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == 1
+    assert "the server took another checkpoint meanwhile" in capsys.readouterr().err
+    assert visible(tmp_path / "out") == []
 
 
 def test_a_foreign_file_is_not_replaced(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,18 +328,30 @@ def test_a_read_only_source(address: str, tmp_path: Path) -> None:
 
 def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
     notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
-    assert not notes.holds("content", "settings", [target])
+    assert notes.made_by("content", "settings", [target]) is None
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
     target.write_bytes(b"12345")
-    assert not notes.holds("content", "settings", [target])  # begun, not finished
+    assert notes.made_by("content", "settings", [target]) is None  # begun, not finished
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)  # after a crash: its own
-    notes.finish([target])
-    assert notes.holds("content", "settings", [target])
-    assert not notes.holds("content", "other settings", [target])
+    notes.finish([target], "checkpoint")
+    assert notes.made_by("content", "settings", [target]) == "checkpoint"
+    assert notes.made_by("content", "other settings", [target]) is None
     with pytest.raises(RawFileError, match="exists and is made from"):
         notes.begin("other", "settings", tmp_path / "b.dng", [target], overwrite=False)
     with sqlite3.connect(tmp_path / manifest.NAME) as database:
         assert database.execute("SELECT target, size FROM results").fetchall() == [("a_exposed.dng", 5)]
+
+
+def test_a_manifest_of_an_earlier_version_knows_no_checkpoint(tmp_path: Path) -> None:
+    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+    notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
+    target.write_bytes(b"12345")
+    notes.finish([target], "checkpoint")
+    with sqlite3.connect(tmp_path / manifest.NAME) as database:
+        database.execute("ALTER TABLE results DROP COLUMN checkpoint")
+    assert notes.made_by("content", "settings", [target]) is None
+    notes.finish([target], "checkpoint")
+    assert notes.made_by("content", "settings", [target]) == "checkpoint"
 
 
 def test_a_crash_of_the_reader_costs_one_file(tmp_path: Path) -> None:

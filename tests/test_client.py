@@ -1,11 +1,14 @@
 """Talking to Triton: several servers, retries on what is retryable, TLS, headers, deadlines; nothing leaks."""
 
 import asyncio
+import contextlib
+import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from test_server import FREE, dark
 
 import exposure.client.server as launcher
 from exposure import Sensor
-from exposure.client import AsyncClient, Client, ServerError, ServerGoneError
+from exposure.client import AsyncClient, Client, ServerError, ServerGoneError, command, denoise_command
+from exposure.client.connection import Connection, Request
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
@@ -158,32 +162,85 @@ def test_asyncio(address: str) -> None:
             np.testing.assert_array_equal(answer, client.denoise(mosaic, SENSOR, **PHYSICS))
 
 
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate")
-def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that encrypts and wants a header; clients that do not trust it or lack the header are told so."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+def test_asyncio_keeps_as_many_requests_in_flight_as_asked(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than asyncio has threads: each request waits here until all are there."""
+    wanted = (os.cpu_count() or 1) + 8
+    together, infer = threading.Barrier(wanted), Connection.infer
+
+    def met(self: Connection, request: Request) -> Any:
+        together.wait(timeout=30)
+        return infer(self, request)
+
+    async def all_at_once() -> list[Any]:
+        async with AsyncClient(address, in_flight=wanted) as client:
+            mosaics = (dark((32, 32), SENSOR, seed=i) for i in range(wanted))
+            return await asyncio.gather(*(client.denoise(mosaic, SENSOR, **PHYSICS) for mosaic in mosaics))
+
+    monkeypatch.setattr(Connection, "infer", met)
+    assert len(asyncio.run(all_at_once())) == wanted
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("exposure-")]
+
+
+def test_asyncio_closes_under_its_calls(address: str) -> None:
+    """Calls that run, wait for a thread or come later: all end, with one sentence."""
+
+    async def closed() -> list[Any]:
+        client = AsyncClient(address, in_flight=2)
+        calls = [asyncio.ensure_future(client.denoise(dark((512, 512), SENSOR), SENSOR, **PHYSICS)) for _ in range(12)]
+        await asyncio.sleep(0.05)
+        await client.close()
+        calls.append(asyncio.ensure_future(client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)))
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    answers = [answer for answer in asyncio.run(closed()) if not isinstance(answer, np.ndarray)]
+    assert len(answers) >= 9
+    assert {type(answer) for answer in answers} == {ServerError}
+    assert "the client is closed" in str(answers[-1])
+
+
+def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate for this machine that vouches for itself, and its key."""
+    certificate, key = folder / f"{name}.pem", folder / f"{name}_key.pem"
+    subject = ["-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject],
         check=True,
         capture_output=True,
     )
+    return certificate, key
+
+
+@contextlib.contextmanager
+def guarded_server(repository: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], **access: Any) -> Iterator[str]:
+    """Address of a server with more flags, once it answers a client with such access."""
     plain = launcher._command
+    monkeypatch.setattr(launcher, "_command", lambda *given: [*plain(*given), *flags])
+    monkeypatch.setattr(launcher, "_wait_until_ready", lambda _: None)
+    with running_server(ServerOptions(repository, **FREE)) as server:
+        address = "localhost:" + server.address.rpartition(":")[2]
+        with Client(address, **access) as client:
+            deadline = time.monotonic() + 60
+            while not client.is_ready() and time.monotonic() < deadline:
+                time.sleep(0.2)
+        yield address
+
+
+openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+
+
+@openssl
+def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that encrypts and wants a header; clients that do not trust it or lack the header are told so."""
+    certificate, key = self_signed(tmp_path, "server")
     flags = [
         "--grpc-use-ssl=true",
         f"--grpc-server-cert={certificate}",
         f"--grpc-server-key={key}",
         "--grpc-restricted-protocol=inference:token=secret",
     ]
-    monkeypatch.setattr(launcher, "_command", lambda *given: [*plain(*given), *flags])
-    monkeypatch.setattr(launcher, "_wait_until_ready", lambda _: None)
-    header = {"triton-grpc-protocol-token": "secret"}
-    with running_server(ServerOptions(small_repository, **FREE)) as server:
-        address = "localhost:" + server.address.rpartition(":")[2]
-        with Client(address, authorities=certificate, headers=header) as client:
-            deadline = time.monotonic() + 60
-            while not client.is_ready() and time.monotonic() < deadline:
-                time.sleep(0.2)
+    access: dict[str, Any] = {"authorities": certificate, "headers": {"triton-grpc-protocol-token": "secret"}}
+    with guarded_server(small_repository, monkeypatch, flags, **access) as address:
+        with Client(address, **access) as client:
             assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
         with Client(address, authorities=certificate) as client, pytest.raises(ServerError, match="token"):
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
@@ -191,3 +248,52 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
     with pytest.raises(ServerError, match="cannot be read"):
         Client(address, authorities=tmp_path / "absent.pem")
+
+
+@openssl
+def test_client_certificates(small_repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that wants to know who asks: the right certificate is served, none or another is told what it lacks."""
+    certificate, key = self_signed(tmp_path, "server")
+    own, own_key = self_signed(tmp_path, "client")
+    foreign, foreign_key = self_signed(tmp_path, "foreign")
+    flags = [
+        "--grpc-use-ssl-mutual=true",
+        f"--grpc-server-cert={certificate}",
+        f"--grpc-server-key={key}",
+        f"--grpc-root-cert={own}",
+    ]
+    access: dict[str, Any] = {"authorities": certificate, "certificate": own, "key": own_key}
+    with guarded_server(small_repository, monkeypatch, flags, **access) as address:
+        flags = ["--server", address, "--ca", str(certificate), "--client-certificate", str(own), "--client-key"]
+        options = command._parser([]).parse_args(["demo", *flags, str(own_key)])
+        with denoise_command.client_for(options) as client:
+            assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
+        strangers: list[dict[str, Any]] = [{}, {"certificate": foreign, "key": foreign_key}]
+        for shown in strangers:
+            with (
+                Client(address, authorities=certificate, patience_s=0, **shown) as client,
+                pytest.raises(ServerError, match="answers no other; see --client-certificate"),
+            ):
+                client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+
+
+@openssl
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("no key", "a client certificate and its key belong together"),
+        ("another key", r"own\.pem and .*server_key\.pem cannot be used \(key_values_mismatch\)"),
+        ("an absent key", r"absent\.pem cannot be used \(no such file or directory\)"),
+        ("a locked key", r"locked\.pem cannot be used \(.*\); they must be a certificate and its key, unencrypted"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_one_sentence(tmp_path: Path, what: str, sentence: str) -> None:
+    own, own_key = self_signed(tmp_path, "own")
+    locked = tmp_path / "locked.pem"
+    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", own_key, "-out", locked]
+    subprocess.run(encrypt, check=True, capture_output=True)
+    keys = {"no key": None, "an absent key": tmp_path / "absent.pem", "a locked key": locked}
+    key = self_signed(tmp_path, "server")[1] if what == "another key" else keys[what]
+    with pytest.raises(ServerError, match=sentence) as caught:
+        Client("localhost:1", certificate=own, key=key)
+    assert "\n" not in str(caught.value)

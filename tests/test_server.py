@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from test_nafnet import small_naf
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+import exposure.client.server as launcher
 from exposure import Sensor, denoise, load_checkpoint, pack, unpack
 from exposure.client.server import ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
@@ -232,6 +233,29 @@ def test_a_taken_port_is_one_sentence(small_repository: Path) -> None:
         options = ServerOptions(small_repository, **{**FREE, "grpc_port": port})
         with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* try another --grpc-port"):
             running_server(options).__enter__()
+
+
+def test_a_free_port_is_none_that_was_asked_for(small_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system is free to answer port 0 with the port that another flag names; here it always tries."""
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = trial.getsockname()[1]
+
+    class Unlucky(socket.socket):
+        def bind(self, address: Any) -> None:
+            try:
+                super().bind((address[0], address[1] or port))
+            except OSError:
+                if address[1]:
+                    raise
+                super().bind(address)
+
+    monkeypatch.setattr(launcher.socket, "socket", Unlucky)
+    chosen = launcher._with_ports(ServerOptions(small_repository, **{**FREE, "metrics_port": port}))
+    assert chosen.metrics_port == port
+    assert len({chosen.grpc_port, chosen.http_port, port}) == 3
+    with pytest.raises(ServerError, match=rf"cannot listen on 127\.0\.0\.1:{port} .* try another --metrics-port"):
+        launcher._with_ports(ServerOptions(small_repository, grpc_port=port, http_port=0, metrics_port=port))
 
 
 def test_a_missing_engine_is_one_sentence(tmp_path: Path, small_repository: Path) -> None:

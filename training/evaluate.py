@@ -1,7 +1,6 @@
 """What a checkpoint, an engine or a number of passes is worth: PSNR and SSIM in RAW space, blind and oracle."""
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.quality import psnr
 from exposure.sensor import pack
 
 from .cases import Case
@@ -119,12 +119,6 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
         oracle=psnr(aligned[mask], clean[mask]),
         ssim=float(ssim[mask].mean()),
     )
-
-
-def psnr(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
-    """Peak signal-to-noise ratio in dB of signal in [0, 1]."""
-    error = float(np.mean((image.astype(np.float64) - clean) ** 2))
-    return -10 * math.log10(error) if error else math.inf
 
 
 def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from exposure.srgb import linear_light
+
 from .leaves import dead_leaves
 
 SUFFIXES: Set[str] = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
@@ -61,9 +63,8 @@ def unprocessed(srgb: NDArray[np.float32], development: Development) -> NDArray[
     """The packed RAW behind a picture: [2h, 2w, 3] sRGB in [0, 1] to [4, h, w] signal in [0, 1]; planes R, G, B, G."""
     if development.tone:  # the inverse of 3x^2 - 2x^3
         srgb = 0.5 - np.sin(np.arcsin(1 - 2 * srgb) / 3)
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
     balance = np.array([development.red, 1.0, development.blue])
-    camera = linear @ (development.exposure * development.colours / balance[:, None]).T.astype(np.float32)
+    camera = linear_light(srgb) @ (development.exposure * development.colours / balance[:, None]).T.astype(np.float32)
     red, green, blue = np.moveaxis(camera, -1, 0)
     planes = [red[0::2, 0::2], green[0::2, 1::2], blue[1::2, 1::2], green[1::2, 0::2]]
     return np.clip(np.stack(planes), 0, 1).astype(np.float32)

@@ -146,7 +146,8 @@ Manifest read_manifest(const std::string& folder) {
     std::string json = text.str();
     Manifest manifest{atof(json_value(json, "photon_unit").c_str()), atoi(json_value(json, "multiple").c_str()),
                       json_value(json, "precision")};
-    size_t files = json.find("\"files\"");
+    size_t built_from = json.find("\"built_from\""), files = json.find("\"files\"");
+    if (built_from != std::string::npos) manifest.checkpoint = json_value(json.substr(built_from), "checkpoint");
     if (!(manifest.photon_unit > 0) || manifest.multiple < 1 || files == std::string::npos)
         throw std::runtime_error(folder + "/manifest.json is not an engine manifest; " + REBUILD);
     std::string again = json_value(json, "rebuild"), rebuild = again.empty() ? REBUILD : "rebuild with: " + again;

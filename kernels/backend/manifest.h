@@ -11,6 +11,7 @@ struct Manifest {
     double photon_unit;
     int multiple;
     std::string precision;
+    std::string checkpoint = "";  // SHA-256 of the file that the engine was built from, hexadecimal
 };
 
 // height, width: plane sides of the frame that the engine was made ready for, 0 where the manifest names none.

@@ -14,7 +14,7 @@ class Model {
     virtual void answer(Request& request) = 0;  // throws Refusal, or any other exception for an internal error
 };
 
-// engine: folder of the engine whose manifest tells photon unit and padding. threads: of this instance.
+// engine: folder of the engine whose manifest tells photon unit, padding and checkpoint. threads: of this instance.
 // Throw std::runtime_error, one sentence.
 std::unique_ptr<Model> make_pack(const std::string& engine);
 std::unique_ptr<Model> make_denoise(const std::string& engine, int threads);

@@ -40,6 +40,7 @@ class Pack : public Model {
             request.device().pack(request.on_device(mosaic), layout, image);
         request.put<int32_t>("SIZE", {2}, {(int32_t)height, (int32_t)width});
         request.put<int32_t>("PASS", {1}, {0});
+        request.put("CHECKPOINT", manifest_.checkpoint);
         put_schedule(request, ratio, gain, sensor.saturation());
     }
 

@@ -106,6 +106,21 @@ void* Request::allocated(const char* name, TRITONSERVER_DataType type, size_t by
     return buffer;
 }
 
+void Request::put_bytes(const char* name, TRITONSERVER_DataType type, const std::vector<int64_t>& shape, const char* first,
+                        size_t bytes) {
+    Place place;
+    void* to = allocated(name, type, bytes, shape, place);
+    if (to && place.on_host()) memcpy(to, first, bytes);
+    if (to && !place.on_host()) deliveries_.push_back({to, host_.emplace_back(first, first + bytes).data(), bytes});
+}
+
+void Request::put(const char* name, const std::string& text) {
+    std::string value;
+    for (int shift = 0; shift < 32; shift += 8) value += (char)(text.size() >> shift);
+    value += text;
+    put_bytes(name, TYPE_BYTES, {1}, value.data(), value.size());
+}
+
 void* Request::allocated_on_device(const char* name, TRITONSERVER_DataType type, size_t size,
                                    const std::vector<int64_t>& shape) {
     for (int64_t side : shape) size *= (size_t)side;

@@ -1,6 +1,5 @@
 // One request as the models see it: tensors by name, where they lie or where the device reaches them; errors as exceptions.
 #pragma once
-#include <algorithm>
 #include <deque>
 #include <stdexcept>
 #include <string>
@@ -64,6 +63,8 @@ class Request {
     // Answer an output, if somebody asked for it, with values of the host.
     template <class T>
     void put(const char* name, const std::vector<int64_t>& shape, const std::vector<T>& values);
+    // The same with one text, as Triton's type BYTES has it: the length before it, four bytes, little-endian.
+    void put(const char* name, const std::string& text);
 
     // Outputs are where Triton wants them, and whole.
     void finish();
@@ -77,6 +78,8 @@ class Request {
 
     const void* located(const char* name, TRITONSERVER_DataType type, size_t size, size_t dimensions,
                         std::vector<int64_t>& shape, Place& place);
+    void put_bytes(const char* name, TRITONSERVER_DataType type, const std::vector<int64_t>& shape, const char* first,
+                   size_t bytes);
     const void* reached(const void* data, size_t bytes, Place place);
     void fetch(void* to, const void* from, size_t bytes, Place place);
     void* allocated(const char* name, TRITONSERVER_DataType type, size_t bytes, const std::vector<int64_t>& shape, Place& place);
@@ -137,10 +140,5 @@ T* Request::output(const char* name, const std::vector<int64_t>& shape) {
 
 template <class T>
 void Request::put(const char* name, const std::vector<int64_t>& shape, const std::vector<T>& values) {
-    Place place;
-    size_t bytes = values.size() * sizeof(T);
-    const char* first = reinterpret_cast<const char*>(values.data());
-    void* to = allocated(name, type_of<T>(), bytes, shape, place);
-    if (to && place.on_host()) std::copy(first, first + bytes, static_cast<char*>(to));
-    if (to && !place.on_host()) deliveries_.push_back({to, host_.emplace_back(first, first + bytes).data(), bytes});
+    put_bytes(name, type_of<T>(), shape, reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
 }

@@ -1,5 +1,6 @@
 #include "sensor.h"
 
+#include <algorithm>
 #include <cmath>
 
 Sensor::Sensor(Request& request) {

@@ -1,0 +1,52 @@
+"""How a server is reached, and what is raised where it is not."""
+
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class ServerError(RuntimeError):
+    """The server is absent, failed or refused; the message is one sentence."""
+
+
+class ServerGoneError(ServerError):
+    """No server answers, now: the same request may succeed later or elsewhere."""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a server is reached. tls: encrypt, trusting the system's authorities or those in `authorities` (PEM).
+
+    certificate, key: who we are (PEM, both or none), for servers that ask; they and `authorities` imply tls.
+    headers: sent with each call, such as {"authorization": "Bearer TOKEN"}. timeout_s: deadline of one request.
+    """
+
+    timeout_s: float = 600.0
+    tls: bool = False
+    authorities: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.authorities is not None and not os.access(self.authorities, os.R_OK):
+            raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
+        if self.certificate is None and self.key is None:
+            return
+        if self.certificate is None or self.key is None:
+            raise ServerError("a client certificate and its key belong together; give both or none")
+        try:  # gRPC would tell a wrong pair as a server that does not answer
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(self.certificate, self.key, password=b"")
+        except OSError as error:
+            reason = getattr(error, "reason", None) or error.strerror or error
+            raise ServerError(
+                f"{self.certificate} and {self.key} cannot be used ({str(reason).lower()}); they must be a certificate "
+                "and its key, unencrypted, as PEM"
+            ) from error
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.tls or self.authorities is not None or self.certificate is not None
