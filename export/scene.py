@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from exposure.training.scenes import DAYLIGHT, unprocessed
 
 SIMULATED = CAMERAS["SonyA7S2"]
 ODD_FRAME = (333, 467)
+EVENING = replace(DAYLIGHT, exposure=0.4)  # a mean of 0.15 to 0.2, of what was taken in the dark
 REAL_CROP = 512  # side of the middle of a real file, in mosaic pixels
 
 
@@ -48,7 +49,7 @@ class Crop:
 def clean_scene(height: int, width: int, seed: int) -> NDArray[np.float32]:
     """A clean packed scene, [4, h, w] in [0, 1]: dead leaves as a camera's planes. Not to be written to."""
     picture = dead_leaves(2 * max(height, width), seed)
-    return unprocessed(picture[: 2 * height, : 2 * width], DAYLIGHT)
+    return unprocessed(picture[: 2 * height, : 2 * width], EVENING)
 
 
 def simulated_scenes(frame: tuple[int, int]) -> Iterator[Scene]:

@@ -127,11 +127,14 @@ def test_half_arithmetic_is_that_of_half_tensors(network: Network, crop: Crop) -
     assert losses[0] < 90
 
 
-def test_the_shipped_network_needs_its_island(network: Network, scene: Scene) -> None:
-    """Measured, not believed: the end of the body in FP16 is not good enough, in FP32 it is."""
-    with pytest.raises(GraphError, match=r"at most 4 DN are allowed|at least 80 dB is needed"):
-        pass_gate(network, half_runner(network, []), "f16", [scene], "without")
-    assert pass_gate(network, half_runner(network, ["conv9_2"]), "f16", [scene], "with")
+@pytest.mark.usefixtures("data")
+def test_the_shipped_network_needs_its_island(network: Network) -> None:
+    """Measured, not believed: with the end of the body in FP16 a real file misses 4 DN, in FP32 it passes."""
+    assert choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], 1424 * 2128) == ["conv9_2"]
+    dark = [scene for scene in real_scenes() if scene.name.startswith("blackmagic")]
+    with pytest.raises(GraphError, match="at most 4 DN are allowed"):
+        pass_gate(network, half_runner(network, []), "f16", dark, "without")
+    assert pass_gate(network, half_runner(network, ["conv9_2"]), "f16", dark, "with")
 
 
 def test_layers_that_leave_the_range_become_islands(crop: Crop) -> None:

@@ -1,8 +1,9 @@
 """The baseline that the paper compares with: conditional diffusion, which starts from pure noise instead of the file.
 
-Its network sees the diffused image, how much noise is in it, and the noisy file, and predicts the noise (Ho et al.,
-"Denoising Diffusion Probabilistic Models", NeurIPS 2020). It is sampled in any number of steps by the deterministic
-rule of Song et al., "Denoising Diffusion Implicit Models", ICLR 2021. Signal is scaled to [-1, 1], as theirs.
+Its network sees the diffused image, how much noise is in it, and the noisy file (Ho et al., "Denoising Diffusion
+Probabilistic Models", NeurIPS 2020). It predicts the clean image, not the noise: after a brief training that is the
+only choice that samples anything but colour casts. It is sampled in any number of steps by the deterministic rule of
+Song et al., "Denoising Diffusion Implicit Models", ICLR 2021. Signal is scaled to [-1, 1], as theirs.
 """
 
 import os
@@ -38,7 +39,7 @@ class Diffusion(nn.Module):
         return self.unet.last
 
     def forward(self, x: Tensor, level: Tensor, noisy: Tensor) -> Tensor:
-        """The noise in x, [N, 4, h, w].
+        """The clean image, [N, 4, h, w] in about [-1, 1].
 
         x: diffused image; level: [N, 1, 1, 1], standard deviation of the noise in it; noisy: the file, in [0, 1].
         """
@@ -58,12 +59,13 @@ def diffusion_losses(
     generator: torch.Generator | None = None,
     **__: int,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The mean squared error of the noise on a random level, for `loop.Trainer`; exposures mean nothing here."""
+    """The L1 distance of the clean image on a random level, for `loop.Trainer`; exposures mean nothing here."""
     level = torch.randint(LEVELS, (len(image),), generator=generator, device=image.device)
     kept = signal_kept().to(image.device)[level].reshape(-1, 1, 1, 1)
     noise = torch.randn(clean.shape, generator=generator, device=image.device)
-    x = kept.sqrt() * (2 * clean - 1) + (1 - kept).sqrt() * noise
-    return [(network(x, (1 - kept).sqrt(), image) - noise).square().mean()], []
+    signal = 2 * clean - 1
+    x = kept.sqrt() * signal + (1 - kept).sqrt() * noise
+    return [(network(x, (1 - kept).sqrt(), image) - signal).abs().mean()], []
 
 
 @torch.no_grad()
@@ -80,8 +82,8 @@ def sample(network: Diffusion, noisy: Tensor, steps: int, seed: int = 0) -> Tens
     levels = [*signal_kept()[visited].to(noisy.device), torch.ones((), device=noisy.device)]
     x = torch.randn(condition.shape, generator=generator, device=noisy.device)
     for now, after in pairwise(levels):
-        noise = network(x, (1 - now).sqrt().expand(len(x), 1, 1, 1), condition)
-        clean = ((x - (1 - now).sqrt() * noise) / now.sqrt()).clamp(-1, 1)
+        clean = network(x, (1 - now).sqrt().expand(len(x), 1, 1, 1), condition).clamp(-1, 1)
+        noise = (x - now.sqrt() * clean) / (1 - now).sqrt()
         x = after.sqrt() * clean + (1 - after).sqrt() * noise
     return ((x + 1) / 2)[..., : noisy.shape[-2], : noisy.shape[-1]]
 
