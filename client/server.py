@@ -27,6 +27,7 @@ from .triton import Client, ServerError, ServerGoneError
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+MARK = ".temporary_folder_of_exposure"  # no other folder is ever removed, whatever its name is
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 # Run a program that is sent SIGTERM when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG); the parent
@@ -104,6 +105,7 @@ def held_folder(name: str) -> Iterator[Path]:
     Its lock tells that the owner lives, also to those who cannot see the process, as in another container.
     """
     hidden = Path(tempfile.mkdtemp(prefix=f".exposure_{name}_{os.getpid()}_"))
+    (hidden / MARK).touch()
     handle = os.open(hidden, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     folder = hidden.rename(hidden.with_name(hidden.name[1:]))  # locked before anybody looks for it
@@ -117,7 +119,8 @@ def held_folder(name: str) -> Iterator[Path]:
 def remove_leftovers() -> None:
     """Remove the folders and shared memory of servers and clients that were killed before they could."""
     remove_abandoned_regions()
-    for folder in Path(tempfile.gettempdir()).glob("exposure_*_*"):
+    for mark in Path(tempfile.gettempdir()).glob(f"exposure_*_*/{MARK}"):
+        folder = mark.parent
         with contextlib.suppress(OSError):  # another user's, or another start is removing it too
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
             try:

@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import exposure.client.server as launcher
 from exposure import Sensor, denoise, load_checkpoint, pack, unpack
-from exposure.client.server import ServerOptions, remove_leftovers, running_server
+from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
 from exposure.export.build_engine import build
 from exposure.export.recipes import Settings
@@ -323,6 +323,21 @@ def test_no_server_outlives_its_command(tmp_path: Path, repository: Path, how: s
     remove_leftovers()  # as every start of a server does
     assert shared_memory() <= before
     assert not list(Path(tempfile.gettempdir()).glob(f"exposure_server_{process.pid}_*"))
+
+
+def test_a_start_removes_no_folder_but_those_of_killed_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    picture = tmp_path / "exposure_of_last_night" / "IMG_0001.ARW"
+    picture.parent.mkdir()
+    picture.touch()
+    killed = tmp_path / "exposure_server_1_killed"
+    killed.mkdir()
+    (killed / MARK).touch()
+    with launcher.held_folder("server") as held:
+        remove_leftovers()
+        assert picture.exists()
+        assert held.exists()
+        assert not killed.exists()
 
 
 def _served_by(pid: int) -> list[str]:
