@@ -15,7 +15,7 @@ demo: engine
 test: .venv/installed
 	@# side by side: each keeps one processor busy
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target engine types style
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest
 
 style: .venv/installed
 	$(BIN)/ruff check .

@@ -29,15 +29,7 @@ CFAS = {
     "GBRG": ((1, 2), (0, 1)),
     "BGGR": ((2, 1), (1, 0)),
 }
-WITH_SERVERS = {"batch", "client", "command", "examples", "hardware", "manifest", "page", "server", "tiles"}
 atexit.register(shutil.rmtree, os.environ["EXPOSURE_CACHE"], ignore_errors=True)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `-n 2 --dist loadgroup`: all tests with servers in one process, for they look at shared memory."""
-    for item in items:
-        name = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("servers" if name in WITH_SERVERS else name))
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ def test_scenes_are_what_they_are_called() -> None:
     assert [scene.image.shape[2:] for scene in scenes.values()] == [(16, 16), (167, 234), (151, 625)]
     for scene in scenes.values():
         assert scene.clean is not None
-        assert scene.image.mean() == pytest.approx(scene.clean.mean(), rel=0.2)  # noise clipped at 0 brightens
+        assert scene.image.mean() == pytest.approx(scene.clean.mean(), rel=0.3)  # noise clipped at 0 brightens
 
 
 def test_real_scenes_are_bayer_files(data: object) -> None:
@@ -124,7 +124,7 @@ def test_half_arithmetic_is_that_of_half_tensors(network: Network, crop: Crop) -
     imitated = half_runner(network, [])(image.numpy(), gain.numpy())
     losses = [-10 * np.log10(np.mean((clean - expected) ** 2)) for clean in (computed, imitated)]
     assert losses[0] == pytest.approx(losses[1], abs=0.2)
-    assert losses[0] < 90
+    assert losses[0] < 100  # a loss to be seen: FP32 agrees to 140 dB and more
 
 
 @pytest.mark.usefixtures("data")
