@@ -35,6 +35,7 @@ CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
 UNTOLD = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
+HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset", re.I)  # gRPC: it was killed
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
 T = TypeVar("T")
 
@@ -182,7 +183,7 @@ class Connection:
                 raise ServerError(f"{self.address} is not trusted ({message}); see --tls and --ca") from error
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
-            if "UNAVAILABLE" in status:
+            if "UNAVAILABLE" in status or HUNG_UP.search(message):
                 hint = "start one with: exposure serve"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
                     hint = "one that knows its clients by certificate answers no other; see --client-certificate"
