@@ -14,11 +14,10 @@ from exposure.networks import Network
 from exposure.schedule import unroll
 from exposure.sensor import pad
 
-from .precision import GraphError, Run
+from .precision import GraphError, Run, difference_dn
 from .scene import Scene
 
 Array = NDArray[np.float32]
-WHITE_DN = 16383  # differences are told in DN of a 14-bit file
 MOST_LOSS_DB = 0.02
 
 
@@ -112,14 +111,13 @@ def _compare(scene: Scene, passes: int, expected: Array, computed: Array, what: 
         raise GraphError(f"the network itself gives NaN or Inf on the {scene.name} scene")
     if not np.isfinite(computed).all():
         raise GraphError(f"{what} gives NaN or Inf on the {scene.name} scene after {passes} passes")
-    difference = np.abs(computed - expected)
     loss = None if scene.clean is None else _psnr(expected, scene.clean) - _psnr(computed, scene.clean)
     return Figures(
         scene=scene.name,
         size=f"{scene.image.shape[2]}x{scene.image.shape[3]}",
         passes=passes,
         agreement_db=round(_psnr(computed, expected), 2),
-        difference_dn=round(float(np.percentile(difference, 99.9)) * WHITE_DN, 3),
+        difference_dn=round(difference_dn(computed - expected), 3),
         loss_db=None if loss is None else round(loss, 5),
     )
 

@@ -24,6 +24,7 @@ Run = Callable[..., NDArray[np.float32]]
 """A graph or an engine: clean = run(image, photon_gain[, original]), arrays in and out."""
 
 LARGEST_HALF = 65504.0
+WHITE_DN = 16383  # differences are told in DN of a 14-bit file
 HEADROOM = 4.0  # scenes may be this much harder on a layer than those that were measured
 WANTED_DB, WANTED_DN = 83.0, 1.5  # the gate's 80 dB and 4 DN, and some for what was not measured
 WORTH_DB = 1.0  # an island that gains less is not worth its casts
@@ -144,6 +145,11 @@ def choose_islands(network: Network, crops: Iterable[Crop], frame_pixels: int) -
     return islands
 
 
+def difference_dn(difference: NDArray[np.float32]) -> float:
+    """99.9th percentile of the magnitude of a difference of signals, in DN of 14 bits."""
+    return float(np.percentile(np.abs(difference), 99.9)) * WHITE_DN
+
+
 def _outermost(names: list[str]) -> list[str]:
     """Without those that lie inside another of them."""
     return [n for n in dict.fromkeys(names) if not any(n.startswith(f"{other}.") for other in names)]
@@ -203,5 +209,5 @@ def _agreement(network: Network, islands: Sequence[str], images: list[tuple[Tens
         difference = run(image.numpy(), photon_gain.numpy(), image.numpy()) - expected
         error = float(np.mean(difference**2, dtype=np.float64))
         worst = min(worst, -10 * np.log10(error) if 0 < error < np.inf else (200.0 if error == 0 else -np.inf))
-        apart = max(apart, float(np.quantile(np.abs(difference), 0.999)) * 16383)
+        apart = max(apart, difference_dn(difference))
     return worst, apart

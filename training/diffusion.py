@@ -1,9 +1,9 @@
 """The baseline that the paper compares with: conditional diffusion, which starts from pure noise instead of the file.
 
 Its network sees the diffused image, how much noise is in it, and the noisy file (Ho et al., "Denoising Diffusion
-Probabilistic Models", NeurIPS 2020). It predicts the clean image, not the noise: after a brief training that is the
-only choice that samples anything but colour casts. It is sampled in any number of steps by the deterministic rule of
-Song et al., "Denoising Diffusion Implicit Models", ICLR 2021. Signal is scaled to [-1, 1], as theirs.
+Probabilistic Models", NeurIPS 2020). It predicts the clean image, not the noise: after as brief a training (5000
+iterations) the noise gave 3 to 10 dB at x250, the image gives 29. It is sampled in any number of steps by the
+deterministic rule of Song et al., "Denoising Diffusion Implicit Models", ICLR 2021. Signal is scaled to [-1, 1].
 """
 
 import os
@@ -26,8 +26,6 @@ FIRST_BETA, LAST_BETA = 1e-4, 0.02
 
 class Diffusion(nn.Module):
     """The U-Net with 12 inputs and 4 outputs. Its checkpoints bear names that no engine is built from."""
-
-    adaptive = False
 
     def __init__(self, widths: Sequence[int], seed: int = 0) -> None:
         super().__init__()

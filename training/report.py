@@ -11,6 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from exposure.denoise import denoise
 from exposure.networks import Network
+from exposure.quality import psnr
 
 from .diffusion import Diffusion, sample
 from .shots import SATURATION, Shot
@@ -34,14 +35,14 @@ class Report:
     def quality(self, iteration: int, network: Any) -> None:
         """Mean blind PSNR of the examples in one and in three passes, and pictures: noisy, denoised, clean."""
         for passes in (1, 3):
-            psnr = []
+            scores = []
             for number, shot in enumerate(self.examples):
                 result = self.result(network, shot, passes)[0].cpu()
-                psnr.append(-10 * np.log10(((result.numpy() - shot.clean) ** 2).mean()))
+                scores.append(psnr(result.numpy(), shot.clean))
                 row = np.concatenate([shot.image, result.numpy(), shot.clean], axis=2)[:3]
                 self.writer.add_image(f"example {number}, passes {passes}", row**GAMMA, iteration)
-            self.writer.add_scalar(f"PSNR/passes {passes}", np.mean(psnr), iteration)
-            print(f"iteration {iteration}: {np.mean(psnr):.2f} dB in {passes} passes", flush=True)
+            self.writer.add_scalar(f"PSNR/passes {passes}", np.mean(scores), iteration)
+            print(f"iteration {iteration}: {np.mean(scores):.2f} dB in {passes} passes", flush=True)
         self.writer.flush()
 
 
