@@ -49,6 +49,14 @@ class Request:
     small: Mapping[str, NDArray[Any]]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The frame, and the SHA-256 of the checkpoint that made it; "" where the repository is too old to tell."""
+
+    denoised: NDArray[np.uint16]
+    checkpoint: str
+
+
 def smallest_request(model: str) -> Request:
     """A request that costs nothing, for an ensemble or for `pack`."""
     small: dict[str, NDArray[Any]] = {
@@ -88,6 +96,7 @@ class Connection:
         self._idle: list[Region] = []
         self._calls: set[Any] = set()
         self._swept = self._closed = False
+        self._tells = True  # which checkpoint made an answer
 
     def close(self) -> None:
         """Give up what is still running; give shared memory and the connection back."""
@@ -100,8 +109,8 @@ class Connection:
             self._drop(region)
         self._grpc.close()
 
-    def infer(self, request: Request) -> NDArray[np.uint16]:
-        """DENOISED. Raises ServerGoneError where another try may help, ServerError where it will not."""
+    def infer(self, request: Request) -> Answer:
+        """DENOISED and CHECKPOINT. Raises ServerGoneError where another try may help, ServerError where it will not."""
         return self._answered(lambda: self._infer(request))
 
     def checkpoint(self) -> str:
@@ -124,35 +133,29 @@ class Connection:
         return answer
 
     def _checkpoint(self) -> str:
-        request, output = smallest_request("pack"), grpc.InferRequestedOutput("CHECKPOINT")
+        request = smallest_request("pack")
         inputs = _tensors({"MOSAIC": request.mosaic, **request.small})
-        try:
-            (text,) = self._call("pack", inputs, output).as_numpy("CHECKPOINT")
-        except InferenceServerException as error:
-            if not UNTOLD.search(str(error.message())):
-                raise
-            return ""
-        return bytes(text).decode()
+        return self._call_telling("pack", inputs, [])[1]
 
-    def _infer(self, request: Request) -> NDArray[np.uint16]:
+    def _infer(self, request: Request) -> Answer:
+        size = 2 * request.mosaic.nbytes
         try:
-            return self._infer_once(request)
+            return self._infer_once(request, self._idle_region(size) or self._new_region(size))
         except InferenceServerException as error:
             if not FORGOTTEN.search(str(error.message())):
                 raise
-            return self._infer_once(request)  # the server was started anew since
+        return self._infer_once(request, self._new_region(size))  # the server was started anew since
 
-    def _infer_once(self, request: Request) -> NDArray[np.uint16]:
-        region = self._region(2 * request.mosaic.nbytes)
+    def _infer_once(self, request: Request, region: "Region | None") -> Answer:
         try:
-            denoised = self._ask(request, region)
+            answer = self._ask(request, region)
         except BaseException:  # Ctrl-C too
             if region is not None:
                 self._drop(region)  # an abandoned request may still be writing into it
             raise
         if region is not None:
             self._keep(region)
-        return denoised
+        return answer
 
     def check(self) -> None:
         """Raise ServerError unless the server answers and holds our ensembles."""
@@ -183,7 +186,7 @@ class Connection:
                 raise ServerError(f"{self.address} is not trusted ({message}); see --tls and --ca") from error
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
-            if "UNAVAILABLE" in status or HUNG_UP.search(message):
+            if _is_gone(error):
                 hint = "start one with: exposure serve"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
                     hint = "one that knows its clients by certificate answers no other; see --client-certificate"
@@ -194,7 +197,7 @@ class Connection:
                 ) from error
             raise ServerError(re.sub(r"^in ensemble '\w+', ", "", message)) from error
 
-    def _ask(self, request: Request, region: "Region | None") -> NDArray[np.uint16]:
+    def _ask(self, request: Request, region: "Region | None") -> Answer:
         mosaic = np.ascontiguousarray(request.mosaic)
         large, output = grpc.InferInput("MOSAIC", mosaic.shape, "UINT16"), grpc.InferRequestedOutput("DENOISED")
         if region is not None:
@@ -203,13 +206,24 @@ class Connection:
             output.set_shared_memory(region.name, mosaic.nbytes, offset=mosaic.nbytes)
         else:
             large.set_data_from_numpy(mosaic)
-        reply = self._call(request.model, [large, *_tensors(request.small)], output)
+        reply, checkpoint = self._call_telling(request.model, [large, *_tensors(request.small)], [output])
         if region is not None:
-            return np.array(region.array(mosaic.shape, mosaic.nbytes))
-        denoised: NDArray[np.uint16] = reply.as_numpy("DENOISED")
-        return denoised
+            return Answer(np.array(region.array(mosaic.shape, mosaic.nbytes)), checkpoint)
+        return Answer(reply.as_numpy("DENOISED"), checkpoint)
 
-    def _call(self, model: str, inputs: list[Any], output: Any) -> Any:
+    def _call_telling(self, model: str, inputs: list[Any], outputs: list[Any]) -> tuple[Any, str]:
+        """A reply, and CHECKPOINT in the same reply: a server may be started anew between two."""
+        if self._tells:
+            try:
+                reply = self._call(model, inputs, [*outputs, grpc.InferRequestedOutput("CHECKPOINT")])
+                return reply, bytes(reply.as_numpy("CHECKPOINT")[0]).decode()
+            except InferenceServerException as error:
+                if not UNTOLD.search(str(error.message())):
+                    raise
+                self._tells = False
+        return (self._call(model, inputs, outputs) if outputs else None), ""
+
+    def _call(self, model: str, inputs: list[Any], outputs: list[Any]) -> Any:
         """One call that `close` can end."""
         answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
         with self._lock:
@@ -219,7 +233,7 @@ class Connection:
                 model,
                 inputs,
                 callback=lambda result, error: answers.put((result, error)),
-                outputs=[output],
+                outputs=outputs,
                 client_timeout=self._access.timeout_s,
                 headers=self._headers(),
             )
@@ -236,20 +250,23 @@ class Connection:
     def _headers(self) -> dict[str, str] | None:
         return dict(self._access.headers) or None
 
-    def _region(self, size: int) -> "Region | None":
-        """A registered region of at least `size` bytes that nobody uses; None where the server cannot see it."""
+    def _idle_region(self, size: int) -> "Region | None":
+        """A registered region of at least `size` bytes that nobody uses; where it is too small, it goes."""
         if not self.shared_memory:
             return None
         with self._lock:
-            fitting = next((region for region in self._idle if region.size >= size), None)
-            outgrown = None if fitting or not self._idle else self._idle[0]
-            for taken in (fitting, outgrown):
-                if taken is not None:
-                    self._idle.remove(taken)
-        if outgrown is not None:
-            self._drop(outgrown)
-        if fitting is not None:
-            return fitting
+            region = next((one for one in self._idle if one.size >= size), next(iter(self._idle), None))
+            if region is not None:
+                self._idle.remove(region)
+        if region is None or region.size >= size:
+            return region
+        self._drop(region)
+        return None
+
+    def _new_region(self, size: int) -> "Region | None":
+        """A region that the server was just told of; None where it cannot see it."""
+        if not self.shared_memory:
+            return None
         try:
             region = Region(size)
         except OSError:  # no room there: gRPC serves as well
@@ -260,7 +277,7 @@ class Connection:
             self._grpc.register_system_shared_memory(region.name, f"/{region.name}", size, headers=self._headers())
         except (InferenceServerException, ValueError) as error:
             region.close()
-            if isinstance(error, ValueError) or "UNAVAILABLE" in str(error.status()):
+            if isinstance(error, ValueError) or _is_gone(error):
                 raise
             self.shared_memory = False  # a container with a /dev/shm of its own
             return None
@@ -297,6 +314,10 @@ class Connection:
             if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
                 self._unregister(name)
         self._swept = True
+
+
+def _is_gone(error: InferenceServerException) -> bool:
+    return "UNAVAILABLE" in str(error.status()) or bool(HUNG_UP.search(str(error.message())))
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:

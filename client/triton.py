@@ -18,7 +18,7 @@ from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, check_tile
 
 from .access import Access, ServerError, ServerGoneError
-from .connection import Connection, Request, smallest_request
+from .connection import Answer, Connection, Request, smallest_request
 from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
@@ -108,11 +108,14 @@ class Client:
         seed: int = 0,
         origin: tuple[int, int] = (0, 0),
         tile_done: Callable[[float], None] | None = None,
+        checkpoint_told: Callable[[str], None] | None = None,
     ) -> NDArray[np.uint16]:
         """The mosaic, [H, W] in DN, as `sensor` would have recorded it with `ratio` times the exposure.
 
         gain: K in DN per electron. origin: row and column of the mosaic in the whole frame, multiples of 32 where it is
-        larger than a tile. tile_done: called with the share of the frame that each answer brings.
+        larger than a tile. tile_done: called with the share of the frame that each answer brings. checkpoint_told:
+        called at the end with the SHA-256 of the checkpoint that made the answer, "" where the server's repository is
+        too old to tell; a frame whose tiles were made by different ones is refused.
         """
         if passes not in SERVED_PASSES:
             raise ServerError(f"passes is {passes}; the server holds ensembles for {SERVED_PASSES}")
@@ -140,7 +143,11 @@ class Client:
             place = np.array([origin[0] + tile.origin[0], origin[1] + tile.origin[1]], np.int32)
             return Request(f"exposure_{passes}", mosaic[tile.rows, tile.columns], {**small, "ORIGIN": place})
 
-        return self._assembled(mosaic.shape, {self._submit(request(tile)): tile for tile in tiles}, tile_done)
+        parts = {self._submit(request(tile)): tile for tile in tiles}
+        answer = self._assembled(mosaic.shape, parts, tile_done)
+        if checkpoint_told is not None:
+            checkpoint_told(answer.checkpoint)
+        return answer.denoised
 
     def is_ready(self) -> bool:
         """Whether a server answers and holds our ensembles."""
@@ -190,7 +197,7 @@ class Client:
                     spent[model["name"]] += int(model["inference_stats"]["success"].get("ns", 0)) / 1e9
         return spent
 
-    def _submit(self, request: Request) -> "Future[NDArray[np.uint16]]":
+    def _submit(self, request: Request) -> "Future[Answer]":
         try:
             return self._threads.submit(self._infer, request)
         except RuntimeError as error:
@@ -199,14 +206,17 @@ class Client:
     @staticmethod
     def _assembled(
         shape: tuple[int, ...],
-        parts: "dict[Future[NDArray[np.uint16]], Tile]",
+        parts: "dict[Future[Answer], Tile]",
         tile_done: Callable[[float], None] | None,
-    ) -> NDArray[np.uint16]:
-        frame = np.empty(shape, np.uint16)
+    ) -> Answer:
+        frame, checkpoints = np.empty(shape, np.uint16), set()
         try:
             for part in as_completed(parts):
-                tile = parts[part]
-                frame[tile.kept_rows, tile.kept_columns] = part.result()[tile.kept]
+                tile, answer = parts[part], part.result()
+                frame[tile.kept_rows, tile.kept_columns] = answer.denoised[tile.kept]
+                checkpoints.add(answer.checkpoint)
+                if len(checkpoints) > 1:
+                    raise ServerError("its tiles were made by different checkpoints; give servers of one to --server")
                 if tile_done is not None:
                     tile_done(frame[tile.kept_rows, tile.kept_columns].size / frame.size)
         except CancelledError as error:
@@ -214,9 +224,9 @@ class Client:
         finally:
             for part in parts:
                 part.cancel()
-        return frame
+        return Answer(frame, checkpoints.pop())
 
-    def _infer(self, request: Request) -> NDArray[np.uint16]:
+    def _infer(self, request: Request) -> Answer:
         return self._patiently(lambda connection: connection.infer(request))
 
     def _patiently(self, ask: Callable[[Connection], T]) -> T:

@@ -25,7 +25,7 @@ CONTRACT = (
     ("SEED", "UINT64", "1"),
     ("ORIGIN", "INT32", "2"),
 )
-DENOISED = ("DENOISED", "UINT16", "-1, -1")
+ANSWER = (("DENOISED", "UINT16", "-1, -1"), ("CHECKPOINT", "STRING", "1"))
 PHOTON_GAIN_LINE = '  { name: "PHOTON_GAIN" data_type: TYPE_FP32 dims: [ 1 ] }'
 FRAMES, END_OF_FRAMES = "# frames: written by export/build_engine.py from --frame", "# end of frames"
 ORIGIN_IMAGE_LINE = '  { name: "ORIGIN_IMAGE" data_type: TYPE_FP32 dims: [ 1, 4, -1, -1 ] }'
@@ -38,7 +38,7 @@ def ensemble_config(passes: int, *, concat_origin: bool = False) -> str:
     """
     sensor = {name: name for name in ("CFA", "BLACK", "WHITE")}
     request = {name: name for name, _, _ in CONTRACT}
-    packed = {"IMAGE": "image_0", "PHOTON_GAIN": "photon_gain_0", "SIZE": "size"}
+    packed = {"IMAGE": "image_0", "PHOTON_GAIN": "photon_gain_0", "SIZE": "size", "CHECKPOINT": "CHECKPOINT"}
     if passes > 1:
         packed |= {f"STEPS_{passes}": "steps", "PASS": "pass_0"}
     steps = [_step("pack", request, packed)]
@@ -62,7 +62,7 @@ def ensemble_config(passes: int, *, concat_origin: bool = False) -> str:
             'platform: "ensemble"',
             "max_batch_size: 0",
             *_tensors("input", CONTRACT),
-            *_tensors("output", (DENOISED,)),
+            *_tensors("output", ANSWER),
             "ensemble_scheduling {",
             "  step [",
             ",\n".join(steps),

@@ -85,12 +85,15 @@ def test_a_frame_of_another_size_reuses_or_replaces_memory(client: Client, addre
 
 
 def test_a_restarted_server_is_found_again(small_repository: Path) -> None:
-    """Killed and started anew on its port: the request waits for it, and registers its memory again."""
+    """Killed and started anew on its port: the request waits for it, and none of what it had registered is used."""
     mosaic = dark((64, 64), SENSOR)
     with running_server(ServerOptions(small_repository, **FREE)) as server:
         address = server.address
         client = Client(address)
         expected = client.denoise(mosaic, SENSOR, **PHYSICS)
+        with ThreadPoolExecutor(2) as threads:
+            while len(regions(address)) < 2:  # until two requests have met
+                list(threads.map(lambda _: client.denoise(mosaic, SENSOR, **PHYSICS), range(2)))
         server.process.kill()
         server.process.wait()
         with ThreadPoolExecutor(1) as thread:

@@ -25,6 +25,8 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 import exposure.client.server as launcher
 from exposure import Sensor, denoise, load_checkpoint, pack, unpack
+from exposure.assets import CHECKPOINT
+from exposure.client.manifest import content_of
 from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
 from exposure.export.build_engine import build
@@ -133,7 +135,7 @@ GOOD: dict[str, NDArray[Any]] = {
 
 def infer(
     address: str, tensors: dict[str, NDArray[Any]], model: str = "exposure_3", output: str | None = "DENOISED"
-) -> NDArray[np.uint16]:
+) -> NDArray[Any]:
     """A request by other people's means: tritonclient alone."""
     server = grpc.InferenceServerClient(address)
     inputs = []
@@ -160,9 +162,11 @@ def test_the_contract(address: str, passes: int) -> None:
         "SEED": ("UINT64", ["1"]),
         "ORIGIN": ("INT32", ["2"]),
     }
-    assert metadata["outputs"] == [{"name": "DENOISED", "datatype": "UINT16", "shape": ["-1", "-1"]}]
+    outputs = {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in metadata["outputs"]}
+    assert outputs == {"DENOISED": ("UINT16", ["-1", "-1"]), "CHECKPOINT": ("BYTES", ["1"])}
     denoised = infer(address, GOOD, f"exposure_{passes}")
     assert (denoised.dtype, denoised.shape) == (np.dtype(np.uint16), (32, 34))
+    assert bytes(infer(address, GOOD, f"exposure_{passes}", "CHECKPOINT")[0]).decode() == content_of(CHECKPOINT)
 
 
 @pytest.mark.parametrize(
