@@ -1,8 +1,10 @@
 """Write a CFA DNG: a mosaic with the levels, phase and colour of the file it came from (Adobe DNG 1.4)."""
 
 import io
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -117,22 +119,27 @@ def write_dng(
 
 
 def _tiles(mosaic: NDArray[np.uint16], size: tuple[int, int]) -> Iterator[bytes]:
-    """Lossless JPEG (ITU T.81, process 14) of each tile, row by row; two columns of the CFA are its two components."""
+    """Each tile, row by row, compressed."""
     height, width = size
     padded = np.pad(mosaic, [(0, -side % length) for side, length in zip(mosaic.shape, size, strict=True)], mode="wrap")
-    for top in range(0, padded.shape[0], height):
-        for left in range(0, padded.shape[1], width):
-            tile = np.ascontiguousarray(padded[top : top + height, left : left + width])
-            yield bytes(
-                imagecodecs.jpeg8_encode(
-                    tile.reshape(height, width // 2, 2),
-                    lossless=True,
-                    predictor=1,
-                    bitspersample=16,
-                    colorspace="unknown",
-                    outcolorspace="unknown",
-                )
-            )
+    corners = itertools.product(range(0, padded.shape[0], height), range(0, padded.shape[1], width))
+    with ThreadPoolExecutor() as threads:
+        yield from threads.map(lambda at: _lossless(padded[at[0] : at[0] + height, at[1] : at[1] + width]), corners)
+
+
+def _lossless(tile: NDArray[np.uint16]) -> bytes:
+    """Lossless JPEG (ITU T.81, process 14); two columns of the CFA are its two components."""
+    height, width = tile.shape
+    return bytes(
+        imagecodecs.jpeg8_encode(
+            np.ascontiguousarray(tile).reshape(height, width // 2, 2),
+            lossless=True,
+            predictor=1,
+            bitspersample=16,
+            colorspace="unknown",
+            outcolorspace="unknown",
+        )
+    )
 
 
 def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:

@@ -2,7 +2,9 @@
 
 import contextlib
 import glob
+import itertools
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +14,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
-from exposure.sensor import Sensor, pack, unpack
+from exposure.sensor import SMALLEST_SIDE, Sensor, pack, unpack
 
 from .dng import write_dng
 from .rawfile import RawFile, read, render
@@ -70,9 +72,9 @@ def write(path: Path, file: RawFile, exposed: Exposed) -> None:
                 exposed.mosaic,
                 exposed.noise_profile,
                 noise_reduction=exposed.noise_reduction,
-                preview=_thumbnail(file, exposed.in_file_levels),
+                preview=_thumbnail(described, exposed.mosaic),
             )
-            back = read(part)
+            back = read(part, twice=False)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
             picture = render(file, exposed.in_file_levels, bits=16, linear=True)
@@ -89,11 +91,31 @@ def write(path: Path, file: RawFile, exposed: Exposed) -> None:
 
 
 def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16]) -> NDArray[np.uint8]:
-    """A small picture, as the sensor lies: the orientation tag turns it with the mosaic."""
-    picture = Image.fromarray(render(file, mosaic, half_size=True))
+    """A small picture, as the sensor lies: the orientation tag turns it with the mosaic.
+
+    LibRaw develops a small copy of the DNG: decoding the source once more takes longer than all the rest.
+    """
+    factor = -(-max(mosaic.shape) // (2 * PREVIEW_SIDE))
+    small = _binned(mosaic, factor) if min(mosaic.shape) >= factor * SMALLEST_SIDE else mosaic
+    with tempfile.TemporaryDirectory() as folder:
+        copy = replace(file, path=Path(folder, "small.dng"), crop=None, metadata=None)
+        write_dng(copy.path, copy, small)
+        picture = Image.fromarray(render(copy, small, half_size=True))
     turned = picture.rotate(TURNS[file.orientation], expand=True)
     turned.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     return np.asarray(turned)
+
+
+def _binned(mosaic: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
+    """Means of `factor` x `factor` cells, position by position: a mosaic of the same CFA, so much smaller."""
+    height, width = (side // (2 * factor) for side in mosaic.shape)
+    cells = mosaic[: 2 * factor * height, : 2 * factor * width].reshape(height, factor, 2, width, factor, 2)
+    total = np.zeros((height, 2, width, 2), np.uint32)
+    for row, column in itertools.product(
+        range(factor), repeat=2
+    ):  # NumPy's mean over these axes takes ten times longer
+        total += cells[:, row, :, :, column, :]
+    return (total // factor**2).astype(np.uint16).reshape(2 * height, 2 * width)
 
 
 def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:

@@ -75,8 +75,11 @@ class RawFile:
         return _numbers(self.tags, "NoiseProfile")
 
 
-def read(path: str | os.PathLike[str]) -> RawFile:
-    """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else."""
+def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
+    """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else.
+
+    twice: decode it once more, to find missing data; False where the mosaic is held against another one anyway.
+    """
     path = Path(path)
     try:
         _refuse_other_files(path)
@@ -85,7 +88,8 @@ def read(path: str | os.PathLike[str]) -> RawFile:
             tags = _tags(path, raw.raw_image.shape)
             mosaic = np.array(raw.raw_image_visible)
             _refuse_missing_data(path, mosaic, tags)
-            _refuse_chance(path, mosaic)
+            if twice:
+                _refuse_chance(path, mosaic)
             metadata = read_metadata(path)
             return RawFile(
                 path=path,
@@ -212,7 +216,7 @@ def _sensor(raw: Any, mosaic: NDArray[np.uint16]) -> Sensor:
         sensor = Sensor(black, float(raw.white_level), np.where(pattern == 3, 1, pattern))  # type: ignore[arg-type]
     except ValueError as error:
         raise RawFileError(f"its levels make no sense: {error}") from error
-    if np.median(mosaic) > sensor.white:
+    if np.count_nonzero(mosaic > sensor.white) > mosaic.size / 2:
         raise RawFileError(f"its levels make no sense: most pixels are above white ({sensor.white:g} DN)")
     if mosaic.max() <= min(black):
         raise RawFileError(f"it holds no light: no pixel is above black ({min(black):g} DN)")
