@@ -1,10 +1,17 @@
 """How a server is reached, and what is raised where it is not."""
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # gRPC takes a while to load
+    from tritonclient.utils import InferenceServerException
+
+HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset", re.I)  # gRPC: it was killed
 
 
 class ServerError(RuntimeError):
@@ -13,6 +20,10 @@ class ServerError(RuntimeError):
 
 class ServerGoneError(ServerError):
     """No server answers, now: the same request may succeed later or elsewhere."""
+
+
+class ServerBusyError(ServerGoneError):
+    """The server has as many requests as it takes."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +61,8 @@ class Access:
     def encrypts(self) -> bool:
         """Whether TLS is spoken."""
         return self.tls or self.authorities is not None or self.certificate is not None
+
+
+def is_gone(error: "InferenceServerException") -> bool:
+    """Whether gRPC says that nobody answers, or hung up."""
+    return "UNAVAILABLE" in str(error.status()) or bool(HUNG_UP.search(str(error.message())))

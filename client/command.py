@@ -62,6 +62,7 @@ def serve(options: argparse.Namespace) -> int:
         options.grpc_port,
         options.http_port,
         options.metrics_port,
+        options.in_flight,
     )
     with running_server(settings) as server:
         print(f"ready: gRPC at {server.address}; stop with Ctrl-C", flush=True)
@@ -110,6 +111,13 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     this.add_argument("--grpc-port", type=int, default=8001, help="default: 8001; 0 picks a free one")
     this.add_argument("--http-port", type=int, default=8000, help="default: 8000; 0 picks a free one")
     this.add_argument("--metrics-port", type=int, default=8002, help="default: 8002; 0 picks a free one")
+    this.add_argument(
+        "--in-flight",
+        type=int,
+        default=ServerOptions.megapixels_in_flight,
+        metavar="MP",
+        help="megapixels of all requests at once, 16 bytes each; who comes beyond is told to ask again (default: 128)",
+    )
     this.set_defaults(run=serve)
 
     this = commands.add_parser("sample", help="make a low-light RAW file", description=sample.__doc__)

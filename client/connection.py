@@ -18,12 +18,14 @@ from tritonclient.utils import InferenceServerException
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE
 
-from .access import Access, ServerError, ServerGoneError
-from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
+from .access import Access, ServerBusyError, ServerError, ServerGoneError, is_gone
+from .registered import RegisteredRegions
+from .shared_memory import Region
 
 TYPES = {"uint8": "UINT8", "uint16": "UINT16", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
 READY_TIMEOUT_S = 5.0
 PAUSES_S = (0.1, 5.0)  # before a server that failed is asked again: at first, and at most
+BUSY_PAUSE_S = 0.1
 CHANNEL = (
     ("grpc.max_send_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
@@ -35,7 +37,7 @@ CHANNEL = (
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
 UNTOLD = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
-HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset", re.I)  # gRPC: it was killed
+BUSY = re.compile(r"ask again later")  # kernels/backend/admission.cpp
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
 T = TypeVar("T")
 
@@ -79,7 +81,6 @@ class Connection:
         if not host or not port.isdigit():
             raise ServerError(f'server is "{address}"; write HOST:PORT, such as localhost:8001')
         self.address = address
-        self.shared_memory = is_this_machine(host)
         self.resting_until = 0.0  # on the monotonic clock; after a failure, others are asked first
         self.has_answered = False
         self._pause_s = PAUSES_S[0]
@@ -92,21 +93,20 @@ class Connection:
             private_key=access.key,
             channel_args=CHANNEL,
         )
+        self.regions = RegisteredRegions(self._grpc, access.headers, wanted=is_this_machine(host))
         self._lock = threading.Lock()
-        self._idle: list[Region] = []
         self._calls: set[Any] = set()
-        self._swept = self._closed = False
+        self._closed = False
         self._tells = True  # which checkpoint made an answer
 
     def close(self) -> None:
         """Give up what is still running; give shared memory and the connection back."""
         with self._lock:
             self._closed = True
-            calls, idle, self._idle = list(self._calls), self._idle, []
+            calls = list(self._calls)
         for call in calls:
             call.cancel()
-        for region in idle:
-            self._drop(region)
+        self.regions.close()
         self._grpc.close()
 
     def infer(self, request: Request) -> Answer:
@@ -125,6 +125,9 @@ class Connection:
         try:
             with self.translated():
                 answer = ask()
+        except ServerBusyError:  # a refusal costs it nothing, and it must not run dry
+            self.has_answered, self.resting_until = True, time.monotonic() + BUSY_PAUSE_S
+            raise
         except ServerGoneError:
             self.resting_until = time.monotonic() + self._pause_s
             self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
@@ -140,21 +143,21 @@ class Connection:
     def _infer(self, request: Request) -> Answer:
         size = 2 * request.mosaic.nbytes
         try:
-            return self._infer_once(request, self._idle_region(size) or self._new_region(size))
+            return self._infer_once(request, self.regions.take(size))
         except InferenceServerException as error:
             if not FORGOTTEN.search(str(error.message())):
                 raise
-        return self._infer_once(request, self._new_region(size))  # the server was started anew since
+        return self._infer_once(request, self.regions.new(size))  # the server was started anew since
 
     def _infer_once(self, request: Request, region: "Region | None") -> Answer:
         try:
             answer = self._ask(request, region)
         except BaseException:  # Ctrl-C too
             if region is not None:
-                self._drop(region)  # an abandoned request may still be writing into it
+                self.regions.drop(region)
             raise
         if region is not None:
-            self._keep(region)
+            self.regions.give_back(region)
         return answer
 
     def check(self) -> None:
@@ -186,7 +189,9 @@ class Connection:
                 raise ServerError(f"{self.address} is not trusted ({message}); see --tls and --ca") from error
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
-            if _is_gone(error):
+            if BUSY.search(message):
+                raise ServerBusyError(_told(message)) from error
+            if is_gone(error):
                 hint = "start one with: exposure serve"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
                     hint = "one that knows its clients by certificate answers no other; see --client-certificate"
@@ -195,7 +200,7 @@ class Connection:
                 raise ServerError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"
                 ) from error
-            raise ServerError(re.sub(r"^in ensemble '\w+', ", "", message)) from error
+            raise ServerError(_told(message)) from error
 
     def _ask(self, request: Request, region: "Region | None") -> Answer:
         mosaic = np.ascontiguousarray(request.mosaic)
@@ -250,74 +255,9 @@ class Connection:
     def _headers(self) -> dict[str, str] | None:
         return dict(self._access.headers) or None
 
-    def _idle_region(self, size: int) -> "Region | None":
-        """A registered region of at least `size` bytes that nobody uses; where it is too small, it goes."""
-        if not self.shared_memory:
-            return None
-        with self._lock:
-            region = next((one for one in self._idle if one.size >= size), next(iter(self._idle), None))
-            if region is not None:
-                self._idle.remove(region)
-        if region is None or region.size >= size:
-            return region
-        self._drop(region)
-        return None
 
-    def _new_region(self, size: int) -> "Region | None":
-        """A region that the server was just told of; None where it cannot see it."""
-        if not self.shared_memory:
-            return None
-        try:
-            region = Region(size)
-        except OSError:  # no room there: gRPC serves as well
-            self.shared_memory = False
-            return None
-        try:
-            self._sweep()
-            self._grpc.register_system_shared_memory(region.name, f"/{region.name}", size, headers=self._headers())
-        except (InferenceServerException, ValueError) as error:
-            region.close()
-            if isinstance(error, ValueError) or _is_gone(error):
-                raise
-            self.shared_memory = False  # a container with a /dev/shm of its own
-            return None
-        return region
-
-    def _keep(self, region: "Region") -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.append(region)
-                return
-        self._drop(region)
-
-    def _drop(self, region: "Region") -> None:
-        self._unregister(region.name)
-        region.close()
-
-    def _unregister(self, name: str) -> None:
-        for pause_s in (0.02, 0):  # just after a reply the server may still hold it
-            try:
-                self._grpc.unregister_system_shared_memory(
-                    name, headers=self._headers(), client_timeout=READY_TIMEOUT_S
-                )
-                return
-            except (InferenceServerException, ValueError):  # the server may be gone, or our channel closed
-                time.sleep(pause_s)
-
-    def _sweep(self) -> None:
-        """Once: make the server forget the regions of clients that were killed, and remove these."""
-        if self._swept:
-            return
-        remove_abandoned_regions()
-        answer = self._grpc.get_system_shared_memory_status(as_json=True, headers=self._headers())
-        for name in answer.get("regions", {}):
-            if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
-                self._unregister(name)
-        self._swept = True
-
-
-def _is_gone(error: InferenceServerException) -> bool:
-    return "UNAVAILABLE" in str(error.status()) or bool(HUNG_UP.search(str(error.message())))
+def _told(message: str) -> str:
+    return re.sub(r"^in ensemble '\w+', ", "", message)
 
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:

@@ -14,7 +14,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,6 +50,7 @@ class ServerOptions:
     grpc_port: int = 8001
     http_port: int = 8000
     metrics_port: int = 8002
+    megapixels_in_flight: int = 128  # of all requests at once; who comes beyond is refused, and may ask again
 
 
 class Server:
@@ -156,7 +157,12 @@ def _with_ports(options: ServerOptions) -> ServerOptions:
                 reason = getattr(error, "strerror", None) or error
                 raise ServerError(f"cannot listen on {options.host}:{wanted} ({reason}); try another {flag}") from error
             chosen[name] = trial.getsockname()[1]
-    return ServerOptions(options.repository, options.config_name, options.host, **chosen)
+    return replace(
+        options,
+        grpc_port=chosen["grpc_port"],
+        http_port=chosen["http_port"],
+        metrics_port=chosen["metrics_port"],
+    )
 
 
 def _tritonserver() -> Path:
@@ -202,6 +208,7 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--http-port={options.http_port}",
         f"--metrics-port={options.metrics_port}",
         "--exit-timeout-secs=5",
+        f"--backend-config=exposure,megapixels-in-flight={options.megapixels_in_flight}",
         # the default of 64 MB sends the tensors of a 12 MP frame through the CPU's memory
         *(["--cuda-memory-pool-byte-size=0:536870912"] if options.config_name == "rtx" else []),
     ]

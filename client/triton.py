@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, check_tile
 
-from .access import Access, ServerError, ServerGoneError
+from .access import Access, ServerBusyError, ServerError, ServerGoneError
 from .connection import Answer, Connection, Request, smallest_request
 from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
 
-__all__ = ["AsyncClient", "Client", "ServerError", "ServerGoneError"]
+__all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 
 STAGES = ("pack", "denoiser", "expose", "unpack")
 TILE_PIXELS = 13_000_000  # of a request: what a server needs for it is in client/README.md
@@ -35,7 +35,8 @@ class Client:
     address: HOST:PORT of a gRPC service, or several, between which requests are balanced.
     timeout_s: deadline of one request. tls, authorities, certificate, key, headers: see `Access`.
     tile_pixels: larger frames are sent in tiles of at most so many pixels. in_flight: requests at once to each server.
-    patience_s: how long a request waits for servers that have answered before and are gone now.
+    patience_s: how long a request waits for servers that have answered before and are gone now; for busy ones it waits
+    as long as its deadline, unless this is 0.
     shared_memory: whether frames go through it to servers on this machine.
 
     May be used by several threads. Every call raises ServerError, one sentence, when the servers are absent, fail or
@@ -67,7 +68,7 @@ class Client:
         self._connections = [Connection(one, access) for one in addresses]
         if not shared_memory:
             self.shared_memory = False
-        self._tile_pixels, self._in_flight, self._patience_s = tile_pixels, in_flight, patience_s
+        self._tile_pixels, self._patience_s, self._timeout_s = tile_pixels, patience_s, timeout_s
         self._busy = dict.fromkeys(self._connections, 0)
         self._choosing = threading.Lock()
         self.most_requests = in_flight * len(addresses)  # at once, to all servers
@@ -76,12 +77,12 @@ class Client:
     @property
     def shared_memory(self) -> bool:
         """Whether frames go through shared memory to some server."""
-        return any(connection.shared_memory for connection in self._connections)
+        return any(connection.regions.wanted for connection in self._connections)
 
     @shared_memory.setter
     def shared_memory(self, wanted: bool) -> None:
         for connection in self._connections:
-            connection.shared_memory = wanted
+            connection.regions.wanted = wanted
 
     def __enter__(self) -> "Client":
         return self
@@ -231,15 +232,17 @@ class Client:
 
     def _patiently(self, ask: Callable[[Connection], T]) -> T:
         """Ask the least busy server; where it is gone, another, or the same again after a pause."""
-        deadline = time.monotonic() + self._patience_s
+        began = time.monotonic()
         while True:
             with self._least_busy() as connection:
                 try:
                     return ask(connection)
-                except ServerGoneError:
+                except ServerGoneError as error:
+                    busy = isinstance(error, ServerBusyError) and self._patience_s > 0
+                    patience_s = self._timeout_s if busy else self._patience_s
                     untried = any(one.resting_until == 0 for one in self._connections)
                     known = any(one.has_answered for one in self._connections)
-                    if not untried and not (known and time.monotonic() < deadline):
+                    if not untried and not (known and time.monotonic() < began + patience_s):
                         raise
 
     @contextmanager

@@ -9,6 +9,7 @@
 #include <map>
 #include <thread>
 
+#include "../kernels/backend/admission.h"
 #include "../kernels/backend/cuda_library.h"
 #include "../kernels/backend/manifest.h"
 #include "../kernels/backend/models.h"
@@ -307,6 +308,31 @@ static void fails_halfway(Model& expose) {
     }
 }
 
+static void admits() {
+    auto is_busy = [](Admission& door, int64_t megapixels, Admission::Clock::time_point now) {
+        try {
+            door.enter(1000000 * megapixels, now);
+        } catch (const Busy&) {
+            return true;
+        }
+        return false;
+    };
+    Admission door;
+    auto now = Admission::Clock::now();
+    std::chrono::seconds quiet(3);
+    door.limit_to(10);
+    expect(!is_busy(door, 60, now), "alone, a request of any size is let in");
+    expect(is_busy(door, 1, now), "beyond the limit");
+    door.leave(60000000);
+    expect(!is_busy(door, 6, now) && !is_busy(door, 4, now) && is_busy(door, 1, now), "up to the limit");
+    door.leave(4000000);
+    expect(!is_busy(door, 4, now) && is_busy(door, 1, now), "one left");
+    for (int model = 0; model < 2; model++) door.began();  // a long pass, and the one that asks
+    expect(is_busy(door, 1, now + quiet), "a model computes");
+    for (int model = 0; model < 2; model++) door.ended(now);
+    expect(is_busy(door, 1, now) && !is_busy(door, 1, now + quiet), "those that never left are forgotten");
+}
+
 static void scratch_is_bounded(Model& unpack, uint64_t (*bytes)()) {
     auto gpu = make_gpu_device(0, 100000);
     for (int side : {40, 600, 64, 50, 600, 40}) {
@@ -357,6 +383,7 @@ int main(int, char** arguments) {
     every_way("unpack", *unpack, [](Exchange& e, int way, int h, int w) { ask_unpack(e, way, h, w); });
     refusals(*pack, *expose, *unpack);
     fails_halfway(*expose);
+    admits();
     concurrently(*expose);
     expect(bytes() == 0, "memory left on the card");
     scratch_is_bounded(*unpack, bytes);

@@ -21,7 +21,7 @@ from test_server import FREE, dark
 
 import exposure.client.server as launcher
 from exposure import Sensor
-from exposure.client import AsyncClient, Client, ServerError, ServerGoneError, command, denoise_command
+from exposure.client import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError, command, denoise_command
 from exposure.client.connection import Connection, Request
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
@@ -112,6 +112,40 @@ def test_a_dead_server_among_several_costs_nothing(address: str) -> None:
             client.denoise(mosaic, SENSOR, **PHYSICS)
     with Client(["127.0.0.1:9", "127.0.0.1:10"]) as client, pytest.raises(ServerGoneError):
         client.denoise(mosaic, SENSOR, **PHYSICS)
+
+
+def test_a_full_server_refuses_and_loses_nothing(small_repository: Path) -> None:
+    """It holds so many pixels and no more; who waits is served, and cancelled requests do not count for ever."""
+    mosaic = dark((512, 512), SENSOR)
+    options = ServerOptions(small_repository, **FREE, megapixels_in_flight=1)  # three such frames
+    sentences = set()
+
+    def refused(client: Client) -> list[bool]:
+        def ask(_: int) -> bool:
+            try:
+                client.denoise(mosaic, SENSOR, ratio=50, gain=3, passes=4)
+            except ServerBusyError as error:
+                sentences.add(str(error))
+                return True
+            return False
+
+        with ThreadPoolExecutor(12) as threads:
+            return list(threads.map(ask, range(12)))
+
+    with running_server(options) as server:
+        with Client(server.address, in_flight=12, patience_s=0) as client:
+            assert 0 < sum(refused(client)) < 12
+            assert all("the server is busy: requests of 0." in sentence for sentence in sentences)
+        with Client(server.address, in_flight=12) as client:
+            assert not any(refused(client))
+        hasty = Client(server.address, in_flight=3)
+        with ThreadPoolExecutor(3) as threads:
+            abandoned = [threads.submit(hasty.denoise, mosaic, SENSOR, ratio=50, gain=3, passes=4) for _ in range(3)]
+            time.sleep(0.1)
+            hasty.close()
+            assert all(isinstance(one.exception(), ServerError) for one in abandoned)
+        with Client(server.address, in_flight=3) as client:
+            assert not any(refused(client))
 
 
 def test_refusals_are_not_retried(client: Client) -> None:

@@ -14,7 +14,7 @@ import pytest
 from conftest import PROJECT
 
 BACKEND, CSRC, TESTS = (PROJECT / folder for folder in ("kernels/backend", "kernels/csrc", "tests"))
-SOURCES = ("pack", "expose", "unpack", "request", "sensor", "cpu_device", "gpu_device", "cuda_library")
+SOURCES = ("admission", "pack", "expose", "unpack", "request", "sensor", "cpu_device", "gpu_device", "cuda_library")
 
 
 @pytest.fixture(scope="module")

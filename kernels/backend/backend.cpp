@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "admission.h"
 #include "manifest.h"
 #include "models.h"
 
@@ -28,6 +29,8 @@ TRITONSERVER_Error* guarded(Work work) {
         return nullptr;
     } catch (const Refusal& refusal) {
         return TRITONSERVER_ErrorNew(ERROR_INVALID_ARGUMENT, refusal.what());
+    } catch (const Busy& busy) {
+        return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, busy.what());
     } catch (const std::exception& error) {
         std::string line = error.what();  // OpenVINO's are of several lines
         std::replace(line.begin(), line.end(), '\n', ' ');
@@ -84,6 +87,7 @@ Instance opened(const Configured& c, TRITONBACKEND_ModelInstance* instance) {
 
 void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request) {
     uint64_t start = now_ns();
+    admission().began();
     TRITONBACKEND_Response* response = nullptr;
     TRITONSERVER_Error* error = TRITONBACKEND_ResponseNew(&response, request);
     bool success = false;
@@ -104,18 +108,35 @@ void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONB
     if (ignored) TRITONSERVER_ErrorDelete(ignored);
     ignored = TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL);
     if (ignored) TRITONSERVER_ErrorDelete(ignored);
+    admission().ended();
+}
+
+// --backend-config=exposure,megapixels-in-flight=N of tritonserver.
+void configure(TRITONBACKEND_Backend* backend) {
+    TRITONSERVER_Message* message;
+    check(TRITONBACKEND_BackendConfig(backend, &message));
+    const char* base;
+    size_t size;
+    check(TRITONSERVER_MessageSerializeToJson(message, &base, &size));
+    std::string megapixels = json_value(std::string(base, size), "megapixels-in-flight");
+    if (megapixels.empty()) return;
+    int64_t limit = atoll(megapixels.c_str());
+    if (limit < 1 || limit > 1000000)
+        throw std::runtime_error("megapixels-in-flight is '" + megapixels + "'; it must be 1 to 1000000");
+    admission().limit_to(limit);
 }
 
 }  // namespace
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
-EXPORTED TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend*) {
-    return guarded([] {
+EXPORTED TRITONSERVER_Error* TRITONBACKEND_Initialize(TRITONBACKEND_Backend* backend) {
+    return guarded([&] {
         uint32_t major, minor;
         check(TRITONBACKEND_ApiVersion(&major, &minor));
         if (major != 1)
             throw std::runtime_error(sentence("Triton's backend API is version %u; this backend knows version 1", major));
+        configure(backend);
     });
 }
 

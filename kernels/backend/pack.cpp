@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "admission.h"
 #include "manifest.h"
 #include "models.h"
 #include "sensor.h"
@@ -34,6 +35,8 @@ class Pack : public Model {
         check_physics(ratio, gain, sensor.saturation());
 
         int64_t h = padded(height), w = padded(width);
+        std::vector<std::string> asked = request.outputs();
+        if (std::find(asked.begin(), asked.end(), "IMAGE") != asked.end()) admission().enter(4 * h * w);
         Layout layout = sensor.layout(height, width, h, w);
         for (int i = 0; i < 4; i++) layout.factor[i] = (float)(ratio / ((double)sensor.white - sensor.black[i]));
         if (float* image = request.output<float>("IMAGE", {1, 4, h, w}))

@@ -14,7 +14,7 @@ struct TRITONBACKEND_Response;
 struct TRITONBACKEND_Input;
 struct TRITONBACKEND_Output;
 
-enum TRITONSERVER_Error_Code : int { ERROR_INTERNAL = 1, ERROR_INVALID_ARGUMENT = 3, ERROR_UNSUPPORTED = 5 };
+enum TRITONSERVER_Error_Code : int { ERROR_INTERNAL = 1, ERROR_INVALID_ARGUMENT = 3, ERROR_UNAVAILABLE = 4, ERROR_UNSUPPORTED = 5 };
 enum TRITONSERVER_DataType : int { TYPE_UINT8 = 2, TYPE_UINT16 = 3, TYPE_UINT64 = 5, TYPE_INT32 = 8, TYPE_FP32 = 11, TYPE_BYTES = 13 };
 enum TRITONSERVER_MemoryType : int { MEMORY_CPU = 0, MEMORY_CPU_PINNED = 1, MEMORY_GPU = 2 };
 enum TRITONSERVER_InstanceGroupKind : int { KIND_AUTO = 0, KIND_CPU = 1, KIND_GPU = 2, KIND_MODEL = 3 };
@@ -29,6 +29,7 @@ TRITONSERVER_Error* TRITONSERVER_MessageSerializeToJson(TRITONSERVER_Message* me
 TRITONSERVER_Error* TRITONSERVER_MessageDelete(TRITONSERVER_Message* message);
 
 TRITONSERVER_Error* TRITONBACKEND_ApiVersion(uint32_t* major, uint32_t* minor);
+TRITONSERVER_Error* TRITONBACKEND_BackendConfig(TRITONBACKEND_Backend* backend, TRITONSERVER_Message** config);
 TRITONSERVER_Error* TRITONBACKEND_ModelConfig(TRITONBACKEND_Model* model, uint32_t version, TRITONSERVER_Message** config);
 TRITONSERVER_Error* TRITONBACKEND_ModelRepository(TRITONBACKEND_Model* model, int* artifact, const char** location);
 TRITONSERVER_Error* TRITONBACKEND_ModelState(TRITONBACKEND_Model* model, void** state);

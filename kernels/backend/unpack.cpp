@@ -1,4 +1,5 @@
 // Planes back to the mosaic that a sensor with the same levels would have recorded.
+#include "admission.h"
 #include "models.h"
 #include "sensor.h"
 
@@ -17,6 +18,7 @@ class Unpack : public Model {
         for (int i = 0; i < 4; i++) layout.factor[i] = sensor.white - sensor.black[i];
         if (uint16_t* mosaic = request.output<uint16_t>("DENOISED", {size[0], size[1]}))
             request.device().unpack(request.on_device(clean), layout, mosaic);
+        admission().leave(4 * h * w);
     }
 };
 
