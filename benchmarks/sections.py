@@ -80,12 +80,10 @@ def server(found: dict[str, Any]) -> str:
     stages = [(name, f"{1e3 * seconds:.0f}") for name, seconds in request["mean_stage_s"].items()]
     callers = []
     for count, level in load["callers"].items():
-        times = level["latency_s"]
-        cells = [f"{1e3 * times[q]:.0f}" for q in ("median", "p95", "p99")]
         share = percent(level["requests_per_s"] / level["engine_limit_per_s"])
-        callers.append(
-            (count, level["requests_per_s"], share, *cells, f"{1e3 * level['mean_queued_s']:.0f}", level["refused"])
-        )
+        callers.append((count, level["requests_per_s"], share, *_waits(level)))
+    full = load["full"]
+    beyond = [(kind, full[kind]["requests_per_s"], *_waits(full[kind])) for kind in ("who wait", "who give up")]
     return f"""## Server
 
 What each layer adds, {waterfall["frame_mp"]:g} MP, shared memory unless it says gRPC:
@@ -113,8 +111,18 @@ is nearly their largest.
 
 ![latency against load](plots/load.svg)
 
-The models have no bound on their queue, so nothing is refused above saturation: waiting grows with the callers.
+A server holds so many pixels at once and refuses more (`exposure serve --in-flight`, 128 MP by default). The same load
+from {full["callers"]} callers at a server that holds {full["megapixels_in_flight"]} MP, with our client's patience and
+without:
+
+{table(("callers", "requests/s", "p50, ms", "p95", "p99", "queued, ms", "refused"), beyond)}
 """
+
+
+def _waits(level: dict[str, Any]) -> tuple[object, ...]:
+    """What callers of the server wait for an answer, in ms; how many were refused one."""
+    latencies = (f"{1e3 * level['latency_s'][q]:.0f}" for q in ("median", "p95", "p99"))
+    return (*latencies, f"{1e3 * level['mean_queued_s']:.0f}", level["refused"])
 
 
 def end_to_end(found: dict[str, Any]) -> str:

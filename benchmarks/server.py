@@ -8,7 +8,6 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from peers import ENGINE_FOLDER
 from exposure import pack, unpack, unroll
 from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import AsyncClient, Client, ServerError
+from exposure.client.triton import AsyncClient, Client, ServerBusyError
 from exposure.export.manifest import read_manifest
 from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.schedule import SERVED_PASSES
@@ -34,6 +33,8 @@ LOAD_SIDES = (512, 512)  # of the mosaics that the load is made of
 LOAD_PASSES = 1
 ENGINE_LOOKS = 5
 REQUESTS = 48  # at each concurrency, shared among the callers
+FULL_MEGAPIXELS = 2  # seven frames of the load
+REFUSED_PAUSE_S = 0.1  # of a caller who was refused
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def main() -> None:
             request = whole_request(engine, client, Frame.of(*large), benchmark.rounds)
             request["server_peak_gib"] = round(server.peak_memory_bytes() / 2**30, 2)
             benchmark.say("whole request timed")
-        under_load = load(engine, server.address, Frame.of(*LOAD_SIDES), 16 if benchmark.quick else REQUESTS)
+        requests = 16 if benchmark.quick else REQUESTS
+        under_load = load(engine, server.address, Frame.of(*LOAD_SIDES), requests)
+    under_load["full"] = beyond_its_bound(Frame.of(*LOAD_SIDES), requests)
     benchmark.finish({"precision": engine.precision, "waterfall": layers, "request": request, "load": under_load})
 
 
@@ -130,18 +133,32 @@ def load(engine: OpenVinoEngine, address: str, frame: Frame, requests: int) -> d
     return {"frame_mp": rounded(frame.mosaic.size / 1e6), "passes": LOAD_PASSES, "callers": levels}
 
 
-async def _under(address: str, frame: Frame, callers: int, requests: int) -> dict[str, Any]:
+def beyond_its_bound(frame: Frame, requests: int) -> dict[str, Any]:
+    """The most callers at a server that holds fewer frames: those who wait for their turn, those who give up."""
+    options = ServerOptions(grpc_port=0, http_port=0, metrics_port=0, megapixels_in_flight=FULL_MEGAPIXELS)
+    callers = CONCURRENCY[-1]
+    with running_server(options) as server:
+        waiting = asyncio.run(_under(server.address, frame, callers, requests))
+        giving_up = asyncio.run(_under(server.address, frame, callers, requests, patience_s=0))
+    return {
+        "megapixels_in_flight": FULL_MEGAPIXELS,
+        "callers": callers,
+        "who wait": waiting,
+        "who give up": giving_up,
+    }
+
+
+async def _under(address: str, frame: Frame, callers: int, requests: int, patience_s: float = 60.0) -> dict[str, Any]:
     """Throughput, latency and queueing with so many callers of one asyncio client."""
-    threads = ThreadPoolExecutor(callers)  # asyncio's own would let cores + 4 requests go at once
-    asyncio.get_running_loop().set_default_executor(threads)
-    async with AsyncClient(address, in_flight=callers) as client:
+    async with AsyncClient(address, in_flight=callers, patience_s=patience_s) as client:
 
         async def ask() -> float | None:
             """Seconds until the answer; None when it is a refusal."""
             started = time.perf_counter()
             try:
                 await client.denoise(frame.mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=LOAD_PASSES)
-            except ServerError:
+            except ServerBusyError:
+                await asyncio.sleep(REFUSED_PAUSE_S)
                 return None
             return time.perf_counter() - started
 
