@@ -1,26 +1,26 @@
 """RAW files are read in a child process: what crashes or hangs LibRaw costs one file, not the batch."""
 
 import contextlib
-import multiprocessing
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 from . import rawfile
 from .rawfile import RawFile, RawFileError
 
 READ_TIMEOUT_S = 120.0
-_processes = multiprocessing.get_context("forkserver")  # our own process has threads, which a fork does not survive
 
 
 class Reader:
     """One child process, started with the first file and again after a crash; used by one thread at a time."""
 
     def __init__(self) -> None:
-        self._child: Any = None
+        self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
 
     def read(self, path: Path) -> RawFile:
@@ -44,18 +44,18 @@ class Reader:
 
     def close(self) -> None:
         """End the child."""
-        if self._pipe is not None:
+        if self._pipe is not None and self._child is not None:
             self._pipe.close()
             self._child.kill()
-            self._child.join()
+            self._child.wait()
         self._pipe = None
 
     def _start(self) -> None:
-        _processes.set_forkserver_preload([rawfile.__name__])
-        self._pipe, far_end = _processes.Pipe()
-        self._child = _processes.Process(target=_serve, args=(far_end,), daemon=True)
-        self._child.start()
-        far_end.close()
+        """A program of its own: multiprocessing would run the caller's main module once more in each child."""
+        self._pipe, far_end = Pipe()
+        with far_end:
+            handle = far_end.fileno()
+            self._child = subprocess.Popen([sys.executable, "-m", __name__, str(handle)], pass_fds=[handle])
 
 
 class Readers:
@@ -105,3 +105,7 @@ def _serve(pipe: Connection) -> None:
             except Exception as error:  # an odd file must not end the child
                 answer = RawFileError(f"it cannot be read ({error!r})")
             pipe.send(answer)
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])))

@@ -367,7 +367,8 @@ def test_a_crash_of_the_reader_costs_one_file(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "hangs.dng")
         hanging = thread.submit(reader.read, tmp_path / "hangs.dng")
         time.sleep(0.2)
-        os.kill(reader._child.pid, signal.SIGSEGV)
+        assert reader._child is not None
+        reader._child.send_signal(signal.SIGSEGV)
         with pytest.raises(RawFileError, match="LibRaw crashed on it"):
             hanging.result(timeout=10)
         assert reader.read(files[1]).mosaic.shape == (64, 64)
