@@ -22,6 +22,7 @@ from exposure.client.sample import SENSOR
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
 from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast
 from exposure.networks import Network
+from exposure.quality import agreement_db
 
 Run = Callable[..., NDArray[np.float32]]
 ENGINE_FOLDER = MODEL_REPOSITORY / "denoiser" / "1" / "openvino"
@@ -29,7 +30,6 @@ CLOSE_S = 5.0
 REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and named
 VERIFIED_ON = (256, 320)  # sides of a mosaic
 PHOTON_GAIN = 0.5  # a middle one
-SAME_BITS_DB = 200.0  # what is said of no difference at all
 LOW_PRECISION_DB = 50.0  # below, a peer computes something else
 # Large planes are allocated anew in every layer; without these, page faults dominate.
 TUNED_MALLOC = {
@@ -148,11 +148,10 @@ class Worker:
         gain = np.array([PHOTON_GAIN], np.float32)
         with torch.no_grad():
             expected = network(torch.from_numpy(image), torch.from_numpy(gain)).numpy()
-        error = float(np.mean((self(image, gain).astype(np.float64) - expected) ** 2))
-        found = -10 * np.log10(error) if error else SAME_BITS_DB
+        found = agreement_db(self(image, gain), expected)
         if not found >= self.peer.least_db:  # NaN, too
             raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
-        return float(found)
+        return found
 
     def run(self, height: int, width: int) -> None:
         """One pass over random planes of this size, which stay with the worker."""

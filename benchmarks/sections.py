@@ -4,8 +4,9 @@ from typing import Any
 
 from tables import percent, ratio, seconds, table
 
+from exposure.quality import SAME_BITS_DB
+
 BEST_RAW_DENOISER_MS_PER_MP = 24  # LightCraft's own figure: 24 MP in 0.582 s, one pass, RTX 4090 Laptop
-SAME_BITS_DB = 200.0  # peers.py
 
 
 def kernels(found: dict[str, Any]) -> str:

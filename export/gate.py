@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from exposure.denoise import expose
 from exposure.networks import Network
+from exposure.quality import agreement_db, psnr
 from exposure.schedule import unroll
 from exposure.sensor import pad
 
@@ -111,20 +112,15 @@ def _compare(scene: Scene, passes: int, expected: Array, computed: Array, what: 
         raise GraphError(f"the network itself gives NaN or Inf on the {scene.name} scene")
     if not np.isfinite(computed).all():
         raise GraphError(f"{what} gives NaN or Inf on the {scene.name} scene after {passes} passes")
-    loss = None if scene.clean is None else _psnr(expected, scene.clean) - _psnr(computed, scene.clean)
+    loss = None if scene.clean is None else psnr(expected, scene.clean) - psnr(computed, scene.clean)
     return Figures(
         scene=scene.name,
         size=f"{scene.image.shape[2]}x{scene.image.shape[3]}",
         passes=passes,
-        agreement_db=round(_psnr(computed, expected), 2),
+        agreement_db=round(agreement_db(computed, expected), 2),
         difference_dn=round(difference_dn(computed - expected), 3),
         loss_db=None if loss is None else round(loss, 5),
     )
-
-
-def _psnr(a: Array, b: Array) -> float:
-    error = float(np.mean((a - b) ** 2, dtype=np.float64))
-    return -10 * np.log10(error) if error else 200.0
 
 
 def _refuse(figures: Figures, allowed: Allowance, what: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import Dim
 
+from exposure import quality
 from exposure.networks import Network
 
 from .precision import GraphError, Run, Traced
@@ -97,8 +98,7 @@ def agreement(network: Network, run: Run, least_db: float, what: str) -> float:
             raise GraphError("the network itself gives NaN or Inf on a simulated low-light crop")
         if clean.shape != expected.shape or not np.isfinite(clean).all():
             raise GraphError(f"{what} gives NaN, Inf or a wrong shape on a simulated low-light crop")
-        error = float(np.mean((clean.astype(np.float64) - expected) ** 2))
-        worst = min(worst, -10 * np.log10(error) if error else 200.0)
+        worst = min(worst, quality.agreement_db(clean, expected))
     if worst < least_db:
         raise GraphError(f"{what} agrees with FP32 torch to {worst:.1f} dB only; at least {least_db:.0f} dB is needed")
     return worst

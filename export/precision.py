@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from exposure.networks import Network
 from exposure.networks.nafnet import ChannelNorm, GlobalMean
+from exposure.quality import agreement_db
 
 from .scene import Crop
 
@@ -206,8 +207,7 @@ def _agreement(network: Network, islands: Sequence[str], images: list[tuple[Tens
     for image, photon_gain in images:
         with torch.no_grad():
             expected = network(image, photon_gain, image).numpy()
-        difference = run(image.numpy(), photon_gain.numpy(), image.numpy()) - expected
-        error = float(np.mean(difference**2, dtype=np.float64))
-        worst = min(worst, -10 * np.log10(error) if 0 < error < np.inf else (200.0 if error == 0 else -np.inf))
-        apart = max(apart, difference_dn(difference))
+        computed = run(image.numpy(), photon_gain.numpy(), image.numpy())
+        worst = min(worst, agreement_db(computed, expected) if np.isfinite(computed).all() else -np.inf)
+        apart = max(apart, difference_dn(computed - expected))
     return worst, apart
