@@ -116,7 +116,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         type=int,
         default=ServerOptions.megapixels_in_flight,
         metavar="MP",
-        help="megapixels of all requests at once, 16 bytes each; who comes beyond is told to ask again (default: 128)",
+        help="megapixels of all requests at once, 16 bytes each; more is told to ask again (default: %(default)s)",
     )
     this.set_defaults(run=serve)
 

@@ -4,7 +4,8 @@
 
 #include "request.h"
 
-// Longer than Triton needs from one model of an ensemble to the next, and than a pass of a TensorRT engine, which is not seen.
+// Longer than Triton needs from one model of an ensemble to the next; a TensorRT engine, whose passes are not seen, is
+// expected to take less, too.
 static const std::chrono::seconds QUIET(2);
 
 void Admission::enter(int64_t pixels, Clock::time_point now) {
