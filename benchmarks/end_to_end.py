@@ -35,7 +35,7 @@ from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.networks import Network
 
 PASSES = 3
-BATCH = 8  # files
+BATCH = 16  # files
 DIFFERENT_DN = 2  # at no noise the two ways may differ by roundings, in DN of 14 bits
 _folders = itertools.count()
 

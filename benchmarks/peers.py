@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from frames import RATIO, dark_mosaic
 from harness import peak_bytes
+from int8 import quantised
 from numpy.typing import NDArray
 
-from exposure import load_checkpoint, pack
+from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.client.sample import SENSOR
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
-from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast
+from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
+from exposure.export.scene import low_light_crops
 from exposure.networks import Network
 from exposure.quality import agreement_db
 
@@ -28,8 +28,7 @@ Run = Callable[..., NDArray[np.float32]]
 ENGINE_FOLDER = MODEL_REPOSITORY / "denoiser" / "1" / "openvino"
 CLOSE_S = 5.0
 REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and named
-VERIFIED_ON = (256, 320)  # sides of a mosaic
-PHOTON_GAIN = 0.5  # a middle one
+PHOTON_GAIN = 0.5  # a middle one, for timing
 LOW_PRECISION_DB = 50.0  # below, a peer computes something else
 # Large planes are allocated anew in every layer; without these, page faults dominate.
 TUNED_MALLOC = {
@@ -87,6 +86,14 @@ def openvino_bf16(_: Network, __: Path) -> Run:
     return OpenVinoEngine(ENGINE_FOLDER, "bf16")
 
 
+def openvino_int8(network: Network, graph: Path) -> Run:
+    """Inner levels in INT8; not offered as an engine, for it would not pass the accuracy gate."""
+    folder = graph.with_name("int8")
+    folder.mkdir()
+    openvino_from_onnx(quantised(network, graph), folder)
+    return OpenVinoEngine(folder, "f32")
+
+
 def cuda_eager(network: Network, _: Path) -> Run:
     return _torch(network, device="cuda")
 
@@ -117,6 +124,7 @@ PEERS = {
     "ONNX Runtime FP32": Peer(onnx_runtime),
     OURS: Peer(openvino_f32),
     "OpenVINO BF16, FP32 tail": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB),
+    "OpenVINO INT8 inside": Peer(openvino_int8, least_db=LOW_PRECISION_DB),
     "torch CUDA FP32 eager": Peer(cuda_eager, no_card),
     "torch CUDA FP16 channels-last": Peer(cuda_half, no_card, least_db=LOW_PRECISION_DB),
     "torch.compile CUDA FP16 channels-last": Peer(cuda_compiled, no_card, least_db=LOW_PRECISION_DB),
@@ -144,11 +152,11 @@ class Worker:
 
     def verify(self, network: Network) -> float:
         """Agreement with eager FP32 torch on simulated low light, PSNR in dB. Raises PeerError when it is too low."""
-        image = pack(dark_mosaic(*VERIFIED_ON), SENSOR, RATIO)[None]
-        gain = np.array([PHOTON_GAIN], np.float32)
+        darkest = list(low_light_crops(network.photon_unit))[-1]
+        gain = np.array([darkest.photon_gain], np.float32)
         with torch.no_grad():
-            expected = network(torch.from_numpy(image), torch.from_numpy(gain)).numpy()
-        found = agreement_db(self(image, gain), expected)
+            expected = network(torch.from_numpy(darkest.image), torch.from_numpy(gain)).numpy()
+        found = agreement_db(self(darkest.image, gain), expected)
         if not found >= self.peer.least_db:  # NaN, too
             raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
         return found

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from exposure import denoise, load_checkpoint, pack, unpack
 from exposure.assets import CHECKPOINT
 from exposure.client.sample import SENSOR
+from exposure.export.graph import agreement, onnx_from_network, onnx_runner
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import ceilings  # noqa: E402
 import harness  # noqa: E402
+import int8  # noqa: E402
 import published  # noqa: E402
 import report  # noqa: E402
 from comparison import comparison  # noqa: E402
@@ -58,6 +61,17 @@ def test_the_published_procedure_computes_the_definition() -> None:
     theirs = published.denoise(network, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=3, draw=False)
     difference = np.abs(unpack(ours[0].numpy(), SENSOR, mosaic.shape).astype(int) - theirs)
     assert difference.max() <= 1  # DN: a rounding
+
+
+def test_int8_inside_is_near_the_network_and_keeps_the_full_size_level(tmp_path: Path) -> None:
+    network = load_checkpoint(CHECKPOINT.with_name("unet_small.safetensors"))
+    onnx_from_network(network, tmp_path / "f32.onnx")
+    graph = int8.quantised(network, tmp_path / "f32.onnx")
+    convolutions = [node for node in onnx.load(graph).graph.node if node.op_type.startswith("Conv")]
+    wide = [node.input[1].split(".")[-2] for node in convolutions if node.input[1].endswith(".weight")]
+    assert sorted(wide) == sorted(int8.FULL_SIZE)
+    assert len(convolutions) == 23
+    assert agreement(network, onnx_runner(graph), 45, "INT8") < 80  # dB: INT8 indeed, or it were better
 
 
 def test_the_page_says_what_was_measured() -> None:
