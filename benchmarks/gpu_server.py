@@ -75,7 +75,7 @@ def _concurrently(address: str, mosaic: Any) -> str:
 def _require() -> None:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise NotCheckedError(f"{', '.join(missing)} not installed; with pip: pip install 'exposure[server]'")
+        raise NotCheckedError(f"{', '.join(missing)} not installed; with pip: pip install -e '.[server]'")
     try:
         built(BACKEND)
     except OSError as error:

@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from exposure.assets import CHECKPOINT
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("exposure", "numpy", "torch", "onnxruntime", "openvino", "nvidia-pytriton", "tritonclient", "rawpy")
@@ -129,6 +132,7 @@ class Benchmark:
             "date": datetime.now(tz=UTC).date().isoformat(),
             "command": " ".join(["python", *sys.argv]),
             "versions": _versions(),
+            "checkpoint": sha256(CHECKPOINT.read_bytes()).hexdigest(),
             "load_average": {"before": self._load[0], "after": os.getloadavg()[0]},
             "taken_by_others": self._taken_by_others(),
             "took_s": rounded(time.monotonic() - self._started),
@@ -149,9 +153,9 @@ def _own_seconds() -> float:
 
 
 def _busy_seconds() -> float:
-    """CPU time of everything on this machine since it started: user, nice, system, interrupts (proc(5))."""
-    user, nice, system, _idle, _wait, hard, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
-    return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
+    """CPU time of everything on this machine since it started (proc(5)), and what its host took for other machines."""
+    user, nice, system, _idle, _wait, hard, soft, stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + hard + soft + stolen) / os.sysconf("SC_CLK_TCK")
 
 
 def _versions() -> dict[str, str]:

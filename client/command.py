@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(str(error))
         return 1
     except ModuleNotFoundError as error:
-        _complain(f"{error.name} is not installed; this command needs it: pip install 'exposure[{extra}]'")
+        _complain(f"{error.name} is not installed; this command needs it: pip install -e '.[{extra}]'")
         return 1
     except KeyboardInterrupt:
         return 130
@@ -116,7 +116,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         type=int,
         default=ServerOptions.megapixels_in_flight,
         metavar="MP",
-        help="megapixels of all requests at once, 16 bytes each; more is told to ask again (default: %(default)s)",
+        help="megapixels of all requests together, 16 MB each; more is told to ask again (default: %(default)s)",
     )
     this.set_defaults(run=serve)
 

@@ -35,7 +35,7 @@ def choose_config(repository: Path) -> Choice:
     if "tensorrt-rtx" in installed and card and not missing:
         return Choice("rtx", f"{card} is here, and an engine of TensorRT for RTX")
     if "tensorrt-rtx" in installed and card and "openvino" not in installed:
-        raise ServerError(f"{' and '.join(missing)} not installed, which the engine needs: pip install 'exposure[rtx]'")
+        raise ServerError(f"{' and '.join(missing)} not installed, which the engine needs: pip install -e '.[rtx]'")
     if "openvino" in installed:
         reason = "no NVIDIA card is here"
         if card:
@@ -66,7 +66,7 @@ def card_here() -> str:
 
 def _unused(installed: set[str], missing: list[str]) -> str:
     if "tensorrt-rtx" in installed:
-        return f"{' and '.join(missing)} not installed (pip install 'exposure[rtx]')"
+        return f"{' and '.join(missing)} not installed (pip install -e '.[rtx]')"
     if "tensorrt" in installed:
         return "a TensorRT engine is served by NVIDIA's container alone (deploy/README.md)"
     return f"no engine for it ({_build('tensorrt-rtx')})"

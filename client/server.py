@@ -136,8 +136,8 @@ def _check_engine(options: ServerOptions) -> None:
     if not (options.repository / "denoiser").is_dir():
         raise ServerError(f"{options.repository} is not a model repository; it has no denoiser folder")
     if not (engine / "manifest.json").is_file():
-        target = "" if options.config_name == "cpu" else f" --target {engine.name}"
-        raise ServerError(f"no engine in {engine}; build one with: python export/build_engine.py{target}")
+        command = f"python export/build_engine.py --target {engine.name}"
+        raise ServerError(f"no engine in {engine}; build one with: {command}")
 
 
 def _with_ports(options: ServerOptions) -> ServerOptions:
@@ -172,7 +172,7 @@ def _tritonserver() -> Path:
 def _package(name: str) -> Path:
     spec = find_spec(name)
     if spec is None or not spec.submodule_search_locations:
-        raise ServerError(f"{name} is not installed, and the server needs it: pip install 'exposure[server]'")
+        raise ServerError(f"{name} is not installed, and the server needs it: pip install -e '.[server]'")
     return Path(spec.submodule_search_locations[0])
 
 

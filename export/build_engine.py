@@ -216,13 +216,13 @@ def _parser() -> argparse.ArgumentParser:
         default=CHECKPOINT,
         help="a published .pt or a .safetensors (default: the shipped one)",
     )
-    add("--target", choices=RECIPES, help="default: what this machine can serve")
+    add("--target", choices=RECIPES, help="default: of the card that is here and the libraries for it, else openvino")
     add("--repository", type=Path, default=MODEL_REPOSITORY, help="where to install it (created if need be)")
     add("--frame", type=_frame, action="append", help="mosaic to make ready for, may be repeated (default: 4240x2832)")
     add("--tile", type=_tile, help="take tiles of this side only, in mosaic pixels: less memory, and more requests")
     add("--compute-capability", type=int, choices=RTX_CARDS, help="card of a tensorrt-rtx engine")
     add("--optimization-level", type=int, choices=range(6), help="of NVIDIA's builder (default: its own)")
-    add("--portable", action="store_true", help="for other NVIDIA cards and later versions too, slower")
+    add("--portable", action="store_true", help="for other NVIDIA cards too (TensorRT: and later versions), slower")
     add("--check", action="store_true", help="build nothing; say whether the installed engine may be trusted here")
     return parser
 

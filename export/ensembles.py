@@ -14,7 +14,7 @@ from exposure.schedule import SERVED_PASSES
 
 LEAVES = ("pack", "denoiser", "expose", "unpack")
 
-# DESIGN.md, section 3: the contract that other people's clients rely on.
+# model_repository/README.md: the contract that other people's clients rely on.
 CONTRACT = (
     ("MOSAIC", "UINT16", "-1, -1"),
     ("CFA", "UINT8", "2, 2"),

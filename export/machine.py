@@ -66,11 +66,13 @@ def mismatch(built_for: dict[str, str], machine: Machine, library: str) -> str |
     """Why an engine cannot be trusted here, naming both sides; None where it can.
 
     built_for: `Manifest.runs_on`. library: version of the installed one. A plan runs on the version and the kind of
-    card that it was built for, unless it was built to be portable; then, on newer ones too.
+    card that it was built for, unless it was built to be portable; then on other cards too, and TensorRT's on newer
+    versions.
     """
     name, wanted = built_for["library"], built_for["library_version"]
     portable = built_for.get("portable") == "yes"
-    if library != wanted and not (portable and _parts(library) > _parts(wanted)):
+    newer_library = portable and name == "tensorrt" and _parts(library) > _parts(wanted)
+    if library != wanted and not newer_library:
         return f"was built by {name} {wanted}, and this machine has {f'{name} {library}' if library else f'no {name}'}"
     cards = built_for.get("compute_capability", "").split()
     if not cards:

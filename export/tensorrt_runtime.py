@@ -32,7 +32,7 @@ class PlanEngine:
         if not this_machine().card:  # deserialising without one may end the process
             raise EngineError(f"{plan} needs an NVIDIA card, and this machine has none")
         if not cupy_is_installed():
-            raise EngineError("CuPy is not installed, and plans run on its memory: pip install 'exposure[rtx]'")
+            raise EngineError("CuPy is not installed, and plans run on its memory: pip install -e '.[rtx]'")
         import cupy
 
         self._cupy, self._trt = cupy, load_tensorrt(target)

@@ -21,7 +21,7 @@ Result = Callable[[Any, Shot, int], Tensor]
 
 
 class Report:
-    """Writes to `folder`; `examples` are shots that training never sees, `result` what a network makes of one."""
+    """Writes to `folder`; `examples` are shots to judge by, `result` what a network makes of one."""
 
     def __init__(self, folder: Path, examples: Sequence[Shot], result: Result | None = None) -> None:
         self.writer, self.examples, self.result = SummaryWriter(str(folder)), examples, result or denoised
