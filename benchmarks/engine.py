@@ -53,6 +53,9 @@ def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], ro
             able[name] = worker
         except PeerError as error:
             unable[name] = str(error)
+            worker.close()
+    for name in unable:  # the next size is larger
+        del workers[name]
     works: dict[str, Callable[[], None]] = {name: _pass(worker, sides) for name, worker in able.items()}
     seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
     del seconds[""]

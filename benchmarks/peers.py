@@ -183,7 +183,7 @@ class Worker:
                 self.close()
                 raise PeerError(f"it took more than {REPLY_S:.0f} s for one answer")
             answer = self._pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:  # OSError also where it was closed before
             self._process.join()
             raise PeerError(f"its process ended (exit {self._process.exitcode}); no memory left is likely") from error
         if isinstance(answer, Exception):

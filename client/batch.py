@@ -194,7 +194,9 @@ class Batch:
 
         Servers that differ, or do not answer, end the batch.
         """
-        self._client = self.client()
+        self._client = self.client()  # which may have taken a while: a server was started
+        if self._stop.is_set():
+            raise ServerGoneError("the batch was ended")
         try:
             return self._client.checkpoint()
         except ServerError as error:

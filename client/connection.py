@@ -24,8 +24,8 @@ from .shared_memory import Region
 
 TYPES = {"uint8": "UINT8", "uint16": "UINT16", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
 READY_TIMEOUT_S = 5.0
-PAUSES_S = (0.1, 5.0)  # before a server that failed is asked again: at first, and at most
-BUSY_PAUSE_S = 0.1
+PAUSE_S = 0.1  # before a server that failed is asked again; then twice as long, and so on
+MOST_PAUSE_S, MOST_BUSY_PAUSE_S = 5.0, 1.0
 CHANNEL = (
     ("grpc.max_send_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
     ("grpc.max_receive_message_length", grpc.MAX_GRPC_MESSAGE_SIZE),
@@ -83,7 +83,7 @@ class Connection:
         self.address = address
         self.resting_until = 0.0  # on the monotonic clock; after a failure, others are asked first
         self.has_answered = False
-        self._pause_s = PAUSES_S[0]
+        self._pause_s = PAUSE_S
         self._access = access
         self._grpc = grpc.InferenceServerClient(
             address,
@@ -122,18 +122,24 @@ class Connection:
 
     def _answered(self, ask: Callable[[], T]) -> T:
         """An answer; after a failure the server rests."""
+        if self._closed:
+            raise ServerError("the client is closed")
         try:
             with self.translated():
                 answer = ask()
-        except ServerBusyError:  # a refusal costs it nothing, and it must not run dry
-            self.has_answered, self.resting_until = True, time.monotonic() + BUSY_PAUSE_S
+        except ServerBusyError:
+            self.has_answered = True
+            self._rest(MOST_BUSY_PAUSE_S)  # not for long: it must not run dry
             raise
         except ServerGoneError:
-            self.resting_until = time.monotonic() + self._pause_s
-            self._pause_s = min(2 * self._pause_s, PAUSES_S[1])
+            self._rest(MOST_PAUSE_S)
             raise
-        self.has_answered, self.resting_until, self._pause_s = True, 0.0, PAUSES_S[0]
+        self.has_answered, self.resting_until, self._pause_s = True, 0.0, PAUSE_S
         return answer
+
+    def _rest(self, most_s: float) -> None:
+        self.resting_until = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, most_s)
 
     def _checkpoint(self) -> str:
         request = smallest_request("pack")
@@ -152,9 +158,10 @@ class Connection:
     def _infer_once(self, request: Request, region: "Region | None") -> Answer:
         try:
             answer = self._ask(request, region)
-        except BaseException:  # Ctrl-C too
+        except BaseException as error:  # Ctrl-C too
             if region is not None:
-                self.regions.drop(region)
+                refused = isinstance(error, InferenceServerException) and BUSY.search(str(error.message()))
+                (self.regions.give_back if refused else self.regions.drop)(region)  # or somebody may still write to it
             raise
         if region is not None:
             self.regions.give_back(region)
@@ -171,7 +178,9 @@ class Connection:
     def statistics(self) -> list[dict[str, Any]]:
         """Triton's statistics of each model."""
         with self.translated():
-            answer = self._grpc.get_inference_statistics(as_json=True, headers=self._headers())
+            answer = self._grpc.get_inference_statistics(
+                as_json=True, headers=self._headers(), client_timeout=READY_TIMEOUT_S
+            )
             return list(answer.get("model_stats", []))
 
     @contextlib.contextmanager
@@ -185,6 +194,8 @@ class Connection:
             raise ServerError("the client is closed") from error
         except InferenceServerException as error:
             message, status = str(error.message()), str(error.status())
+            if self._closed and "CANCELLED" in status:
+                raise ServerError("the client is closed") from error
             if "CERTIFICATE" in message or "SSL" in message or "handshak" in message.lower():
                 raise ServerError(f"{self.address} is not trusted ({message}); see --tls and --ca") from error
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:

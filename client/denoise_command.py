@@ -143,15 +143,18 @@ def _once(make: Callable[[], Client]) -> Callable[[], Client]:
     lock = threading.Lock()
 
     @functools.cache
-    def made() -> Client:
+    def made() -> Client | ServerError:
         try:
             return make()
-        except ServerError as error:
-            raise ServerGoneError(str(error)) from error
+        except ServerError as error:  # kept, too: the other files need not try again
+            return error
 
     def client() -> Client:
         with lock:
-            return made()
+            found = made()
+        if isinstance(found, ServerError):
+            raise ServerGoneError(str(found)) from found
+        return found
 
     return client
 

@@ -85,10 +85,11 @@ def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
             raise ValueError(f"{path} holds no RAW files{deeper}")
         yield from sources
     elif not path.exists() and glob.has_magic(str(path)):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
+        found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
+        matches = [match for match in found if not match.is_dir()]
         if not matches:
             raise ValueError(f"no file matches {path}")
-        yield from (Source(match) for match in matches if not match.is_dir())
+        yield from (Source(match) for match in matches)
     else:
         yield Source(path)
 

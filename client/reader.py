@@ -55,7 +55,8 @@ class Reader:
         self._pipe, far_end = Pipe()
         with far_end:
             handle = far_end.fileno()
-            self._child = subprocess.Popen([sys.executable, "-m", __name__, str(handle)], pass_fds=[handle])
+            # -P: no module is taken from the folder that one happens to be in
+            self._child = subprocess.Popen([sys.executable, "-P", "-m", __name__, str(handle)], pass_fds=[handle])
 
 
 class Readers:

@@ -10,7 +10,7 @@ from tritonclient.utils import InferenceServerException
 from .access import is_gone
 from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
-UNREGISTER_TIMEOUT_S = 5.0
+CALL_TIMEOUT_S = 5.0
 
 
 class RegisteredRegions:
@@ -58,7 +58,9 @@ class RegisteredRegions:
             return None
         try:
             self._sweep()
-            self._server.register_system_shared_memory(region.name, f"/{region.name}", size, headers=self._headers)
+            self._server.register_system_shared_memory(
+                region.name, f"/{region.name}", size, headers=self._headers, client_timeout=CALL_TIMEOUT_S
+            )
         except (InferenceServerException, ValueError) as error:
             region.close()
             if isinstance(error, ValueError) or is_gone(error):
@@ -83,20 +85,24 @@ class RegisteredRegions:
     def _unregister(self, name: str) -> None:
         for pause_s in (0.02, 0):  # just after a reply the server may still hold it
             try:
-                self._server.unregister_system_shared_memory(
-                    name, headers=self._headers, client_timeout=UNREGISTER_TIMEOUT_S
-                )
+                self._server.unregister_system_shared_memory(name, headers=self._headers, client_timeout=CALL_TIMEOUT_S)
                 return
             except (InferenceServerException, ValueError):  # the server may be gone, or our channel closed
                 time.sleep(pause_s)
+        self._swept = False  # it may still be writing there after our deadline: told again before the next region
 
     def _sweep(self) -> None:
-        """Once: make the server forget the regions of clients that were killed, and remove these."""
+        """Make the server forget regions that are no more: at first, and when it would not forget one of ours.
+
+        Those of clients that were killed are removed before.
+        """
         if self._swept:
             return
         remove_abandoned_regions()
-        answer = self._server.get_system_shared_memory_status(as_json=True, headers=self._headers)
+        answer = self._server.get_system_shared_memory_status(
+            as_json=True, headers=self._headers, client_timeout=CALL_TIMEOUT_S
+        )
+        self._swept = True
         for name in answer.get("regions", {}):
             if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
                 self._unregister(name)
-        self._swept = True

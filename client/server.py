@@ -194,7 +194,7 @@ def _backends(run: Path) -> Path:
 def _command(options: ServerOptions, backends: Path) -> list[str]:
     host = options.host
     return [
-        *(sys.executable, "-c", DIE_WITH_PARENT, str(os.getpid())),
+        *(sys.executable, "-P", "-c", DIE_WITH_PARENT, str(os.getpid())),
         str(_tritonserver() / "bin" / "tritonserver"),
         f"--model-repository={options.repository}",
         f"--backend-directory={backends}",

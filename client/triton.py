@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -92,11 +92,11 @@ class Client:
 
     def close(self) -> None:
         """End what still runs; give shared memory and the connections back."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
         self._patience_s = 0.0
         for connection in self._connections:
             connection.close()
-        self._threads.shutdown()
+        self._threads.shutdown()  # what waited for a thread is told that the client is closed
 
     def denoise(
         self,
@@ -220,8 +220,6 @@ class Client:
                     raise ServerError("its tiles were made by different checkpoints; give servers of one to --server")
                 if tile_done is not None:
                     tile_done(frame[tile.kept_rows, tile.kept_columns].size / frame.size)
-        except CancelledError as error:
-            raise ServerError("the client is closed") from error
         finally:
             for part in parts:
                 part.cancel()

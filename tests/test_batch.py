@@ -21,13 +21,13 @@ from test_server import FREE
 
 from exposure import Sensor
 from exposure.assets import CHECKPOINT
-from exposure.client import batch, command, manifest, output
+from exposure.client import batch, command, denoise_command, manifest, output
 from exposure.client.dng import write_dng
 from exposure.client.inputs import Source, find_sources
 from exposure.client.manifest import Manifest, TakenError, claimed
 from exposure.client.rawfile import RawFile, RawFileError, read
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import Client
+from exposure.client.triton import Client, ServerError, ServerGoneError
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
 FLAGS = ["--ratio", "20", "--gain", "3", "--passes", "1"]
@@ -88,6 +88,8 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
         find_sources([tmp_path / "empty"], out, recursive=False)
     with pytest.raises(ValueError, match=r"no file matches .*\*\.NEF"):
         find_sources([tmp_path / "*.NEF"], out, recursive=False)
+    with pytest.raises(ValueError, match=r"no file matches .*empt\?"):
+        find_sources([tmp_path / "empt?"], out, recursive=False)
 
 
 def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -373,6 +375,30 @@ def test_a_crash_of_the_reader_costs_one_file(tmp_path: Path) -> None:
             hanging.result(timeout=10)
         assert reader.read(files[1]).mosaic.shape == (64, 64)
     reader.close()
+
+
+def test_a_reader_takes_no_module_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from exposure.client.reader import Reader
+
+    (tmp_path / "queue.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    reader = Reader()
+    assert reader.read(make_files(tmp_path, 1)[0]).mosaic.shape == (64, 64)
+    reader.close()
+
+
+def test_a_server_that_cannot_be_started_is_tried_once() -> None:
+    tries = []
+
+    def make() -> Client:
+        tries.append(1)
+        raise ServerError("no server")
+
+    client = denoise_command._once(make)
+    for _ in range(3):
+        with pytest.raises(ServerGoneError, match="no server"):
+            client()
+    assert len(tries) == 1
 
 
 def test_sources_know_their_targets() -> None:

@@ -22,7 +22,7 @@ from test_server import FREE, dark
 import exposure.client.server as launcher
 from exposure import Sensor
 from exposure.client import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError, command, denoise_command
-from exposure.client.connection import Connection, Request
+from exposure.client.connection import Connection, Request, _tensors, smallest_request
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
@@ -115,7 +115,7 @@ def test_a_dead_server_among_several_costs_nothing(address: str) -> None:
 
 
 def test_a_full_server_refuses_and_loses_nothing(small_repository: Path) -> None:
-    """It holds so many pixels and no more; who waits is served, and cancelled requests do not count for ever."""
+    """It holds so many pixels and no more; who waits is served, and what was given up does not count for ever."""
     mosaic = dark((512, 512), SENSOR)
     options = ServerOptions(small_repository, **FREE, megapixels_in_flight=1)  # three such frames
     sentences = set()
@@ -146,6 +146,12 @@ def test_a_full_server_refuses_and_loses_nothing(small_repository: Path) -> None
             assert all(isinstance(one.exception(), ServerError) for one in abandoned)
         with Client(server.address, in_flight=3) as client:
             assert not any(refused(client))
+        entering = _tensors({"MOSAIC": mosaic, **smallest_request("pack").small})
+        with grpc.InferenceServerClient(server.address) as raw:
+            for _ in range(3):  # let in, and never to leave
+                raw.infer("pack", entering, outputs=[grpc.InferRequestedOutput("IMAGE")])
+        with Client(server.address, timeout_s=20) as client:
+            assert not any(refused(client))  # however often it asks meanwhile
 
 
 def test_refusals_are_not_retried(client: Client) -> None:
@@ -174,6 +180,16 @@ def test_close_ends_what_runs(address: str) -> None:
     with pytest.raises(ServerError):
         client.denoise(dark((384, 384), SENSOR), SENSOR, ratio=50, gain=3, passes=4)
     assert time.monotonic() - started < 3
+
+
+def test_close_ends_a_frame_whose_tiles_all_wait(address: str) -> None:
+    """The tiles of one frame keep all threads busy; those of another have none yet."""
+    client = Client(address, in_flight=1, tile_pixels=1 << 20)
+    with ThreadPoolExecutor(2) as threads:
+        calls = [threads.submit(client.denoise, dark((1600, 1600), SENSOR), SENSOR, **PHYSICS) for _ in range(2)]
+        time.sleep(0.3)
+        client.close()
+        assert [str(call.exception(timeout=20)) for call in calls] == ["the client is closed"] * 2
 
 
 def test_many_threads_share_a_client(client: Client) -> None:

@@ -10,11 +10,12 @@ static const std::chrono::seconds QUIET(2);
 
 void Admission::enter(int64_t pixels, Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
-    if (computing_ <= 1 && now - last_ > QUIET) under_way_ = 0;  // the one is `pack`, which asks
+    if (computing_ == 0 && now - last_ > QUIET) under_way_ = 0;
     if (under_way_ > 0 && under_way_ + pixels > limit_)
         throw Busy(sentence("the server is busy: requests of %.1f megapixels are under way, and it takes %.1f; ask again later",
                             under_way_ / 1e6, limit_ / 1e6));
     under_way_ += pixels;
+    last_ = now;
 }
 
 void Admission::leave(int64_t pixels) {

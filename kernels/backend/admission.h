@@ -23,8 +23,8 @@ class Admission {
     void enter(int64_t pixels, Clock::time_point now = Clock::now());
     // It has been answered.
     void leave(int64_t pixels);
-    // A model computes from `began` to `ended`. Requests that were cancelled or failed on their way never leave: where no
-    // model has computed for a while, none is under way.
+    // A model behind `pack` computes from `began` to `ended`. Requests that fail on their way never leave: where for a while
+    // none was let in and none of these models computed, none is under way, however often others ask.
     void began();
     void ended(Clock::time_point now = Clock::now());
 

@@ -19,6 +19,7 @@ struct Configured {
 struct Instance {
     std::unique_ptr<Device> device;
     std::unique_ptr<Model> model;
+    bool behind_pack;  // works on requests that were let in
 };
 
 // Run `work`; an exception becomes an error that Triton reports.
@@ -82,12 +83,12 @@ Instance opened(const Configured& c, TRITONBACKEND_ModelInstance* instance) {
         throw std::runtime_error("op denoise runs OpenVINO, on a CPU; set KIND_CPU in its instance_group");
     int threads = std::max(1, (int)std::thread::hardware_concurrency() / c.instances);
     auto device = kind == KIND_GPU ? make_gpu_device(card) : make_cpu_device(threads);
-    return {std::move(device), made(c, threads)};
+    return {std::move(device), made(c, threads), c.op != "pack"};
 }
 
 void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request) {
     uint64_t start = now_ns();
-    admission().began();
+    if (self.behind_pack) admission().began();
     TRITONBACKEND_Response* response = nullptr;
     TRITONSERVER_Error* error = TRITONBACKEND_ResponseNew(&response, request);
     bool success = false;
@@ -108,7 +109,7 @@ void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONB
     if (ignored) TRITONSERVER_ErrorDelete(ignored);
     ignored = TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL);
     if (ignored) TRITONSERVER_ErrorDelete(ignored);
-    admission().ended();
+    if (self.behind_pack) admission().ended();
 }
 
 // --backend-config=exposure,megapixels-in-flight=N of tritonserver.

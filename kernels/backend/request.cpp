@@ -49,8 +49,9 @@ const void* Request::located(const char* name, TRITONSERVER_DataType type, size_
     if (actual != type || (dimensions && count != dimensions) || !sensible || bytes % size || bytes / size != elements) {
         std::string sides_text;
         for (int64_t side : shape) sides_text += (sides_text.empty() ? "" : "x") + std::to_string(side);
-        throw Refusal(sentence("%s is %s with %llu bytes; the model wants another type, shape or size", name,
-                               sides_text.c_str(), (unsigned long long)bytes));
+        std::string wanted = dimensions ? std::to_string(dimensions) + " sides" : "sides";
+        throw Refusal(sentence("%s is %s with %llu bytes; it must have %s of 1 to %lld and %zu bytes an element", name,
+                               sides_text.c_str(), (unsigned long long)bytes, wanted.c_str(), (long long)LARGEST_SIDE, size));
     }
     std::vector<char> pieces;
     for (uint32_t i = 0; i < buffers; i++) {
