@@ -59,7 +59,8 @@ def engine(found: dict[str, Any]) -> str:
 One pass of the network, each peer in a process of its own, verified against FP32 torch on simulated low light first.
 Ceilings of this machine, the best of {ceilings["looks"]} looks between the rounds: {ceilings["gflops"]:g} GFLOP/s
 (FP32, product of matrices) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every plane
-as moved once and a multiply-add as two operations; a Winograd convolution does fewer and may pass it.
+as moved once and a multiply-add as two operations; a Winograd convolution does fewer and may pass it, and so may INT8
+(inner levels only; why it is not offered: `export/README.md`).
 
 {tables}
 
