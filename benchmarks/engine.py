@@ -46,20 +46,22 @@ def main() -> None:
 
 def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], rounds: int) -> dict[str, Any]:
     """Seconds of each peer in each round, its memory, and who could not; the ceilings looked at in every round."""
-    able, unable = {}, {}
-    for name, worker in workers.items():
+    unable = {}
+    for name, worker in list(workers.items()):
         try:
             worker.run(*sides)  # its warm-up; engines compile themselves for the size
-            able[name] = worker
         except PeerError as error:
             unable[name] = str(error)
             worker.close()
-    for name in unable:  # the next size is larger
-        del workers[name]
-    works: dict[str, Callable[[], None]] = {name: _pass(worker, sides) for name, worker in able.items()}
+            del workers[name]  # the next size is larger
+    works: dict[str, Callable[[], None]] = {name: _pass(worker, sides) for name, worker in workers.items()}
     seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
     del seconds[""]
-    return {"seconds": seconds, "peaks": {name: worker.peak_gib() for name, worker in able.items()}, "unable": unable}
+    return {
+        "seconds": seconds,
+        "peaks": {name: worker.peak_gib() for name, worker in workers.items()},
+        "unable": unable,
+    }
 
 
 def described(timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceilings: Ceilings) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from exposure.assets import CHECKPOINT
+from exposure.export.manifest import sha256
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("exposure", "numpy", "torch", "onnxruntime", "openvino", "nvidia-pytriton", "tritonclient", "rawpy")
@@ -132,7 +132,7 @@ class Benchmark:
             "date": datetime.now(tz=UTC).date().isoformat(),
             "command": " ".join(["python", *sys.argv]),
             "versions": _versions(),
-            "checkpoint": sha256(CHECKPOINT.read_bytes()).hexdigest(),
+            "checkpoint": sha256(CHECKPOINT),
             "load_average": {"before": self._load[0], "after": os.getloadavg()[0]},
             "taken_by_others": self._taken_by_others(),
             "took_s": rounded(time.monotonic() - self._started),

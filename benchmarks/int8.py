@@ -1,7 +1,6 @@
 """The U-Net with its inner levels in 8 bits: what INT8 would buy, and what it would cost. Measured, not offered."""
 
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,9 @@ import numpy as np
 import onnx
 import torch
 
-from exposure.denoise import expose
+from exposure import denoise
 from exposure.export.scene import simulated_scenes
 from exposure.networks import Network
-from exposure.schedule import unroll
-from exposure.sensor import pad
 
 FULL_SIZE = ("conv1_1", "conv1_2", "upv9", "conv9_1", "conv9_2", "conv10_1")  # in FP32: in 8 bits most of it costs 6 dB
 CALIBRATED_ON, PASSES = (512, 512), 3  # sides of the largest mosaic
@@ -49,19 +46,22 @@ class _Calibration:
     """Images of every pass over simulated low light, one at a time, as ONNX Runtime asks for them."""
 
     def __init__(self, network: Network) -> None:
-        self._inputs = _images(network)
+        self._inputs = iter(_images(network))
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._inputs, None)
 
 
-def _images(network: Network) -> Iterator[dict[str, Any]]:
-    random = np.random.default_rng(0)
+def _images(network: Network) -> list[dict[str, Any]]:
+    met: list[dict[str, Any]] = []
+
+    def note(_: Any, inputs: tuple[Any, ...]) -> None:
+        image, photon_gain, _original = inputs
+        met.append({"IMAGE": image.numpy(), "PHOTON_GAIN": np.array([photon_gain], np.float32)})
+
+    hook = network.register_forward_pre_hook(note)
     for scene in simulated_scenes(CALIBRATED_ON):
-        x = original = np.ascontiguousarray(pad(scene.image, network.multiple))
-        for step in unroll(scene.ratio, scene.gain, scene.saturation, PASSES, photon_unit=network.photon_unit):
-            photon_gain = np.array([step.photon_gain], np.float32)
-            yield {"IMAGE": x, "PHOTON_GAIN": photon_gain}
-            with torch.no_grad():
-                clean = network(torch.from_numpy(x), torch.from_numpy(photon_gain)).numpy()
-            x = np.asarray(expose(clean, original, step, random.poisson), np.float32)
+        image = torch.from_numpy(scene.image)
+        denoise(network, image, ratio=scene.ratio, gain=scene.gain, saturation=scene.saturation, passes=PASSES)
+    hook.remove()
+    return met
