@@ -136,12 +136,12 @@ class Batch:
             return
         try:
             outcome = self._process(source)
-        except (ServerGoneError, OutputError):
-            self._stop.set()
-            raise
         except Exception as error:  # whatever is odd about one file, the others get their turn
-            if self._stop.is_set():
+            if self._stop.is_set():  # by another thread, which tells why
                 return
+            if isinstance(error, ServerGoneError | OutputError):
+                self._stop.set()
+                raise
             known = isinstance(error, ServerError | ValueError | OSError)
             outcome = Outcome(
                 source.path, FAILED, reason=str(error) if known else f"it cannot be processed ({error!r})"

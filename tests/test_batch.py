@@ -1,6 +1,7 @@
 """Batches: folders, going on after every kind of death, two at once, servers that go and come, disks that are full."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ from exposure.client.dng import write_dng
 from exposure.client.inputs import Source, find_sources
 from exposure.client.manifest import Manifest, TakenError, claimed
 from exposure.client.rawfile import RawFile, RawFileError, read
+from exposure.client.recipe import Recipe
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client, ServerError, ServerGoneError
 
@@ -293,6 +296,26 @@ def test_a_full_disk_ends_the_batch(
     monkeypatch.undo()
     assert denoise(tmp_path / "in", "--out", out, "--server", address) == 0
     assert len(visible(out)) == 6
+
+
+def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a file before it has yet to ask the server, and ends because of it."""
+    make_files(tmp_path / "in", 2)
+    sources = find_sources([tmp_path / "in"], tmp_path / "out", recursive=False)
+    stop, content_of = threading.Event(), manifest.content_of
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def first_waits(path: Path) -> str:
+        assert path != sources[0].path or stop.wait(30)
+        return content_of(path)
+
+    monkeypatch.setattr(Manifest, "begin", full)
+    monkeypatch.setattr(manifest, "content_of", first_waits)
+    report = denoise_command.Report(2, True, io.StringIO())
+    with Client(address) as client, pytest.raises(batch.OutputError, match="takes no more files"):
+        batch.Batch(sources, Recipe(ratio=20, gain=3), tmp_path, lambda: client, report, _stop=stop).run()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs the right to mount")
