@@ -179,7 +179,7 @@ def _engine_passes(mosaic: NDArray[np.uint16]) -> Callable[[], None]:
 
     def run() -> None:
         for _ in range(PASSES):
-            engine(image, photon_gain)
+            engine(image, photon_gain, image)
 
     return run
 

@@ -6,6 +6,7 @@ python benchmarks/engine.py [--rounds 2] [--megapixels 12] [--quick] [--out FILE
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,19 +47,23 @@ def main() -> None:
 
 def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], rounds: int) -> dict[str, Any]:
     """Seconds of each peer in each round, its memory, and who could not; the ceilings looked at in every round."""
-    unable = {}
-    for name, worker in list(workers.items()):
+    unable: dict[str, str] = {}
+
+    def one_pass(name: str) -> None:
+        if name in unable:
+            return
         try:
-            worker.run(*sides)  # its warm-up; engines compile themselves for the size
+            workers[name].run(*sides)
         except PeerError as error:
             unable[name] = str(error)
-            worker.close()
-            del workers[name]  # the next size is larger
-    works: dict[str, Callable[[], None]] = {name: _pass(worker, sides) for name, worker in workers.items()}
+            workers.pop(name).close()  # the next size is larger
+
+    for name in list(workers):
+        one_pass(name)  # its warm-up; engines compile themselves for the size
+    works: dict[str, Callable[[], None]] = {name: partial(one_pass, name) for name in workers}
     seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
-    del seconds[""]
     return {
-        "seconds": seconds,
+        "seconds": {name: seconds[name] for name in workers},
         "peaks": {name: worker.peak_gib() for name, worker in workers.items()},
         "unable": unable,
     }
@@ -110,10 +115,6 @@ def _frames(benchmark: Benchmark) -> list[tuple[str, tuple[int, int], int]]:
         ("512²", (512, 512), SMALL_ROUNDS * benchmark.rounds),
         (f"{benchmark.megapixels} MP", planes_of(FRAMES[benchmark.megapixels]), benchmark.rounds),
     ]
-
-
-def _pass(worker: Worker, sides: tuple[int, int]) -> Callable[[], None]:
-    return lambda: worker.run(*sides)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
         "islands": islands,
         "scenes": scenes,
         "planes": f"{height}x{width}",
-        "ms_per_pass": _milliseconds(lambda: engine.on_card(image, gain)),
+        "ms_per_pass": _milliseconds(lambda: engine.on_card(image, gain, image)),
     }
 
 

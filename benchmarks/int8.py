@@ -9,6 +9,7 @@ import onnx
 import torch
 
 from exposure import denoise
+from exposure.export.graph import input_names
 from exposure.export.scene import simulated_scenes
 from exposure.networks import Network
 
@@ -56,8 +57,9 @@ def _images(network: Network) -> list[dict[str, Any]]:
     met: list[dict[str, Any]] = []
 
     def note(_: Any, inputs: tuple[Any, ...]) -> None:
-        image, photon_gain, _original = inputs
-        met.append({"IMAGE": image.numpy(), "PHOTON_GAIN": np.array([photon_gain], np.float32)})
+        image, photon_gain, original = inputs
+        arrays = (image.numpy(), np.array([photon_gain], np.float32), original.numpy())
+        met.append(dict(zip(input_names(network), arrays, strict=False)))
 
     hook = network.register_forward_pre_hook(note)
     for scene in simulated_scenes(CALIBRATED_ON):

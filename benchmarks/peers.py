@@ -155,7 +155,8 @@ class Worker:
         darkest = list(low_light_crops(network.photon_unit))[-1]
         gain = np.array([darkest.photon_gain], np.float32)
         with torch.no_grad():
-            expected = network(torch.from_numpy(darkest.image), torch.from_numpy(gain)).numpy()
+            image = torch.from_numpy(darkest.image)
+            expected = network(image, torch.from_numpy(gain), image).numpy()
         found = agreement_db(self(darkest.image, gain), expected)
         if not found >= self.peer.least_db:  # NaN, too
             raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
@@ -228,13 +229,14 @@ def _serve(name: str, graph: Path, pipe: Connection) -> None:
         try:
             run = run or PEERS[name].build(load_checkpoint(CHECKPOINT), graph)
             if kind == "arrays":
-                pipe.send(np.array(run(*arguments)))
+                image, photon_gain = arguments
+                pipe.send(np.array(run(image, photon_gain, image)))
             elif kind == "planes":
                 height, width = arguments
                 if (height, width) not in planes:
                     planes.clear()
                     planes[height, width] = np.random.default_rng(0).random((1, 4, height, width), np.float32)
-                run(planes[height, width], gain)
+                run(planes[height, width], gain, planes[height, width])
                 pipe.send(None)
             else:
                 pipe.send(peak_bytes())
@@ -247,10 +249,10 @@ def _torch(
 ) -> Run:
     module.to(device=device, memory_format=memory)
 
-    def run(image: NDArray[np.float32], gain: NDArray[np.float32], *_: Any) -> NDArray[np.float32]:
+    def run(image: NDArray[np.float32], gain: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.float32]:
         tensor = torch.from_numpy(image).to(device).contiguous(memory_format=memory)
         with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
-            return module(tensor, torch.from_numpy(gain).to(device)).float().cpu().numpy()
+            return module(tensor, torch.from_numpy(gain).to(device), tensor).float().cpu().numpy()
 
     return run
 

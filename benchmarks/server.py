@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,11 +39,10 @@ REFUSED_PAUSE_S = 0.1  # of a caller who was refused
 
 @dataclass(frozen=True)
 class Frame:
-    """A mosaic, and the same as the engine takes it."""
+    """A mosaic, and the same as the engine takes it in the first pass: image, photon gain, packed input."""
 
     mosaic: NDArray[np.uint16]
-    image: NDArray[np.float32]
-    photon_gain: NDArray[np.float32]
+    inputs: tuple[NDArray[np.float32], ...]
 
     @classmethod
     def of(cls, height: int, width: int) -> "Frame":
@@ -51,7 +50,7 @@ class Frame:
         mosaic = dark_mosaic(height, width)
         image = pack(mosaic, SENSOR, RATIO, multiple=manifest.multiple)[None]
         step = unroll(RATIO, GAIN, SENSOR.saturation, 1, photon_unit=manifest.photon_unit)[0]
-        return cls(mosaic, image, np.array([step.photon_gain], np.float32))
+        return cls(mosaic, (image, np.array([step.photon_gain], np.float32), image))
 
 
 def main() -> None:
@@ -76,9 +75,10 @@ def main() -> None:
 def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame, rounds: int) -> dict[str, Any]:
     """The engine alone, Triton's model of it, the ensembles of 1 to 4 passes, each way to send the pixels."""
     leaf, remote = grpc.InferenceServerClient(address), Client(address, shared_memory=False)
+    names = [tensor.name for tensor in leaf.get_model_metadata("denoiser").inputs]
     works: dict[str, Callable[[], Any]] = {
-        ENGINE: lambda: engine(frame.image, frame.photon_gain),
-        "Triton model, gRPC": lambda: _leaf(leaf, frame),
+        ENGINE: lambda: engine(*frame.inputs),
+        "Triton model, gRPC": lambda: _leaf(leaf, names, frame),
     }
     for passes in SERVED_PASSES:
         works[_ensemble(passes)] = _request(client, frame, passes)
@@ -86,7 +86,7 @@ def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame
     _verify(engine, works[_ensemble(1)], frame)
     if not np.array_equal(works[_ensemble(PASSES)](), works[f"{_ensemble(PASSES)}, gRPC"]()):
         sys.exit("the same request is answered differently over gRPC: nothing was timed")
-    if not np.array_equal(_leaf(leaf, frame), engine(frame.image, frame.photon_gain)):
+    if not np.array_equal(_leaf(leaf, names, frame), engine(*frame.inputs)):
         sys.exit("Triton's model does not compute what the engine computes: nothing was timed")
     seconds = interleaved(works, rounds)
     leaf.close()
@@ -107,7 +107,7 @@ def whole_request(engine: OpenVinoEngine, client: Client, frame: Frame, rounds: 
 
     def passes() -> None:
         for _ in range(PASSES):
-            engine(frame.image, frame.photon_gain)
+            engine(*frame.inputs)
 
     before = client.stage_seconds()
     seconds = interleaved({"engine": passes, "request": request}, rounds, warm_up=0)
@@ -128,7 +128,7 @@ def load(engine: OpenVinoEngine, address: str, frame: Frame, requests: int) -> d
     """1 to 16 callers who ask again as soon as they are answered; what the engine alone would reach, in every step."""
     levels: dict[str, Any] = {}
     for callers in CONCURRENCY:
-        engine_s = interleaved({"": lambda: engine(frame.image, frame.photon_gain)}, ENGINE_LOOKS)[""]
+        engine_s = interleaved({"": lambda: engine(*frame.inputs)}, ENGINE_LOOKS)[""]
         limit = 1 / float(np.median(engine_s)) / LOAD_PASSES
         levels[str(callers)] = asyncio.run(_under(address, frame, callers, requests))
         levels[str(callers)]["engine_limit_per_s"] = rounded(limit)
@@ -200,17 +200,17 @@ def _request(client: Client, frame: Frame, passes: int) -> Callable[[], NDArray[
     return lambda: client.denoise(frame.mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=passes)
 
 
-def _leaf(client: Any, frame: Frame) -> NDArray[np.float32]:
+def _leaf(client: Any, names: Sequence[str], frame: Frame) -> NDArray[np.float32]:
     """One pass in the `denoiser` model alone."""
     inputs = []
-    for name, array in (("IMAGE", frame.image), ("PHOTON_GAIN", frame.photon_gain)):
+    for name, array in zip(names, frame.inputs, strict=False):
         inputs.append(grpc.InferInput(name, array.shape, "FP32"))
         inputs[-1].set_data_from_numpy(array)
     return client.infer("denoiser", inputs).as_numpy("CLEAN")
 
 
 def _verify(engine: OpenVinoEngine, request: Callable[[], NDArray[np.uint16]], frame: Frame) -> None:
-    expected = unpack(engine(frame.image, frame.photon_gain)[0], SENSOR, frame.mosaic.shape)
+    expected = unpack(engine(*frame.inputs)[0], SENSOR, frame.mosaic.shape)
     if np.abs(request().astype(int) - expected).max() > 1:  # DN: a rounding
         sys.exit("the server does not compute what the engine computes: nothing was timed")
 

@@ -19,8 +19,10 @@ from exposure.export.graph import agreement, onnx_from_network, onnx_runner
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 import ceilings  # noqa: E402
+import engine  # noqa: E402
 import harness  # noqa: E402
 import int8  # noqa: E402
+import peers  # noqa: E402
 import published  # noqa: E402
 import report  # noqa: E402
 from comparison import comparison  # noqa: E402
@@ -72,6 +74,26 @@ def test_int8_inside_is_near_the_network_and_keeps_the_full_size_level(tmp_path:
     assert sorted(wide) == sorted(int8.FULL_SIZE)
     assert len(convolutions) == 23
     assert agreement(network, onnx_runner(graph), 45, "INT8") < 80  # dB: INT8 indeed, or it were better
+
+
+@pytest.mark.usefixtures("repository")
+def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path) -> None:
+    dying, living = (peers.Worker(peers.OURS, tmp_path) for _ in range(2))
+    probe = ceilings.Probe()
+    look = probe.run
+
+    def run() -> None:
+        dying._process.kill()
+        look()
+
+    probe.run = run  # type: ignore[method-assign]
+    try:
+        measured = engine.measure({"dying": dying, "living": living}, probe, (64, 64), 3)
+    finally:
+        living.close()
+    assert list(measured["unable"]) == ["dying"]
+    assert list(measured["seconds"]) == list(measured["peaks"]) == ["living"]
+    assert len(measured["seconds"]["living"]) == 3
 
 
 def test_the_page_says_what_was_measured() -> None:
