@@ -18,7 +18,7 @@ from exposure.training.leaves import dead_leaves
 from exposure.training.loop import Plan, Trainer, rollout
 from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
 from exposure.training.shots import Range, Shots
-from exposure.training.start import widened
+from exposure.training.start import widened, with_origin
 
 NARROW = (2, 3, 4, 5, 6)
 
@@ -175,6 +175,19 @@ def test_a_widened_network_computes_the_same(flags: dict[str, bool]) -> None:
         torch.testing.assert_close(wide(image, 2.0, image), network(image, 2.0, image), rtol=0, atol=1e-5)
 
 
+def test_a_network_given_the_file_itself_computes_the_same_and_learns_to_use_it() -> None:
+    network = narrow().eval()
+    seeing = with_origin(network)
+    assert seeing.concat_origin
+    assert with_origin(seeing) is seeing
+    image, original = torch.rand(2, 1, 4, 32, 48)
+    with torch.no_grad():
+        torch.testing.assert_close(seeing(image, 2.0, original), network(image, 2.0), rtol=0, atol=1e-6)
+    seeing(image, 2.0, original).sum().backward()
+    assert seeing.conv1_1.weight.grad is not None
+    assert seeing.conv1_1.weight.grad[:, 8:].abs().sum() > 0
+
+
 def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = "--iterations 4 --batch 2 --side 32 --passes 2 --save-every 2 --report-every 4 --licence CC0-1.0"
@@ -186,6 +199,12 @@ def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     result = denoise(network, torch.rand(1, 4, 20, 20), ratio=100, gain=3.0, saturation=15583)
     assert torch.isfinite(result).all()
     assert list((run / "tensorboard").glob("events*"))
+    grown = ["--init", str(run / "unet.safetensors"), "--concat-origin", "--widen", "2"]
+    assert main(["train", "--out", str(tmp_path / "next"), *grown, *flags.split()]) == 0
+    network = load_checkpoint(tmp_path / "next" / "unet.safetensors")
+    assert isinstance(network, UNet)
+    assert network.concat_origin
+    assert network.conv5_1.out_channels == 12
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; a run found there is continued")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, instead of random weights")
     parser.add_argument("--widen", type=int, default=1, metavar="N", help="give --init N times its channels first")
+    parser.add_argument("--concat-origin", action="store_true", help="let later passes see the file itself too")
     parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="channels of the five levels")
     parser.add_argument("--diffusion", action="store_true", help="train the conditional diffusion baseline instead")
     parser.add_argument("--licence", default="unknown", help="licence of the weights, for the file's metadata")
@@ -80,12 +81,15 @@ def _start(arguments: argparse.Namespace) -> "Network":
     from exposure.networks import UNet, load_checkpoint
     from exposure.networks.unet import WIDTHS
 
-    from .start import fresh, widened
+    from .start import fresh, widened, with_origin
 
     if not arguments.init:
-        return fresh(arguments.widths or WIDTHS, arguments.seed)
+        return fresh(arguments.widths or WIDTHS, arguments.seed, concat_origin=arguments.concat_origin)
     network = load_checkpoint(arguments.init)
-    return widened(network, arguments.widen) if arguments.widen > 1 and isinstance(network, UNet) else network
+    if not isinstance(network, UNet):
+        return network
+    network = widened(network, arguments.widen) if arguments.widen > 1 else network
+    return with_origin(network) if arguments.concat_origin else network
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:

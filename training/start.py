@@ -1,4 +1,4 @@
-"""Where training starts: at random weights, or at those of a narrower network that was trained already."""
+"""Where training starts: at random weights, or at those of a smaller network that was trained already."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from exposure.networks import UNet
+from exposure.networks.network import PLANES
 from exposure.networks.unet import WIDTHS
 
 
@@ -53,6 +54,28 @@ def widened(network: UNet, factor: int, seed: int = 0) -> UNet:
     wide.load_state_dict(state)
     wide.info, wide.photon_unit = network.info, network.photon_unit
     return wide
+
+
+def with_origin(network: UNet) -> UNet:
+    """The same function, of a network that also sees the packed input of the first pass (`concat_origin`).
+
+    After an injection that input is a small part of x: 1/200 of its photons at two thirds of x300. What the first
+    estimate lost is then lost to the later ones, unless they see the file itself. Its weights start at zero.
+    """
+    if network.concat_origin:
+        return network
+    seeing = UNet(
+        with_photon=network.with_photon,
+        concat_origin=True,
+        adaptive=network.adaptive,
+        widths=[len(network.get_parameter(f"conv{level}_1.bias")) for level in range(1, 6)],
+    )
+    state = network.state_dict()
+    first = state[UNet.first_layer]
+    state[UNet.first_layer] = torch.cat([first, torch.zeros_like(first[:, :PLANES])], dim=1)
+    seeing.load_state_dict(state)
+    seeing.info, seeing.photon_unit = network.info, network.photon_unit
+    return seeing
 
 
 def _split(weight: Tensor, factor: int, axis: int, generator: torch.Generator) -> Tensor:
