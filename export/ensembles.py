@@ -1,6 +1,6 @@
 """The ensembles exposure_1 .. exposure_4: the step loop, unrolled into Triton configurations.
 
-`python export/ensembles.py` rewrites the checked-in ones.
+`python export/ensembles.py` rewrites the checked-in ones, which are those of the shipped network.
 """
 
 import re
@@ -9,7 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from exposure.assets import MODEL_REPOSITORY
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.networks import load_checkpoint
 from exposure.schedule import SERVED_PASSES
 
 LEAVES = ("pack", "denoiser", "expose", "unpack")
@@ -150,5 +151,5 @@ def _write(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    install_configs(MODEL_REPOSITORY, concat_origin=False)
+    install_configs(MODEL_REPOSITORY, load_checkpoint(CHECKPOINT).concat_origin)
     sys.exit(0)

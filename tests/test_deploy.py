@@ -13,6 +13,7 @@ from tritonclient.grpc import model_config_pb2
 from exposure.assets import MODEL_REPOSITORY
 from exposure.export.ensembles import install_configs
 from exposure.export.recipes import Settings
+from exposure.networks import Network
 
 USUAL_PLANES = (1424, 2128)  # of a 12 MP frame, padded
 DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
@@ -51,7 +52,7 @@ def test_the_composition() -> None:
 
 
 @pytest.mark.parametrize("concat_origin", [False, True])
-def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bool) -> None:
+def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bool, network: Network) -> None:
     planes = Settings(frames=((4240, 2832), (2832, 4240), (6000, 4000))).planes(16)
     install_configs(tmp_path, concat_origin, planes)
     config = text_format.Parse((tmp_path / "denoiser/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
@@ -65,7 +66,7 @@ def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bo
     before = (tmp_path / "denoiser/config.pbtxt").read_text()
     install_configs(tmp_path, concat_origin)  # as an engine for another target does
     assert (tmp_path / "denoiser/config.pbtxt").read_text() == before
-    install_configs(tmp_path, False, [USUAL_PLANES])
+    install_configs(tmp_path, network.concat_origin, [USUAL_PLANES])
     checked_in = (MODEL_REPOSITORY / "denoiser/config.pbtxt").read_text()
     assert (tmp_path / "denoiser/config.pbtxt").read_text() == checked_in
 
