@@ -20,8 +20,8 @@ from scipy.stats import linregress
 
 from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.tiles import plan_tiles
-from exposure.client.triton import TILE_PIXELS, Client
+from exposure.client.tiles import TILE_PIXELS, plan_tiles
+from exposure.client.triton import Client
 from exposure.schedule import SERVED_PASSES
 
 GIB_PER_PIXEL = 1.1e-6  # of a packed frame in FP32, a little more than was seen: larger frames are not begun

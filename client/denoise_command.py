@@ -23,7 +23,8 @@ from .inputs import find_sources
 from .output import FORMATS
 from .recipe import Recipe
 from .server import ServerOptions, running_server, server_is_installed
-from .triton import IN_FLIGHT, TILE_PIXELS, Client
+from .tiles import TILE_PIXELS
+from .triton import IN_FLIGHT, Client
 
 DEFAULT_SERVER = os.environ.get("EXPOSURE_SERVER", "localhost:8001")
 TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody

@@ -19,12 +19,11 @@ from exposure.sensor import Sensor, check_tile
 
 from .access import Access, ServerBusyError, ServerError, ServerGoneError
 from .connection import Answer, Connection, Request, smallest_request
-from .tiles import GRID, SMALLEST_TILE, Tile, plan_tiles
+from .tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 
 STAGES = ("pack", "denoiser", "expose", "unpack")
-TILE_PIXELS = 13_000_000  # of a request: what a server needs for it is in client/README.md
 IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
 T = TypeVar("T")
 

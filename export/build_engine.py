@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.client.tiles import SMALLEST_TILE
 from exposure.export.ensembles import install_configs
 from exposure.export.graph import input_names
 from exposure.export.machine import library_version, this_machine
@@ -29,7 +30,7 @@ from exposure.export.manifest import (
 )
 from exposure.export.precision import GraphError
 from exposure.export.recipes import USUAL_FRAME, Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
-from exposure.export.tensorrt_engine import RTX_CARDS, load_tensorrt
+from exposure.export.tensorrt_engine import REMEDIES, RTX_CARDS, load_tensorrt
 from exposure.networks import CheckpointError, Network, load_checkpoint
 from exposure.sensor import SMALLEST_SIDE
 
@@ -61,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         print(f"{options.checkpoint} -> {target}")
         folder = build(options.checkpoint, target, options.repository, settings)
-    except (CheckpointError, GraphError, EngineError, OSError) as error:
-        print(f"build_engine: {error}", file=sys.stderr)
+    except (CheckpointError, GraphError, EngineError, OSError, MemoryError) as error:
+        print(f"build_engine: {error or 'memory does not suffice'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -79,6 +80,8 @@ def build(checkpoint: Path, target: str, repository: Path, settings: Settings = 
     folder = repository / "denoiser" / "1" / target
     if target.startswith("tensorrt"):
         load_tensorrt(target)  # says what is missing before minutes are spent
+    if target == "tensorrt" and not this_machine().card:
+        raise EngineError(f"tensorrt builds for the card in the machine, and there is none; {REMEDIES['tensorrt']}")
     built_from = _built_from(checkpoint, network, target, settings)
     _refuse_other_inputs(folder, input_names(network))
     if _installed_from(folder) == built_from:
@@ -109,6 +112,7 @@ def _install(
             islands=built.islands,
             frames=[f"{width}x{height}" for width, height in settings.frames],
             profile={name: list(sides) for name, sides in settings.profile(network.multiple).items()},
+            planes=[list(sides) for sides in settings.planes(network.multiple)],
             licence=network.info.licence,
             runs_on=built.runs_on,
             accuracy=built.accuracy,
@@ -140,7 +144,9 @@ def _refuse_other_inputs(folder: Path, inputs: list[str]) -> None:
         except EngineError:  # broken or outdated: the server itself refuses it
             continue
         if other.parent.name not in (folder.name, "onnx") and others != inputs:
-            raise EngineError(f"{other.parent} holds an engine with other inputs; use another --repository")
+            raise EngineError(
+                f"{other.parent} holds an engine with other inputs; remove that folder, or use another --repository"
+            )
 
 
 def target_for_this_machine() -> str:
@@ -186,7 +192,7 @@ def _command(checkpoint: Path, target: str, repository: Path, settings: Settings
     words += [] if checkpoint == CHECKPOINT else ["--checkpoint", str(checkpoint)]
     words += [] if repository == MODEL_REPOSITORY else ["--repository", str(repository)]
     words += [] if settings.frames == (USUAL_FRAME,) else [f"--frame {w}x{h}" for w, h in settings.frames]
-    words += [f"--tile {settings.tile}"] if settings.tile else []
+    words += [] if settings.tile == AS_SHIPPED.tile else [f"--tile {settings.tile:g}"]
     words += [f"--compute-capability {settings.compute_capability}"] if settings.compute_capability else []
     words += [] if settings.level is None else [f"--optimization-level {settings.level}"]
     return " ".join([*words, *(["--portable"] if settings.portable else [])])
@@ -201,8 +207,11 @@ def _frame(text: str) -> tuple[int, int]:
     return int(sides[1]), int(sides[2])
 
 
-def _tile(text: str) -> int:
-    return _frame(f"{text}x{text}")[0]
+def _tile(text: str) -> float:
+    megapixels = float(text)
+    if not SMALLEST_TILE <= 1e6 * megapixels < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} megapixels are no tile; it holds at least {SMALLEST_TILE / 1e6:.2f}")
+    return megapixels
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -219,7 +228,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--target", choices=RECIPES, help="default: of the card that is here and the libraries for it, else openvino")
     add("--repository", type=Path, default=MODEL_REPOSITORY, help="where to install it (created if need be)")
     add("--frame", type=_frame, action="append", help="mosaic to make ready for, may be repeated (default: 4240x2832)")
-    add("--tile", type=_tile, help="take tiles of this side only, in mosaic pixels: less memory, and more requests")
+    add(
+        "--tile",
+        type=_tile,
+        default=AS_SHIPPED.tile,
+        metavar="MP",
+        help="most megapixels of a request, as callers say with their --tile: fewer take less memory (default: 13)",
+    )
     add("--compute-capability", type=int, choices=RTX_CARDS, help="card of a tensorrt-rtx engine")
     add("--optimization-level", type=int, choices=range(6), help="of NVIDIA's builder (default: its own)")
     add("--portable", action="store_true", help="for other NVIDIA cards too (TensorRT: and later versions), slower")

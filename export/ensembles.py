@@ -4,7 +4,6 @@
 """
 
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,30 +73,40 @@ def ensemble_config(passes: int, *, concat_origin: bool = False) -> str:
 
 
 def install_configs(repository: Path, concat_origin: bool, planes: Sequence[tuple[int, int]] | None = None) -> None:
-    """Make `repository` complete: leaf models where missing, ensembles and denoiser inputs as the network asks.
+    """Make `repository` complete: leaf models as the project's own has them, ensembles and inputs as the network asks.
 
-    planes: sides (height, width) for which the TensorRT engine is warmed up and gets a CUDA graph; by default those
-    that the configuration has.
+    So a repository that an earlier version made follows; settings are changed in the project's own. planes: sides
+    (height, width) for which the TensorRT engine is warmed up and gets a CUDA graph; by default those that it has.
     """
     for leaf in LEAVES:
-        if not (repository / leaf / "config.pbtxt").exists():
-            template = shutil.ignore_patterns("openvino", "tensorrt*", "onnx", "__pycache__", ".*")
-            shutil.copytree(MODEL_REPOSITORY / leaf, repository / leaf, ignore=template, dirs_exist_ok=True)
-    denoiser = repository / "denoiser"
-    for config in (denoiser / "config.pbtxt", *sorted((denoiser / "configs").glob("*.pbtxt"))):
-        text = config.read_text().replace(f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}", PHOTON_GAIN_LINE)
-        if concat_origin:
-            text = text.replace(PHOTON_GAIN_LINE, f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}")
-        before, found, rest = text.partition(FRAMES)
-        if found:
-            kept = [(int(h), int(w)) for h, w in re.findall(r'name: "(\d+)x(\d+)"', rest)]
-            text = before + frames_block(planes or kept, concat_origin=concat_origin) + rest.partition(END_OF_FRAMES)[2]
-        _write(config, text)
+        (repository / leaf / "1").mkdir(parents=True, exist_ok=True)
+        for part in ("config.pbtxt", "configs/*.pbtxt", "1/*.py"):
+            for template in sorted((MODEL_REPOSITORY / leaf).glob(part)):
+                target, text = repository / template.relative_to(MODEL_REPOSITORY), template.read_text()
+                if leaf == "denoiser" and target.suffix == ".pbtxt":
+                    existing = target.read_text() if target.exists() else text
+                    text = _denoiser_config(text, concat_origin, planes or _frames(existing) or _frames(text))
+                _write(target, text)
     for passes in SERVED_PASSES:
         version = repository / f"exposure_{passes}" / "1"  # Triton wants a version folder, if an empty one
         version.mkdir(parents=True, exist_ok=True)
         (version / ".gitkeep").touch()
         _write(version.parent / "config.pbtxt", ensemble_config(passes, concat_origin=concat_origin))
+
+
+def _denoiser_config(text: str, concat_origin: bool, planes: Sequence[tuple[int, int]]) -> str:
+    """A configuration of the denoiser with the inputs of this network and, in the one for TensorRT, these frames."""
+    text = text.replace(f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}", PHOTON_GAIN_LINE)
+    if concat_origin:
+        text = text.replace(PHOTON_GAIN_LINE, f"{PHOTON_GAIN_LINE},\n{ORIGIN_IMAGE_LINE}")
+    before, found, rest = text.partition(FRAMES)
+    if not found:
+        return text
+    return before + frames_block(planes, concat_origin=concat_origin) + rest.partition(END_OF_FRAMES)[2]
+
+
+def _frames(text: str) -> list[tuple[int, int]]:
+    return [(int(h), int(w)) for h, w in re.findall(r'name: "(\d+)x(\d+)"', text.partition(FRAMES)[2])]
 
 
 def frames_block(planes: Sequence[tuple[int, int]], *, concat_origin: bool) -> str:
@@ -146,8 +155,13 @@ def _step(model: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
-        path.write_text(text)
+    """The whole file or none of it, and only where it changes."""
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text)
+    part.replace(path)
 
 
 if __name__ == "__main__":

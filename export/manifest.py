@@ -26,7 +26,8 @@ class Manifest:
     """Everything about an engine that its users, its server and the next build must know.
 
     photon_unit: U in DN. multiple: of the plane sides. precision: of the body; islands: modules of it that stay FP32.
-    frames: mosaic sizes, width x height, that it is made ready for; profile: plane sides that it takes.
+    frames: mosaic sizes, width x height, that it is made ready for; planes: sides (height, width) of what callers send
+    of each. profile: plane sides that it takes; only plans are bound to them.
     runs_on: library and card that it was built for. accuracy: where it was run, and the gate's figures.
     built_from: everything that, if changed, makes a new engine. rebuild: the command. files: SHA-256 by name.
     """
@@ -40,6 +41,7 @@ class Manifest:
     islands: list[str]
     frames: list[str]
     profile: dict[str, list[int]]
+    planes: list[list[int]]
     licence: str
     runs_on: dict[str, str]
     accuracy: dict[str, Any]

@@ -1,5 +1,6 @@
 """What is done for each target, stage by stage: graph, engine, accuracy gate."""
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE
 
@@ -26,35 +28,39 @@ USUAL_FRAME = (4240, 2832)
 
 @dataclass(frozen=True)
 class Settings:
-    """frames: mosaic sizes, (width, height), to make ready for; the first is tuned for, the largest bounds.
+    """frames: mosaic sizes, (width, height), to make ready for; the first is tuned for, the longest side bounds both.
 
-    tile: side of the tiles that a caller cuts whole frames into, in mosaic pixels; then no more is taken at once.
+    tile: the most megapixels of a request, as callers send with their own --tile: larger frames come in tiles.
     compute_capability: card of a tensorrt-rtx plan. level, portable: see PlanOptions.
     """
 
     frames: tuple[tuple[int, int], ...] = (USUAL_FRAME,)
-    tile: int | None = None
+    tile: float = TILE_PIXELS / 1e6
     compute_capability: int | None = None
     level: int | None = None
     portable: bool = False
 
     def profile(self, multiple: int) -> dict[str, tuple[int, int]]:
-        """Plane sides, (height, width), that an engine takes: the smallest, the usual and the largest."""
+        """Plane sides, (height, width), that an engine takes: the smallest, the usual and the largest.
+
+        The largest is a square: other cameras' frames, and tiles of larger ones, are as long in the other direction.
+        """
         planes = self.planes(multiple)
-        smallest = _plane_side(SMALLEST_SIDE, multiple)
-        largest = (max(size[0] for size in planes), max(size[1] for size in planes))
-        return {"smallest": (smallest, smallest), "usual": planes[0], "largest": largest}
+        smallest, longest = _plane_side(SMALLEST_SIDE, multiple), max(map(max, planes))
+        return {"smallest": (smallest, smallest), "usual": planes[0], "largest": (longest, longest)}
 
     def planes(self, multiple: int) -> list[tuple[int, int]]:
-        """Plane sides, (height, width), of each frame, or of the tile."""
-        sizes = [(self.tile, self.tile)] if self.tile else [(height, width) for width, height in self.frames]
-        return [(_plane_side(height, multiple), _plane_side(width, multiple)) for height, width in sizes]
+        """Plane sides, (height, width), of what callers send of each frame."""
+        return [(_plane_side(height, multiple), _plane_side(width, multiple)) for height, width in self._requests()]
 
     def gated_frame(self) -> tuple[int, int]:
-        """Height and width of the largest mosaic that the engine takes at once."""
-        if self.tile:
-            return self.tile, self.tile
-        return max(((height, width) for width, height in self.frames), key=lambda size: size[0] * size[1])
+        """Height and width of the largest mosaic that is sent at once."""
+        return max(self._requests(), key=math.prod)
+
+    def _requests(self) -> list[tuple[int, int]]:
+        """Height and width of what the client sends of each frame: the whole, or its first tile."""
+        tiles = [plan_tiles((height, width), round(1e6 * self.tile))[0] for width, height in self.frames]
+        return [(tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start) for tile in tiles]
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,7 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
         here = _rtx_card(machine.compute_capability)
         cards = RTX_CARDS if settings.portable else (settings.compute_capability or here,)
     darkest = list(low_light_crops(network.photon_unit))[-1:]
-    pixels = profile["largest"][0] * profile["largest"][1]
+    pixels = max(map(math.prod, settings.planes(network.multiple)))
     islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
     print(f"    {', '.join(islands) or 'none but the tail'}")
     with _scratch() as scratch:

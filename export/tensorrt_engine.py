@@ -50,9 +50,10 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
     """
     trt = load_tensorrt(target)
     logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    if not builder:
-        raise EngineError(f"{target} finds no NVIDIA card here; {REMEDIES['tensorrt']}")
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # how the binding says that CUDA could not be initialised
+        raise EngineError(f"{target} finds no NVIDIA card here; {REMEDIES['tensorrt']}") from error
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.read_bytes()):

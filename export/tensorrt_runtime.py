@@ -3,6 +3,7 @@
 Written against the documented API of both; it has not been run on a card yet.
 """
 
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,14 @@ class PlanEngine:
         self._cupy, self._trt = cupy, load_tensorrt(target)
         self._logger = self._trt.Logger(self._trt.Logger.ERROR)
         self._runtime = self._trt.Runtime(self._logger)
+        self._runtime.engine_host_code_allowed = True  # of portable plans; ours are held against their hash
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
             raise EngineError(f"{target} does not take {plan}; rebuild with: python export/build_engine.py")
         self._cache = _kernel_cache(plan, target)
         self._context = self._make_context()
+        if self._context is None:
+            raise EngineError(f"the memory of {this_machine().card} does not suffice for {plan}")
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._inputs = [name for name in self._names() if self._mode(name) == self._trt.TensorIOMode.INPUT]
 
@@ -58,6 +62,12 @@ class PlanEngine:
 
     def on_card(self, *arrays: Any) -> Any:
         """Arrays of the card in and out; the result is complete when this returns."""
+        try:
+            return self._computed(*arrays)
+        except self._cupy.cuda.memory.OutOfMemoryError as error:
+            raise EngineError(f"the card's memory does not suffice: {error}") from error
+
+    def _computed(self, *arrays: Any) -> Any:
         cupy, context = self._cupy, self._context
         if len(arrays) < len(self._inputs):
             raise EngineError(f"the engine wants {', '.join(self._inputs)}; {len(arrays)} arrays came")
@@ -76,17 +86,24 @@ class PlanEngine:
         return clean
 
     def keep_kernels(self) -> None:
-        """Write what was compiled for this card, so that the next start need not (TensorRT for RTX)."""
+        """Write what was compiled for this card, so that the next start need not (TensorRT for RTX).
+
+        Where it cannot be written, the next start compiles again.
+        """
         if self._cache is not None and hasattr(self, "_kernels"):
             part = self._cache.with_suffix(".part")
-            part.write_bytes(self._kernels.serialize())
-            part.replace(self._cache)
+            with suppress(OSError):
+                part.write_bytes(self._kernels.serialize())
+                part.replace(self._cache)
 
     def _make_context(self) -> Any:
         if not hasattr(self._engine, "create_runtime_config") or not hasattr(self._trt, "CudaGraphStrategy"):
             return self._engine.create_execution_context()
         config = self._engine.create_runtime_config()
         config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        # The default compiles beside the first calls, which slower kernels answer: a warm-up would end too soon.
+        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        config.dynamic_shapes_kernel_specialization_strategy = eager
         self._kernels = config.create_runtime_cache()
         if self._cache is not None and self._cache.exists():
             self._kernels.deserialize(self._cache.read_bytes())

@@ -68,21 +68,32 @@ def lies_on_gpu(array: Array) -> bool:
 
 
 def _received(name: str, array: Array) -> Array:
-    """The array itself, or a foreign array on a GPU (CuPy, JAX, Numba) as a torch tensor over the same memory."""
+    """The array itself, or a foreign array on a GPU (CuPy, JAX, Numba) as a torch tensor."""
     if isinstance(array, np.ndarray) or _is_tensor(array):
         return array
     if hasattr(array, "__dlpack__"):
         from torch.utils.dlpack import from_dlpack
 
-        return from_dlpack(array)  # its owner's stream is waited for
+        return _taken_over(from_dlpack(array))  # its owner's stream is waited for
     if hasattr(array, "__cuda_array_interface__"):
         import torch
 
         stream = array.__cuda_array_interface__.get("stream")
         if stream is not None:
             torch.cuda.ExternalStream(stream).synchronize()
-        return torch.as_tensor(array, device="cuda")
+        return _taken_over(torch.as_tensor(array, device="cuda"))
     raise TypeError(f"{name} is a {type(array).__name__}; it must be an array of NumPy, torch or a GPU")
+
+
+def _taken_over(tensor: Array) -> Array:
+    """A copy on a GPU, complete: a kernel is queued, and the owner may free or fill his memory before it has run."""
+    if tensor.device.type != "cuda":
+        return tensor
+    import torch
+
+    copy = tensor.clone()
+    torch.cuda.current_stream(tensor.device).synchronize()
+    return copy
 
 
 @contextlib.contextmanager

@@ -48,12 +48,14 @@ def test_the_composition() -> None:
     image = 4 * 4 * USUAL_PLANES[0] * USUAL_PLANES[1]  # FP32 planes
     assert pool > 2 * (5 * image + 2 * 4240 * 2832)
     assert flags["rate-limit-resource"] == "card:1"
+    assert not services["engine"]["environment"]["EXPOSURE_CACHE"].startswith(flags["model-repository"])
     assert "4240x2832" in services["engine"]["command"]
 
 
 @pytest.mark.parametrize("concat_origin", [False, True])
 def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bool, network: Network) -> None:
     planes = Settings(frames=((4240, 2832), (2832, 4240), (6000, 4000))).planes(16)
+    assert len(set(planes)) == 3
     install_configs(tmp_path, concat_origin, planes)
     config = text_format.Parse((tmp_path / "denoiser/config.pbtxt").read_text(), model_config_pb2.ModelConfig())
     names = {tensor.name for tensor in config.input}

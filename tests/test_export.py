@@ -18,6 +18,7 @@ from test_nafnet import small_naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.export import build_engine, graph
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.machine import this_machine
@@ -149,6 +150,18 @@ def test_concat_origin_networks_get_their_wires(tmp_path: Path, network: Network
         assert (repository / leaf / "config.pbtxt").read_text() == checked_in
 
 
+def test_a_repository_of_an_earlier_version_is_brought_up_to_date(tmp_path: Path, network: Network) -> None:
+    install_configs(tmp_path, network.concat_origin, [(96, 64)])
+    (tmp_path / "pack" / "config.pbtxt").write_text("old")
+    (tmp_path / "denoiser" / "1" / "model.py").write_text("old")
+    (tmp_path / "expose" / "configs" / "cpu.pbtxt").unlink()
+    install_configs(tmp_path, network.concat_origin)
+    for name in ("pack/config.pbtxt", "denoiser/1/model.py", "expose/configs/cpu.pbtxt"):
+        assert (tmp_path / name).read_text() == (MODEL_REPOSITORY / name).read_text()
+    assert 'name: "96x64"' in (tmp_path / "denoiser" / "config.pbtxt").read_text()  # its frames are kept
+    assert not list(tmp_path.rglob("*.part"))
+
+
 @pytest.mark.parametrize("passes", SERVED_PASSES)
 def test_checked_in_ensembles_are_those_of_the_shipped_network(passes: int, network: Network) -> None:
     checked_in = (MODEL_REPOSITORY / f"exposure_{passes}" / "config.pbtxt").read_text()
@@ -260,18 +273,35 @@ def test_a_plan_without_a_card_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frames", "tile", "largest"),
     [
-        (((4240, 2832),), None, (1424, 2128)),
-        (((4240, 2832), (2832, 4240)), None, (2128, 2128)),
-        (((4240, 2832),), 1024, (512, 512)),
-        (((33, 47),), None, (32, 32)),
+        (((4240, 2832),), 13, (2128, 2128)),
+        (((6024, 4024),), 13, (2016, 2016)),
+        (((4240, 2832),), 1.05, (528, 528)),
+        (((33, 47),), 13, (32, 32)),
     ],
 )
 def test_profiles_cover_what_is_asked(
-    frames: tuple[tuple[int, int], ...], tile: int | None, largest: tuple[int, int]
+    frames: tuple[tuple[int, int], ...], tile: float, largest: tuple[int, int]
 ) -> None:
     profile = Settings(frames=frames, tile=tile).profile(16)
     assert profile["largest"] == largest
     assert profile["smallest"] == (16, 16)
+
+
+# Height and width: 12 MP as a portrait and 4:3, 16, 24, 45, 61 MP; medium format must be asked for.
+@pytest.mark.parametrize(
+    ("frame", "settings"),
+    [
+        *((frame, Settings()) for frame in [(4240, 2832), (3024, 4032), (3456, 4608), (4024, 6024)]),
+        *((frame, Settings()) for frame in [(5520, 8288), (6336, 9504)]),
+        ((8736, 11648), Settings(frames=((11648, 8736),))),
+    ],
+)
+def test_a_plan_takes_what_the_client_sends(frame: tuple[int, int], settings: Settings) -> None:
+    """Whole frames, and the tiles of larger ones."""
+    largest = settings.profile(16)["largest"]
+    for tile in plan_tiles(frame, TILE_PIXELS):
+        assert tile.rows.stop - tile.rows.start <= 2 * largest[0]
+        assert tile.columns.stop - tile.columns.start <= 2 * largest[1]
 
 
 @pytest.mark.parametrize("text", ["4240", "0x0", "31x400", "axb", "4240x2832x3", "-5x100"])

@@ -90,7 +90,8 @@ def plan_for(folder: Path, target: str, runs_on: dict[str, str]) -> Path:
         precision="f16",
         islands=[],
         frames=[],
-        profile={},
+        profile={"smallest": [16, 16], "usual": [1424, 2128], "largest": [2128, 2128]},
+        planes=[],
         licence="CC0-1.0",
         runs_on=runs_on,
         accuracy={},
@@ -202,7 +203,7 @@ def test_machines(change: dict[str, str], machine: Machine, library: str, senten
 @pytest.mark.parametrize(
     ("card", "sentence"),
     [
-        (A5000, "trusted"),
+        (A5000, "trusted up to 2128x2128"),  # planes
         (H100, "was built for cards of compute capability 86 89, and this machine has NVIDIA H100 of 90; rebuild with"),
         (None, "was built for cards of compute capability 86 89, and this machine has no NVIDIA card; rebuild with"),
     ],
@@ -240,7 +241,8 @@ def test_the_manifest_is_complete(engine: Path) -> None:
     assert manifest.runs_on["library_version"]
     assert len(manifest.built_from["checkpoint"]) == 64
     assert set(manifest.files) == {"model.xml", "model.bin"}
-    assert manifest.profile == {"smallest": [16, 16], "usual": [32, 48], "largest": [32, 48]}
+    assert manifest.profile == {"smallest": [16, 16], "usual": [32, 48], "largest": [48, 48]}
+    assert manifest.planes == [[32, 48]]
     assert manifest.build_seconds > 0
     scenes = manifest.accuracy["scenes"]
     assert {(scene["scene"], scene["passes"]) for scene in scenes} >= {("odd", 1), ("odd", 3), ("full-frame", 1)}

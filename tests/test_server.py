@@ -30,6 +30,7 @@ from exposure.client.manifest import content_of
 from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
 from exposure.export.build_engine import build
+from exposure.export.ensembles import ORIGIN_IMAGE_LINE
 from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
@@ -496,6 +497,11 @@ def test_a_concat_origin_network_is_served(tmp_path: Path) -> None:
             physics = {"ratio": 50.0, "gain": 3.0, "passes": passes, "seed": 4}
             served = client.denoise(mosaic, sensor, **physics)
             assert np.mean(abs(served.astype(int) - defined(loaded, mosaic, sensor, **physics)) > 1) <= 0.02
+    config = tmp_path / "repository" / "denoiser" / "configs" / "cpu.pbtxt"
+    config.write_text(config.read_text().replace(f",\n{ORIGIN_IMAGE_LINE}", ""))  # as one of an 8-channel network
+    sentence = r"takes ORIGIN_IMAGE, and this model's configuration does not"
+    with pytest.raises(ServerError, match=sentence), running_server(ServerOptions(tmp_path / "repository", **FREE)):
+        pass
 
 
 def test_a_cold_start_is_short(tmp_path: Path, repository: Path) -> None:

@@ -14,6 +14,7 @@ namespace {
 struct Configured {
     std::string op, engine;
     int instances;
+    bool gives_original;
 };
 
 struct Instance {
@@ -63,12 +64,12 @@ Configured configured(TRITONBACKEND_Model* model) {
     size_t group = json.find("\"instance_group\"");
     std::string count = group == std::string::npos ? "" : json_value(json.substr(group), "count");
     return {parameter("op"), std::string(location) + "/../denoiser/1/" + parameter("engine"),
-            std::max(1, atoi(count.c_str()))};
+            std::max(1, atoi(count.c_str())), json.find("\"ORIGIN_IMAGE\"") != std::string::npos};
 }
 
 std::unique_ptr<Model> made(const Configured& c, int threads) {
     if (c.op == "pack") return make_pack(c.engine);
-    if (c.op == "denoise") return make_denoise(c.engine, threads);
+    if (c.op == "denoise") return make_denoise(c.engine, threads, c.gives_original);
     if (c.op == "expose") return make_expose();
     if (c.op == "unpack") return make_unpack();
     throw std::runtime_error("op is '" + c.op + "'; it must be pack, denoise, expose or unpack");

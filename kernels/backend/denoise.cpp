@@ -1,4 +1,6 @@
 // One pass of the network, by OpenVINO: on a CPU, wherever its inputs lie.
+#include <stdexcept>
+
 #include "manifest.h"
 #include "models.h"
 #include "openvino_engine.h"
@@ -7,8 +9,12 @@ namespace {
 
 class Denoise : public Model {
   public:
-    Denoise(const std::string& engine, int threads)
-        : manifest_(read_manifest(engine)), engine_(engine, manifest_.precision == "bf16", threads) {}
+    Denoise(const std::string& engine, int threads, bool gives_original)
+        : manifest_(read_manifest(engine)), engine_(engine, manifest_.precision == "bf16", threads) {
+        if (engine_.wants_original() && !gives_original)
+            throw std::runtime_error("the engine in " + engine + " takes ORIGIN_IMAGE, and this model's configuration does " +
+                                     "not; write it anew with: python export/build_engine.py");
+    }
 
     void answer(Request& request) override {
         Tensor<float> image = request.input<float>("IMAGE", 4);
@@ -33,6 +39,6 @@ class Denoise : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> make_denoise(const std::string& engine, int threads) {
-    return std::make_unique<Denoise>(engine, threads);
+std::unique_ptr<Model> make_denoise(const std::string& engine, int threads, bool gives_original) {
+    return std::make_unique<Denoise>(engine, threads, gives_original);
 }

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -96,6 +97,14 @@ static std::string three_parts(const std::string& version) {
     return std::regex_search(version, parts, std::regex("^\\d+\\.\\d+\\.\\d+")) ? parts.str(0) : version;
 }
 
+// Whether a version of three parts is beyond another; no version is not.
+static bool newer(const std::string& version, const std::string& than) {
+    int a[3] = {}, b[3] = {};
+    if (sscanf(version.c_str(), "%d.%d.%d", a, a + 1, a + 2) != 3 || sscanf(than.c_str(), "%d.%d.%d", b, b + 1, b + 2) != 3)
+        return false;
+    return std::lexicographical_compare(b, b + 3, a, a + 3);
+}
+
 // Version of the library that runs engines of a target in this process; "" where it is not here.
 static std::string library_here(const std::string& target) {
     if (target == "openvino") return three_parts(ov::get_openvino_version().buildNumber);
@@ -111,7 +120,7 @@ static std::string mismatch(const std::string& target, const std::string& runs_o
     bool portable = json_value(runs_on, "portable") == "yes";
     if (target != "tensorrt-rtx") {  // the denoiser's own process holds that library, and checks it
         std::string here = library_here(target);
-        if (here != three_parts(wanted) && !(portable && !here.empty()))
+        if (here != three_parts(wanted) && !(portable && newer(here, three_parts(wanted))))
             return "was built by " + library + " " + wanted + ", and this server has " +
                    (here.empty() ? "no " + library : library + " " + here);
     }
@@ -120,22 +129,26 @@ static std::string mismatch(const std::string& target, const std::string& runs_o
     std::string name, capability, built = (card.empty() ? "cards" : card) + " of compute capability " + capabilities;
     card_here(name, capability);
     if (name.empty()) return "was built for " + built + ", and this machine has no NVIDIA card";
-    bool newer = portable && target == "tensorrt" && atoi(capability.c_str()) >= atoi(capabilities.c_str());
+    bool later = portable && target == "tensorrt" && atoi(capability.c_str()) >= atoi(capabilities.c_str());
     bool listed = (" " + capabilities + " ").find(" " + capability + " ") != std::string::npos;
-    if ((!listed && !newer) || (!card.empty() && card != name && !portable))
+    if ((!listed && !later) || (!card.empty() && card != name && !portable))
         return "was built for " + built + ", and this machine has " + name + " of " + capability;
     return "";
+}
+
+// A size of the profile, "usual" or "largest": height and width, 0 where the manifest names none.
+static void profiled(const std::string& json, const std::string& size, int64_t& height, int64_t& width) {
+    std::smatch sides;
+    height = width = 0;
+    std::regex pattern("\"" + size + "\"\\s*:\\s*\\[\\s*(\\d{1,5})\\s*,\\s*(\\d{1,5})\\s*\\]");
+    if (std::regex_search(json, sides, pattern)) height = atoi(sides.str(1).c_str()), width = atoi(sides.str(2).c_str());
 }
 
 void usual_frame(const std::string& folder, int64_t& height, int64_t& width) {
     std::ifstream file(folder + "/manifest.json");
     std::stringstream text;
     text << file.rdbuf();
-    std::string json = text.str();
-    std::smatch sides;
-    height = width = 0;
-    if (std::regex_search(json, sides, std::regex("\"usual\"\\s*:\\s*\\[\\s*(\\d{1,5})\\s*,\\s*(\\d{1,5})\\s*\\]")))
-        height = atoi(sides.str(1).c_str()), width = atoi(sides.str(2).c_str());
+    profiled(text.str(), "usual", height, width);
 }
 
 Manifest read_manifest(const std::string& folder) {
@@ -148,6 +161,8 @@ Manifest read_manifest(const std::string& folder) {
                       json_value(json, "precision")};
     size_t built_from = json.find("\"built_from\""), files = json.find("\"files\"");
     if (built_from != std::string::npos) manifest.checkpoint = json_value(json.substr(built_from), "checkpoint");
+    if (json_value(json, "target").compare(0, 8, "tensorrt") == 0)
+        profiled(json, "largest", manifest.largest_height, manifest.largest_width);
     if (!(manifest.photon_unit > 0) || manifest.multiple < 1 || files == std::string::npos)
         throw std::runtime_error(folder + "/manifest.json is not an engine manifest; " + REBUILD);
     std::string again = json_value(json, "rebuild"), rebuild = again.empty() ? REBUILD : "rebuild with: " + again;

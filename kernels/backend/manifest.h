@@ -12,6 +12,7 @@ struct Manifest {
     int multiple;
     std::string precision;
     std::string checkpoint = "";  // SHA-256 of the file that the engine was built from, hexadecimal
+    int64_t largest_height = 0, largest_width = 0;  // plane sides that a plan takes at most; 0 where any size is taken
 };
 
 // height, width: plane sides of the frame that the engine was made ready for, 0 where the manifest names none.

@@ -15,8 +15,8 @@ class Model {
 };
 
 // engine: folder of the engine whose manifest tells photon unit, padding and checkpoint. threads: of this instance.
-// Throw std::runtime_error, one sentence.
+// gives_original: whether the model's configuration has ORIGIN_IMAGE. Throw std::runtime_error, one sentence.
 std::unique_ptr<Model> make_pack(const std::string& engine);
-std::unique_ptr<Model> make_denoise(const std::string& engine, int threads);
+std::unique_ptr<Model> make_denoise(const std::string& engine, int threads, bool gives_original);
 std::unique_ptr<Model> make_expose();
 std::unique_ptr<Model> make_unpack();

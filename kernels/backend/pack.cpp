@@ -34,7 +34,11 @@ class Pack : public Model {
         double ratio = request.values<float>("RATIO", 1)[0], gain = request.values<float>("GAIN", 1)[0];
         check_physics(ratio, gain, sensor.saturation());
 
-        int64_t h = padded(height), w = padded(width);
+        int64_t h = padded(height), w = padded(width), highest = manifest_.largest_height, widest = manifest_.largest_width;
+        if (widest > 0 && (h > highest || w > widest))
+            throw Refusal(sentence("MOSAIC is %lldx%lld; the engine takes at most %lldx%lld: send smaller tiles, or build it "
+                                   "with that --frame",
+                                   (long long)height, (long long)width, (long long)(2 * highest), (long long)(2 * widest)));
         std::vector<std::string> asked = request.outputs();
         if (std::find(asked.begin(), asked.end(), "IMAGE") != asked.end()) admission().enter(4 * h * w);
         Layout layout = sensor.layout(height, width, h, w);

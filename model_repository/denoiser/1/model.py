@@ -20,7 +20,9 @@ class TritonPythonModel:
         self._names = [tensor["name"] for tensor in json.loads(args["model_config"])["input"]]
         try:
             self._engine = PlanEngine.installed(folder, "tensorrt-rtx")
-            self._warm_up(read_manifest(folder).profile["usual"])
+            for sides in read_manifest(folder).planes:
+                self._warm_up(sides)
+            self._engine.keep_kernels()
         except EngineError as error:
             raise pb_utils.TritonModelException(str(error)) from error
 
@@ -44,8 +46,7 @@ class TritonPythonModel:
         return cupy.asarray(tensor.as_numpy()) if tensor.is_cpu() else cupy.from_dlpack(tensor)
 
     def _warm_up(self, sides: list[int]) -> None:
-        """Compile kernels and capture the graph of the usual frame before a user's request needs them."""
+        """Compile kernels and capture the graph of a frame before a user's request needs them."""
         image = np.zeros((1, 4, *sides), np.float32)
         for _ in range(2):
             self._engine(*(np.ones(1, np.float32) if name == "PHOTON_GAIN" else image for name in self._names))
-        self._engine.keep_kernels()
