@@ -25,6 +25,7 @@ from .rawfile import RawFile, text_of
 BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL, FLOAT, DOUBLE = 1, 2, 3, 4, 5, 7, 10, 11, 12
 NUMERIC = (BYTE, SHORT, LONG, RATIONAL, SRATIONAL, FLOAT, DOUBLE)
 D65 = 21  # EXIF LightSource
+XYZ_TO_SRGB = (3.2404542, -1.5371385, -0.4985314, -0.969266, 1.8760108, 0.041556, 0.0556434, -0.2040259, 1.0572252)
 
 # What a DNG says about colour and rendering, carried over as it is; codes and names are tifffile's.
 COLOUR_TAGS = (
@@ -36,7 +37,13 @@ COLOUR_TAGS = (
     *("ProfileToneCurve", "ProfileLookTableDims", "ProfileLookTableData", "ProfileLookTableEncoding"),
     *("BaselineExposureOffset", "DefaultBlackRender", "BaselineSharpness", "LinearResponseLimit", "ShadowScale"),
     *("BaselineNoise", "CameraSerialNumber", "LensInfo", "LocalizedCameraModel", "TimeCodes", "FrameRate", "TStop"),
-    *("ReelName", "CameraLabel"),
+    *("ReelName", "CameraLabel", "ColorimetricReference", "AsShotICCProfile", "AsShotPreProfileMatrix"),
+    *("CurrentICCProfile", "CurrentPreProfileMatrix"),
+)
+# Of DNG 1.6: a third illuminant, and what illuminants of the kind "other" are; 52535 is IlluminantData3.
+COLOUR_TAGS_1_6 = (
+    *("CalibrationIlluminant3", "CameraCalibration3", "ColorMatrix3", "ForwardMatrix3", "ReductionMatrix3"),
+    *("ProfileHueSatMapData3", "IlluminantData1", "IlluminantData2", "52535"),
 )
 SENSOR_TAGS = (
     *(
@@ -162,12 +169,13 @@ def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
     carried = []
     for name in names:
         kind, value = file.tags.get(name, (0, None))
+        code = int(name) if name.isdecimal() else tifffile.TIFF.TAGS[name]
         if isinstance(value, bytes) and kind in (BYTE, UNDEFINED):
-            carried.append((tifffile.TIFF.TAGS[name], kind, len(value), value, True))
+            carried.append((code, kind, len(value), value, True))
         elif isinstance(value, str) and kind == ASCII:
-            carried.append(_text(tifffile.TIFF.TAGS[name], value))
+            carried.append(_text(code, value))
         elif kind in NUMERIC and not isinstance(value, str | bytes):
-            carried.append(_tag(tifffile.TIFF.TAGS[name], kind, value))
+            carried.append(_tag(code, kind, value))
     return carried
 
 
@@ -210,11 +218,11 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
 
 
 def _colour_tags(file: RawFile) -> list[Tag]:
-    tags = _carried(file, COLOUR_TAGS) if "DNGVersion" in file.tags else []
+    tags = _carried(file, COLOUR_TAGS + COLOUR_TAGS_1_6) if "DNGVersion" in file.tags else []
     if "ColorMatrix1" in file.tags:
         return tags
-    if file.xyz_to_camera:
-        tags += [_tag(50721, SRATIONAL, _rationals(file.xyz_to_camera)), _tag(50778, SHORT, (D65,))]
+    matrix = file.xyz_to_camera or XYZ_TO_SRGB  # the tag is required; where nothing is known, a monitor's colours
+    tags += [_tag(50721, SRATIONAL, _rationals(matrix)), _tag(50778, SHORT, (D65,))]
     if file.white_balance and "AsShotNeutral" not in file.tags:
         tags.append(_tag(50728, RATIONAL, _rationals([1 / gain for gain in file.white_balance])))
     return tags
@@ -223,7 +231,7 @@ def _colour_tags(file: RawFile) -> list[Tag]:
 def _camera_tags(file: RawFile) -> list[Tag]:
     name = text_of(file.tags, "UniqueCameraModel") or f"{file.make} {file.model}".strip() or "unknown camera"
     tags = [
-        _tag(50706, BYTE, (1, 4, 0, 0)),  # DNGVersion
+        _tag(50706, BYTE, (1, 6 if any(name in file.tags for name in COLOUR_TAGS_1_6) else 4, 0, 0)),  # DNGVersion
         _tag(50707, BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
         _text(50708, name),  # UniqueCameraModel
         _tag(274, SHORT, (file.orientation,)),  # Orientation

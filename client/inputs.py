@@ -86,7 +86,8 @@ def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
         yield from sources
     elif not path.exists() and glob.has_magic(str(path)):
         found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
-        matches = [match for match in found if not match.is_dir()]
+        results = out.resolve()
+        matches = [match for match in found if not match.is_dir() and not _is_result(match, results)]
         if not matches:
             raise ValueError(f"no file matches {path}")
         yield from (Source(match) for match in matches)
@@ -103,6 +104,11 @@ def _raw_files(folder: Path, out: Path, recursive: bool) -> list[Path]:
         for file in files
         if file.suffix.lower() in SUFFIXES
         and not file.name.startswith(".")
-        and not (file.stem.endswith(RESULT) and out in file.resolve().parents)
+        and not _is_result(file, out)
         and file.is_file()
     )
+
+
+def _is_result(file: Path, out: Path) -> bool:
+    """Whether it was written by an earlier run into this output folder."""
+    return file.stem.endswith(RESULT) and out in file.resolve().parents

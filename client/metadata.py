@@ -39,7 +39,6 @@ SELF_CONTAINED = (
     b"FUJIFILM",
     b"Apple iOS\0",
     b"PENTAX \0",
-    b"LEICA\0\2\xff",
 )
 
 

@@ -23,7 +23,15 @@ FORMATS = ("dng", "tiff", "png", "jpg")
 PART = ".exposure-part"  # in the name of every temporary file
 JPEG_QUALITY = 95
 PREVIEW_SIDE = 1024  # pixels
-TURNS = {1: 0, 3: 180, 6: 90, 8: 270}  # degrees counter-clockwise that undo a TIFF orientation
+UNDONE_BY = {  # TIFF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16]) -> NDArray[np.uint8]:
         copy = replace(file, path=Path(folder, "small.dng"), crop=None, metadata=None)
         write_dng(copy.path, copy, small)
         picture = Image.fromarray(render(copy, small, half_size=True))
-    turned = picture.rotate(TURNS[file.orientation], expand=True)
+    turned = picture.transpose(UNDONE_BY[file.orientation]) if file.orientation in UNDONE_BY else picture
     turned.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     return np.asarray(turned)
 

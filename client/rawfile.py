@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
 
+from .black import Black, black_of
 from .metadata import Metadata, read_metadata
 
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
@@ -32,7 +33,7 @@ SIGNATURES = (
 )
 M_PERTURB = -6  # of glibc's malloc.h
 END_OF_DATA = "end of data"
-ORIENTATIONS = {0: 1, 3: 3, 5: 8, 6: 6}  # LibRaw's flip to the TIFF tag
+ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}  # LibRaw's flip to the TIFF tag
 
 _stderr = threading.RLock()  # one descriptor for the whole process
 
@@ -90,11 +91,12 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
             _refuse_missing_data(path, mosaic, tags)
             if twice:
                 _refuse_chance(path, mosaic)
+            black, mosaic = _levelled(raw, mosaic, tags)
             metadata = read_metadata(path)
             return RawFile(
                 path=path,
                 mosaic=mosaic,
-                sensor=_sensor(raw, mosaic),
+                sensor=_sensor(raw, mosaic, black),
                 model=_camera(tags, metadata, "Model", 272) or text_of(tags, "UniqueCameraModel"),
                 make=_camera(tags, metadata, "Make", 271),
                 iso=float(raw.other.iso_speed) or max(_numbers(tags, "ISOSpeedRatings"), default=0.0),
@@ -180,6 +182,8 @@ def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> 
         raise RawFileError(f"it declares a {kind} picture, not a colour filter array")
     if min(mosaic.shape) < SMALLEST_SIDE:
         raise RawFileError(f"it is {shape_text(mosaic.shape)}; both sides must be at least {SMALLEST_SIDE}")
+    if 3 in _numbers(tags, "SampleFormat"):
+        raise RawFileError("its samples are floating-point numbers; only whole ones are handled")
     size = path.stat().st_size
     if max(_numbers(tags, END_OF_DATA), default=0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
         raise RawFileError(f"it is truncated: {size} bytes do not hold its {shape_text(mosaic.shape)} pixels")
@@ -209,9 +213,29 @@ def _heap_filled_with(byte: int) -> Iterator[None]:
         set_option(M_PERTURB, 0)
 
 
-def _sensor(raw: Any, mosaic: NDArray[np.uint16]) -> Sensor:
+def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, NDArray[np.uint16]]:
+    """Black of the four cells, a DNG's as its tags tell, and the mosaic without what deviates from it."""
+    b0, b1, b2, b3 = (float(raw.black_level_per_channel[colour]) for colour in raw.raw_colors_visible[:2, :2].ravel())
+    known = b0, b1, b2, b3
+    if "DNGVersion" not in tags:
+        return known, mosaic
+    top, left, *_ = _numbers(tags, "ActiveArea") or (0.0, 0.0)
+    corner = max(raw.sizes.top_margin - int(top), 0), max(raw.sizes.left_margin - int(left), 0)
+    try:
+        black, deviation = black_of(tags, (mosaic.shape[0], mosaic.shape[1]), corner)
+    except KeyError:
+        return known, mosaic
+    except ValueError as error:
+        raise RawFileError(str(error)) from error
+    if not min(black) - 1 <= min(known) <= max(known) <= max(black) + 1:  # LibRaw found others elsewhere in the file
+        return known, mosaic
+    if deviation is None:
+        return black, mosaic
+    return black, np.clip(np.rint(mosaic - deviation), 0, 65535).astype(np.uint16)
+
+
+def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
     pattern = raw.raw_colors_visible[:2, :2]  # 3 is the green of blue's rows
-    black = tuple(float(raw.black_level_per_channel[colour]) for colour in pattern.ravel())
     try:
         sensor = Sensor(black, float(raw.white_level), np.where(pattern == 3, 1, pattern))  # type: ignore[arg-type]
     except ValueError as error:

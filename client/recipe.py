@@ -84,26 +84,37 @@ class Recipe:
     def _gain(self, file: RawFile) -> tuple[float, str]:
         if self.gain is not None:
             return self.gain, "as given"
-        if self.iso is not None and not calibrated_camera(file.model):
-            raise ValueError(f"--iso needs a calibrated camera, and {file.model or 'this one'} is none; give --gain")
+        if self.iso is not None and not calibrated_camera(file.model, file.sensor.saturation):
+            levels = f"{file.model or 'this one'} with {file.sensor.saturation:g} DN from black to white"
+            raise ValueError(f"--iso needs a calibrated camera, and {levels} is none; give --gain")
         iso = file.iso if self.iso is None else self.iso
         return choose_gain(
             file.model, iso, file.noise_profile, file.sensor.saturation, lambda: fit_noise(file.mosaic, file.sensor)
         )
 
     def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice) -> Exposed:
-        """What is written: the server's answer, blended with the brightened file, at the exposure that was asked for.
-
-        The noise profile is the photon noise of the exposure that the result stands for, an upper bound of what is
-        left: variance = K / S * signal, or 1/R of it at the file's own exposure.
-        """
+        """What is written: the answer, blended with the brightened file, at the exposure that was asked for."""
         if self.strength < 1:
             denoised = blended(denoised, brightened(file, choice.ratio), self.strength)
-        scale = choice.gain / file.sensor.saturation
+        scale, offset = self._noise(file, choice)
         if not self.keep_exposure:
-            return Exposed(file.sensor, denoised, denoised, (scale, 0.0), self.strength)
+            return Exposed(file.sensor, denoised, denoised, (scale, offset), self.strength)
         sensor, mosaic, coarse = at_own_exposure(file, denoised, choice.ratio, self.seed)
-        return Exposed(sensor, mosaic, coarse, (scale / choice.ratio, 0.0), self.strength)
+        profile = scale / choice.ratio, offset / choice.ratio**2
+        return Exposed(sensor, mosaic, coarse, profile, self.strength)
+
+    def _noise(self, file: RawFile, choice: Choice) -> tuple[float, float]:
+        """The noise profile of a result, an upper bound of what is left: variance = scale * signal + offset.
+
+        Denoised, the photon noise of the exposure that it stands for, K / S * signal. The brightened file has R times
+        that, and R^2 times its read noise; of a blend of both, standard deviations add up at most.
+        """
+        own = 1 - self.strength
+        camera = calibrated_camera(file.model, file.sensor.saturation)
+        read = camera.read_noise(choice.gain).scale / file.sensor.saturation if camera else 0.0
+        variance = float(np.mean(file.noise_profile[1::2])) if file.noise_profile else read**2
+        shot = (self.strength + own * choice.ratio**0.5) ** 2
+        return shot * choice.gain / file.sensor.saturation, (own * choice.ratio) ** 2 * max(variance, 0.0)
 
 
 def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.uint16], strength: float) -> NDArray[np.uint16]:

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise_fit import NoiseFit
+from .schedule import PUBLISHED_PHOTON_UNIT
 
 NOISE_MODELS = ("P+g", "P+G+r+u")
+CALIBRATED_LEVELS = (2**13, 2**14)  # white - black in DN of a 14-bit file
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,15 @@ CAMERAS = {
 }
 
 
-def calibrated_camera(model: str) -> Camera | None:
-    """The calibration of the camera that wrote this EXIF model tag, if there is one."""
+def calibrated_camera(model: str, saturation: float = PUBLISHED_PHOTON_UNIT) -> Camera | None:
+    """The calibration of the camera that wrote this EXIF model tag, if there is one for levels such as these.
+
+    saturation: S, white - black in DN. The cameras were measured in 14 bit; a DN of a 12-bit mode or of a rescaled file
+    is another one.
+    """
     name = model.strip().lower()
+    if not CALIBRATED_LEVELS[0] <= saturation < CALIBRATED_LEVELS[1]:
+        return None
     return next((camera for key, camera in CAMERAS.items() if name in (*camera.names, key.lower())), None)
 
 
@@ -161,7 +169,7 @@ def choose_gain(
     then `fit`, an estimate from the file's own noise. Raises ValueError, one sentence that asks for the gain, when
     nothing tells.
     """
-    camera = calibrated_camera(model)
+    camera = calibrated_camera(model, saturation)
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
     if noise_profile:

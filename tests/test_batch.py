@@ -87,6 +87,7 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     assert next(source.folder for source in sources if source.path == deeper[0]) == Path("later")
     pattern = find_sources([tmp_path / "**" / "DSC0000.dng"], out, recursive=False)
     assert [source.path for source in pattern] == [first[0], deeper[0]]
+    assert [source.path for source in find_sources([out / "*.dng"], out, recursive=False)] == first  # and no result
     with pytest.raises(ValueError, match=r"empty holds no RAW files; --recursive looks into its sub-folders"):
         find_sources([tmp_path / "empty"], out, recursive=False)
     with pytest.raises(ValueError, match=r"no file matches .*\*\.NEF"):

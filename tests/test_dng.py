@@ -205,6 +205,9 @@ def test_opcodes_and_profiles_stay_as_they_are(tmp_path: Path) -> None:
         (50717, 4, 1, 4095, True),
         (50730, 10, 1, (-1, 2), True),  # BaselineExposure
         (50936, 2, 0, "A profile", True),  # ProfileName
+        (50879, 3, 1, 1, True),  # ColorimetricReference: of the output
+        (52529, 3, 1, 255, True),  # CalibrationIlluminant3: none that has a number
+        *((code, 7, 4, bytes([code % 256] * 4), True) for code in (52533, 52534, 52535)),  # IlluminantData1 to 3
         *((code, 7, len(opcodes), opcodes, True) for code in (51008, 51009, 51022)),  # OpcodeList1 to 3
     ]
     tifffile.imwrite(tmp_path / "a.dng", mosaic, photometric="cfa", metadata=None, extratags=extra)
@@ -215,9 +218,13 @@ def test_opcodes_and_profiles_stay_as_they_are(tmp_path: Path) -> None:
         assert {number for number in (1, 2, 3) if result.get(f"OpcodeList{number}") == (7, opcodes)} == carried
         assert result["BaselineExposure"] == (10, (-1, 2))
         assert result["ProfileName"][1] == "A profile"
+        assert (result["ColorimetricReference"][1], result["CalibrationIlluminant3"][1]) == (1, 255)
+        for name, code in (("IlluminantData1", 52533), ("IlluminantData2", 52534), ("52535", 52535)):
+            assert result[name] == (7, bytes([code % 256] * 4))
+        assert bytes(result["DNGVersion"][1]) == bytes([1, 6, 0, 0])  # the first that knows them
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_preview_lies_as_the_mosaic(tmp_path: Path, orientation: int) -> None:
     mosaic = np.full((128, 192), 600, np.uint16)
     mosaic[:32, :48] = 12000  # top left on the sensor

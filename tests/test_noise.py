@@ -49,7 +49,7 @@ def test_an_unknown_gain_is_asked_for() -> None:
     with pytest.raises(ValueError, match=r"no calibration of X100.*--gain"):
         choose_gain("X100", 200, (), 4000)
     with pytest.raises(ValueError, match="--iso"):
-        choose_gain("NIKON D850", 0, (), 4000)
+        choose_gain("NIKON D850", 0, (), 15583)
     with pytest.raises(ValueError, match="noise profile"):
         choose_gain("X100", 200, (-1.0, 0.0), 4000)
 

@@ -77,6 +77,9 @@ def test_the_estimate_is_the_last_resort() -> None:
     never = {"fit": lambda: pytest.fail("there is a better source")}
     assert choose_gain("ILCE-7SM2", 3200, (), 15583, **never)[1].startswith("calibrated")
     assert choose_gain("X100", 200, (1e-4, 0), 15583, **never)[1].startswith("noise profile")
+    # the calibration counts DN of 14 bits, and neither those of a 12-bit mode nor of a file that was rescaled
+    assert choose_gain("NIKON D850", 6400, (1e-4, 0), 3995)[1].startswith("noise profile")
+    assert choose_gain("ILCE-7SM2", 3200, (1e-4, 0), 4 * 15583)[1].startswith("noise profile")
     flat = np.full((512, 512), 1000, np.uint16)
     with pytest.raises(ValueError, match=r"cannot be estimated.*--gain"):
         choose_gain("X100", 200, (), SENSOR.saturation, lambda: fit_noise(flat, SENSOR))

@@ -103,10 +103,32 @@ def test_the_noise_profile_is_that_of_the_new_exposure() -> None:
     own = Recipe(ratio=100, keep_exposure=True).finish(FILE, FILE.mosaic, choice)
     assert brighter.noise_profile == (pytest.approx(3 / SENSOR.saturation), 0)
     assert own.noise_profile == (pytest.approx(0.03 / SENSOR.saturation), 0)
+    blend = Recipe(ratio=100, strength=0.7).finish(FILE, FILE.mosaic, choice).noise_profile
+    assert blend == (pytest.approx((0.7 + 0.3 * 10) ** 2 * 3 / SENSOR.saturation), 0)
     assert (
         brighter.noise_reduction,
         Recipe(ratio=2, strength=0.25).finish(FILE, FILE.mosaic, choice).noise_reduction,
     ) == (1, 0.25)
+
+
+@pytest.mark.parametrize("keep_exposure", [False, True])
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_the_noise_profile_bounds_the_noise(strength: float, keep_exposure: bool) -> None:
+    """Of a flat grey, whose denoised result is a longer exposure of it, independent of the file."""
+    gain, ratio, read_noise, signal = 3.0, 50.0, 6.0, 0.4
+    random, sensor = np.random.default_rng(0), Sensor((800, 800, 800, 800), 16383, CFAS["RGGB"])
+    saturation = sensor.saturation
+    short = random.poisson(signal * saturation / (ratio * gain), (256, 256)) * gain
+    short = np.rint(800 + short + random.normal(0, read_noise, short.shape))
+    long = np.rint(800 + random.poisson(signal * saturation / gain, short.shape) * gain).astype(np.uint16)
+    known = {"NoiseProfile": (12, (gain / saturation, (read_noise / saturation) ** 2))}
+    file = replace(FILE, mosaic=short.astype(np.uint16), sensor=sensor, tags=known)
+    recipe = Recipe(ratio=ratio, strength=strength, keep_exposure=keep_exposure)
+    done = recipe.finish(file, long, Choice(ratio, "as given", gain, "as given"))
+    found = np.var(done.mosaic / done.sensor.saturation)
+    scale, offset = done.noise_profile
+    told = scale * signal / (ratio if keep_exposure else 1) + offset
+    assert 0.4 * told < found < 1.05 * told  # deviations that add up at most make half of it
 
 
 @pytest.mark.parametrize(

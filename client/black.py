@@ -1,0 +1,47 @@
+"""The black level of a DNG as its tags tell it; LibRaw cuts its fractions off, and takes the mean of what slopes."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RATIONAL, SRATIONAL = 5, 10  # TIFF field types
+Black = tuple[float, float, float, float]
+
+
+def black_of(
+    tags: Mapping[str, tuple[int, Any]], shape: tuple[int, int], corner: tuple[int, int]
+) -> tuple[Black, NDArray[np.float32] | None]:
+    """Black of the four cells of a mosaic in DN, and what its pixels deviate from it, [H, W] in DN, or None.
+
+    The black of a pixel is BlackLevel, repeated from the active area's corner, + BlackLevelDeltaH of its column +
+    BlackLevelDeltaV of its row (DNG 1.4). corner: row and column of the mosaic's first pixel in the active area.
+    Raises KeyError where the tags do not tell, and ValueError, one sentence, for what cannot be handled.
+    """
+    rows, columns = (int(side) for side in numbers(tags, "BlackLevelRepeatDim") or (1, 1))
+    pattern = np.reshape(numbers(tags, "BlackLevel", required=True), (rows, columns))
+    pattern = np.roll(pattern, (-corner[0], -corner[1]), axis=(0, 1))
+    cell = np.tile(pattern, (2, 2))[:2, :2]
+    if not np.array_equal(np.tile(pattern, (2, 2)), np.tile(cell, (rows, columns))):
+        raise ValueError(f"its black level repeats every {rows}x{columns} pixels; no more than 2x2 is handled")
+    slopes = [
+        np.array(numbers(tags, name) or np.zeros(start + length), np.float32)[start : start + length]
+        for name, start, length in zip(("BlackLevelDeltaV", "BlackLevelDeltaH"), corner, shape, strict=True)
+    ]
+    if (len(slopes[0]), len(slopes[1])) != shape:
+        raise ValueError("the slopes of its black level are shorter than its active area")
+    means = [[slope[start::2].mean() for start in (0, 1)] for slope in slopes]
+    b0, b1, b2, b3 = (float(level) for level in (cell + np.add.outer(*means)).ravel())
+    uneven = [slope - np.resize(mean, len(slope)) for slope, mean in zip(slopes, means, strict=True)]
+    deviation = np.add.outer(*uneven) if any(np.ptp(slope) > 0 for slope in uneven) else None
+    return (b0, b1, b2, b3), deviation
+
+
+def numbers(tags: Mapping[str, tuple[int, Any]], name: str, *, required: bool = False) -> tuple[float, ...]:
+    """A tag's numbers, rational ones divided; empty where it is missing. Raises KeyError where it is `required`."""
+    kind, value = tags[name] if required else tags.get(name, (0, ()))
+    found = np.atleast_1d(np.asarray(value, np.float64))
+    if kind in (RATIONAL, SRATIONAL):
+        found = found[0::2] / found[1::2]
+    return tuple(found.tolist())
