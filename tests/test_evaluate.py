@@ -172,6 +172,9 @@ def test_a_bracketed_series_is_masked_where_its_truth_is_clipped(tmp_path: Path)
     assert not found[0].mask[bright > 0.99].any()
     with pytest.raises(ValueError, match="two files or more"):
         list(cases.bracketed(files[:1]))
+    (tmp_path / "empty.dng").touch()
+    with pytest.raises(ValueError, match=r"empty\.dng: it is empty"):
+        list(cases.bracketed([*files, tmp_path / "empty.dng"]))
 
 
 def test_simulated_light_is_of_the_camera_asked_for(tmp_path: Path) -> None:

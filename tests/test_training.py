@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from exposure.client.command import main
 from exposure.denoise import denoise
@@ -213,14 +214,22 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "fake.jpg").write_text("no picture")
     with pytest.raises(ValueError, match=r"fake\.jpg: not a picture"):
         Scenes([tmp_path / "fake.jpg"], side=32)
+    Image.new("RGB", (100, 60)).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"small\.png is 100x60; a crop needs 64 pixels a side"):
+        Scenes([tmp_path / "small.png"], side=32)
+    Image.fromarray(np.full((80, 80), 9000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png: a grey picture of more than 8 bits"):
+        Scenes([tmp_path / "deep.png"], side=32)
+    with pytest.raises(ValueError, match="--warm-up is 0"):
+        Plan(warm_up=0)
+    with pytest.raises(ValueError, match="8 inputs mean photon planes"):
+        with_origin(narrow(with_photon=False))
     with pytest.raises(ValueError, match="share of dead leaves"):
         Scenes(side=32, leaves=1.5)
 
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> list[Path]:
-    from PIL import Image
-
     paths = [tmp_path / f"{seed}.png" for seed in range(2)]
     for seed, path in enumerate(paths):
         Image.fromarray((255 * dead_leaves(160, seed)).astype(np.uint8)).save(path)

@@ -93,18 +93,34 @@ def eld(folder: Path, *, gain: float | None = None) -> Iterator[Case]:
 
 
 def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[Case]:
-    """One scene at several real exposures: the longest is the truth, except where it is clipped."""
-    shots = sorted((rawfile.read(path) for path in files), key=lambda shot: shot.exposure_s * max(shot.iso, 1))
+    """One scene at several real exposures: the longest is the truth, except where it is clipped.
+
+    ISO and f-number count where all files tell theirs.
+    """
+    shots = [_read(path) for path in files]
     if len(shots) < 2 or not all(shot.exposure_s > 0 for shot in shots):
         raise ValueError("a bracketed series needs two files or more, each with its exposure time")
+    by_iso, by_aperture = (all(getattr(shot, name) > 0 for shot in shots) for name in ("iso", "aperture"))
+
+    def exposure(shot: rawfile.RawFile) -> float:
+        return shot.exposure_s * (shot.iso if by_iso else 1.0) / (shot.aperture**2 if by_aperture else 1.0)
+
+    shots.sort(key=exposure)
     long = shots[-1]
     for short in shots[:-1]:
-        ratio = long.exposure_s * max(long.iso, 1) / (short.exposure_s * max(short.iso, 1))
+        ratio = exposure(long) / exposure(short)
         yield _case(f"x{ratio:.3g}", short, long, ratio, gain, crop=False)
 
 
 def _from_files(group: str, short: Path, long: Path, ratio: float, gain: float | None) -> Case:
-    return _case(group, rawfile.read(short), rawfile.read(long), ratio, gain, crop=True)
+    return _case(group, _read(short), _read(long), ratio, gain, crop=True)
+
+
+def _read(path: Path) -> rawfile.RawFile:
+    try:
+        return rawfile.read(path)
+    except rawfile.RawFileError as error:  # which does not name it
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _case(
@@ -146,7 +162,7 @@ def _by_scene(folder: Path) -> Iterator[tuple[Path, Path]]:
 def _clean(path: Path, shrink: int) -> NDArray[np.float32]:
     """The packed scene [4, h, w] in a file: a picture unprocessed, a RAW file as its sensor saw it."""
     if path.suffix.lower() in RAW_SUFFIXES:
-        shot = rawfile.read(path)
+        shot = _read(path)
         planes = pack(shot.mosaic, shot.sensor)
         h, w = (side // shrink for side in planes.shape[1:])
         means = planes[:, : h * shrink, : w * shrink].reshape(4, h, shrink, w, shrink).mean(axis=(2, 4))

@@ -87,6 +87,8 @@ def _start(arguments: argparse.Namespace) -> "Network":
         return fresh(arguments.widths or WIDTHS, arguments.seed, concat_origin=arguments.concat_origin)
     network = load_checkpoint(arguments.init)
     if not isinstance(network, UNet):
+        if arguments.widen > 1 or arguments.concat_origin:
+            raise ValueError(f"{arguments.init} is no U-Net; --widen and --concat-origin are for U-Nets")
         return network
     network = widened(network, arguments.widen) if arguments.widen > 1 else network
     return with_origin(network) if arguments.concat_origin else network

@@ -43,6 +43,11 @@ class Plan:
     report_every: int = 1000
     workers: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("iterations", "batch", "side", "passes", "warm_up", "save_every", "report_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+
     def rate_at(self, iteration: int) -> float:
         """Learning rate: full for half of the run, then halved, for the last quarter decaying to zero."""
         progress = iteration / self.iterations
@@ -124,8 +129,11 @@ class Trainer:
         part.replace(self.folder / "latest.pt")
 
     def _resume(self, state: dict[str, Any]) -> None:
-        self.average.load_state_dict(state["netG"])
-        self.network.load_state_dict(state["weights"])
+        try:
+            self.average.load_state_dict(state["netG"])
+            self.network.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            raise ValueError(f"{self.folder} holds a run of another network; choose another --out") from error
         for optimizer, found in zip(self.optimizers, state["opt_g"], strict=True):
             optimizer.load_state_dict(found)
         self.iteration, self.seconds = state["iterations"], state["seconds"]

@@ -80,6 +80,9 @@ class Scenes:
         if not 0 <= leaves <= 1:
             raise ValueError(f"share of dead leaves is {leaves:g}; it must lie in [0, 1]")
         self.photographs = [read_picture(path) for path in photographs]
+        for path, picture in zip(photographs, self.photographs, strict=True):
+            if min(picture.size) < 2 * side:
+                raise ValueError(f"{path} is {picture.width}x{picture.height}; a crop needs {2 * side} pixels a side")
         self.side, self.seed = side, seed
         self.leaves = leaves if self.photographs else 1.0
         self._canvas = lru_cache(maxsize=4)(lambda number: dead_leaves(max(CANVAS, 2 * side), (seed << 32) + number))
@@ -123,6 +126,8 @@ def read_picture(path: Path) -> Image.Image:
     """A picture as sRGB. Raises ValueError, one sentence, for what is none."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):  # which the conversion clips to white
+                raise ValueError(f"{path}: a grey picture of more than 8 bits; save it with 8")
             return image.convert("RGB")
     except OSError as error:
         raise ValueError(f"{path}: not a picture that can be read") from error

@@ -60,10 +60,15 @@ def with_origin(network: UNet) -> UNet:
     """The same function, of a network that also sees the packed input of the first pass (`concat_origin`).
 
     After an injection that input is a small part of x: 1/200 of its photons at two thirds of x300. What the first
-    estimate lost is then lost to the later ones, unless they see the file itself. Its weights start at zero.
+    estimate lost is then lost to the later ones, unless they see the file itself. Its weights start at zero. Raises
+    ValueError for a network without photon planes.
     """
     if network.concat_origin:
         return network
+    if not network.with_photon:
+        raise ValueError(
+            "a network without photon planes cannot be given the packed input: 8 inputs mean photon planes"
+        )
     seeing = UNet(
         with_photon=network.with_photon,
         concat_origin=True,
