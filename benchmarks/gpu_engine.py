@@ -57,7 +57,8 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     except EngineError as error:
         return _told(str(error))
     network = load_checkpoint(checkpoint)
-    profile = Settings(frames=(frame,)).profile(network.multiple)
+    settings = Settings(frames=(frame,))
+    profile = settings.profile(network.multiple)
     height, width = profile["usual"]
     islands = choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], height * width)
     with tempfile.TemporaryDirectory() as scratch:
@@ -67,7 +68,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
         plan_from_onnx(graph, plan, target, PlanOptions(**profile), torch.cuda.get_device_name())
         engine = TorchMemoryEngine(trt, plan.read_bytes())
         size = plan.stat().st_size
-    scenes = pass_gate(network, engine, "f16", simulated_scenes((frame[1], frame[0])), f"the {target} engine")
+    scenes = pass_gate(network, engine, "f16", simulated_scenes(settings.gated_frame()), f"the {target} engine")
     image = torch.rand(1, 4, height, width, device="cuda")
     gain = torch.tensor([0.01], device="cuda")
     return {

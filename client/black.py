@@ -17,11 +17,16 @@ def black_of(
 
     The black of a pixel is BlackLevel, repeated from the active area's corner, + BlackLevelDeltaH of its column +
     BlackLevelDeltaV of its row (DNG 1.4). corner: row and column of the mosaic's first pixel in the active area.
-    Raises KeyError where the tags do not tell, and ValueError, one sentence, for what cannot be handled.
+    Raises KeyError where there is no BlackLevel, and ValueError, one sentence, for what cannot be handled.
     """
-    rows, columns = (int(side) for side in numbers(tags, "BlackLevelRepeatDim") or (1, 1))
-    pattern = np.reshape(numbers(tags, "BlackLevel", required=True), (rows, columns))
-    pattern = np.roll(pattern, (-corner[0], -corner[1]), axis=(0, 1))
+    if "BlackLevel" not in tags:
+        raise KeyError("BlackLevel")
+    levels = numbers(tags, "BlackLevel")
+    repeat = [int(side) for side in numbers(tags, "BlackLevelRepeatDim") or (1, 1)]
+    if len(repeat) != 2 or min(repeat) < 1 or len(levels) != repeat[0] * repeat[1]:
+        raise ValueError(f"its black level makes no sense: {len(levels)} numbers for cells of {repeat}")
+    rows, columns = repeat
+    pattern = np.roll(np.reshape(levels, (rows, columns)), (-corner[0], -corner[1]), axis=(0, 1))
     cell = np.tile(pattern, (2, 2))[:2, :2]
     if not np.array_equal(np.tile(pattern, (2, 2)), np.tile(cell, (rows, columns))):
         raise ValueError(f"its black level repeats every {rows}x{columns} pixels; no more than 2x2 is handled")
@@ -38,10 +43,16 @@ def black_of(
     return (b0, b1, b2, b3), deviation
 
 
-def numbers(tags: Mapping[str, tuple[int, Any]], name: str, *, required: bool = False) -> tuple[float, ...]:
-    """A tag's numbers, rational ones divided; empty where it is missing. Raises KeyError where it is `required`."""
-    kind, value = tags[name] if required else tags.get(name, (0, ()))
-    found = np.atleast_1d(np.asarray(value, np.float64))
+def numbers(tags: Mapping[str, tuple[int, Any]], name: str) -> tuple[float, ...]:
+    """A tag's numbers, rational ones divided; empty where it is missing. Raises ValueError where they are none."""
+    kind, value = tags.get(name, (0, ()))
+    try:
+        found = np.atleast_1d(np.asarray(value, np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"its {name} holds no numbers") from error
     if kind in (RATIONAL, SRATIONAL):
-        found = found[0::2] / found[1::2]
+        with np.errstate(all="ignore"):
+            found = found[0::2] / found[1::2]
+    if not np.isfinite(found).all():
+        raise ValueError(f"its {name} holds numbers that are not finite")
     return tuple(found.tolist())

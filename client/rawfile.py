@@ -33,6 +33,10 @@ SIGNATURES = (
 )
 M_PERTURB = -6  # of glibc's malloc.h
 END_OF_DATA = "end of data"
+OF_THE_MOSAIC = {"PhotometricInterpretation", "SampleFormat", "ActiveArea", "BlackLevelRepeatDim", "BlackLevel"} | {
+    "BlackLevelDeltaH",
+    "BlackLevelDeltaV",
+}
 ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}  # LibRaw's flip to the TIFF tag
 
 _stderr = threading.RLock()  # one descriptor for the whole process
@@ -219,16 +223,16 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
     known = b0, b1, b2, b3
     if "DNGVersion" not in tags:
         return known, mosaic
-    top, left, *_ = _numbers(tags, "ActiveArea") or (0.0, 0.0)
-    corner = max(raw.sizes.top_margin - int(top), 0), max(raw.sizes.left_margin - int(left), 0)
+    top, left = (int(side) for side in (*_numbers(tags, "ActiveArea"), 0, 0)[:2])
+    corner = max(raw.sizes.top_margin - top, 0), max(raw.sizes.left_margin - left, 0)
     try:
         black, deviation = black_of(tags, (mosaic.shape[0], mosaic.shape[1]), corner)
     except KeyError:
         return known, mosaic
     except ValueError as error:
         raise RawFileError(str(error)) from error
-    if not min(black) - 1 <= min(known) <= max(known) <= max(black) + 1:  # LibRaw found others elsewhere in the file
-        return known, mosaic
+    if not min(black) - 2 <= min(known) <= max(known) <= max(black) + 1:  # more than LibRaw's rounding of three parts:
+        return known, mosaic  # it found others elsewhere in the file
     if deviation is None:
         return black, mosaic
     return black, np.clip(np.rint(mosaic - deviation), 0, 65535).astype(np.uint16)
@@ -302,8 +306,8 @@ def _tags(path: Path, raw_shape: tuple[int, ...]) -> Tags:
             else:
                 ends = (start + count for start, count in zip(main.dataoffsets, main.databytecounts, strict=False))
                 found[END_OF_DATA] = (0, max(ends, default=0))
-                if 262 not in main.tags:
-                    found.pop("PhotometricInterpretation", None)
+                for name in OF_THE_MOSAIC - {tag.name for tag in main.tags}:  # a preview's, or a depth map's
+                    found.pop(name, None)
     except Exception:  # tifffile raises many kinds on foreign or broken files; LibRaw has already read the pixels
         return {}
     return found

@@ -104,15 +104,16 @@ class Recipe:
         return Exposed(sensor, mosaic, coarse, profile, self.strength)
 
     def _noise(self, file: RawFile, choice: Choice) -> tuple[float, float]:
-        """The noise profile of a result, an upper bound of what is left: variance = scale * signal + offset.
+        """The noise profile of a result, about the most that is left: variance = scale * signal + offset.
 
         Denoised, the photon noise of the exposure that it stands for, K / S * signal. The brightened file has R times
-        that, and R^2 times its read noise; of a blend of both, standard deviations add up at most.
+        that, and R^2 times its read noise, where a profile or a calibration tells it; in a blend, deviations add up.
         """
         own = 1 - self.strength
         camera = calibrated_camera(file.model, file.sensor.saturation)
         read = camera.read_noise(choice.gain).scale / file.sensor.saturation if camera else 0.0
-        variance = float(np.mean(file.noise_profile[1::2])) if file.noise_profile else read**2
+        told = [offset for offset in file.noise_profile[1::2] if np.isfinite(offset)]
+        variance = float(np.mean(told)) if told else read**2
         shot = (self.strength + own * choice.ratio**0.5) ** 2
         return shot * choice.gain / file.sensor.saturation, (own * choice.ratio) ** 2 * max(variance, 0.0)
 

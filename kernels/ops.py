@@ -1,7 +1,7 @@
 """The kernels as functions of arrays: what sensor.py and denoise.py define, fast. Every refusal is a sentence.
 
 Arrays are NumPy's or torch's, on a CPU or a GPU; results are of the same kind and lie in the same place. Any other
-array on a GPU (CuPy, JAX, Numba) is taken as it lies and gives torch tensors, which DLPack hands back. On a GPU,
+array on a GPU (CuPy, JAX, Numba) is copied and gives torch tensors, which DLPack hands back. On a GPU,
 kernels are queued on torch's current stream.
 """
 

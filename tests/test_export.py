@@ -287,13 +287,14 @@ def test_profiles_cover_what_is_asked(
     assert profile["smallest"] == (16, 16)
 
 
-# Height and width: 12 MP as a portrait and 4:3, 16, 24, 45, 61 MP; medium format must be asked for.
+# Height and width: 12 MP as a portrait and 4:3, 16, 24, 45, 61 MP; longer tiles must be asked for.
 @pytest.mark.parametrize(
     ("frame", "settings"),
     [
         *((frame, Settings()) for frame in [(4240, 2832), (3024, 4032), (3456, 4608), (4024, 6024)]),
         *((frame, Settings()) for frame in [(5520, 8288), (6336, 9504)]),
-        ((8736, 11648), Settings(frames=((11648, 8736),))),
+        *(((height, width), Settings(frames=((width, height),))) for height, width in [(8736, 11648), (4480, 6720)]),
+        ((2848, 4272), Settings(frames=((4240, 2832), (4272, 2848)))),
     ],
 )
 def test_a_plan_takes_what_the_client_sends(frame: tuple[int, int], settings: Settings) -> None:

@@ -123,22 +123,48 @@ def tagged(path: Path, mosaic: np.ndarray[Any, Any], *tags: tuple[int, int, int,
     return path
 
 
-def test_black_that_slopes_is_taken_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tenths", [2001, 2009])  # LibRaw cuts off, and adds rounded means
+def test_black_that_slopes_is_taken_out(tmp_path: Path, tenths: int) -> None:
     """BlackLevel + BlackLevelDeltaH of the column + BlackLevelDeltaV of the row: no stripes are left."""
     signal = np.random.default_rng(0).integers(100, 3000, (64, 80))
     across, down = np.arange(80) % 7 + np.arange(80) // 20, np.arange(64) % 5
-    mosaic = (signal + 200 + across + down[:, None]).astype(np.uint16)
+    mosaic = np.rint(signal + tenths / 10 + across + down[:, None]).astype(np.uint16)
     path = tagged(
         tmp_path / "a.dng",
         mosaic,
-        (50714, 5, 1, (2001, 10), True),  # BlackLevel 200.1
+        (50714, 5, 1, (tenths, 10), True),  # BlackLevel
         (50715, 10, 80, tuple(int(n) for step in across for n in (step, 1)), True),  # BlackLevelDeltaH
         (50716, 10, 64, tuple(int(n) for step in down for n in (step, 1)), True),  # BlackLevelDeltaV
     )
     file = read(path)
     black = np.tile(np.reshape(file.sensor.black, (2, 2)), (32, 40))
-    assert np.abs(file.mosaic - black - signal).max() <= 0.61  # DN: a rounding, and the tenth
-    assert np.mean(black) == pytest.approx(200.1 + across.mean() + down.mean(), abs=1e-3)
+    assert np.abs(file.mosaic - black - signal).max() <= 1.01  # DN: two roundings
+    assert np.mean(black) == pytest.approx(tenths / 10 + across.mean() + down.mean(), abs=1e-3)
+    write_dng(tmp_path / "b.dng", file, file.mosaic)
+    assert read(tmp_path / "b.dng").sensor.black == pytest.approx(file.sensor.black, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("tags", "reason"),
+    [
+        ([(50714, 4, 4, (500, 500, 500, 500), True)], r"4 numbers for cells of \[1, 1\]"),
+        ([(50713, 3, 1, 2, True), (50714, 4, 1, 500, True)], r"1 numbers for cells of \[2\]"),
+        ([(50714, 4, 1, 500, True), (50715, 10, 80, (0, 0) * 80, True)], "its BlackLevelDeltaH holds numbers that are"),
+    ],
+)
+def test_odd_black_tags_are_refused(tmp_path: Path, tags: list[Any], reason: str) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    with pytest.raises(RawFileError, match=reason):
+        read(tagged(tmp_path / "a.dng", mosaic, *tags))
+
+
+def test_other_pictures_of_a_file_say_nothing_about_its_mosaic(tmp_path: Path) -> None:
+    """A depth map of floating-point numbers, with a black level of its own."""
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    path = tagged(tmp_path / "a.dng", mosaic, (50714, 4, 1, 500, True))
+    depth = [(50713, 3, 2, (2, 2), True), (50714, 4, 4, (1, 2, 3, 4), True)]
+    tifffile.imwrite(path, np.ones((32, 40), np.float32), append=True, metadata=None, subfiletype=8, extratags=depth)
+    assert read(path).sensor.black == (500, 500, 500, 500)
 
 
 def test_black_of_a_larger_pattern_and_numbers_with_points_are_refused(tmp_path: Path) -> None:
