@@ -28,7 +28,7 @@ import report  # noqa: E402
 from comparison import comparison  # noqa: E402
 from frames import GAIN, RATIO, dark_mosaic  # noqa: E402
 
-GMAC_AT_512 = 48.73  # counted by hand from the widths
+GMAC_AT_512 = 49.03  # counted by hand from the widths and 12 inputs
 
 
 def test_peers_take_turns_and_each_round_begins_with_another() -> None:

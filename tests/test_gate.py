@@ -119,9 +119,9 @@ def test_half_arithmetic_is_that_of_half_tensors(network: Network, crop: Crop) -
     """Imitated and computed by a processor in FP16: the same loss to 0.2 dB."""
     image, gain = torch.from_numpy(crop.image), torch.tensor([crop.photon_gain], dtype=torch.float32)
     with torch.no_grad():
-        expected = network(image, gain).numpy()
-        computed = Traced(network, half=True)(image, gain).numpy()
-    imitated = half_runner(network, [])(image.numpy(), gain.numpy())
+        expected = network(image, gain, image).numpy()
+        computed = Traced(network, half=True)(image, gain, image).numpy()
+    imitated = half_runner(network, [])(image.numpy(), gain.numpy(), image.numpy())
     losses = [-10 * np.log10(np.mean((clean - expected) ** 2)) for clean in (computed, imitated)]
     assert losses[0] == pytest.approx(losses[1], abs=0.2)
     assert losses[0] < 100  # a loss to be seen: FP32 agrees to 140 dB and more
