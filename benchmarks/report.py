@@ -16,6 +16,9 @@ from harness import RESULTS, slug
 from sections import end_to_end, engine, kernels, scaling, server
 from tables import percent, table
 
+from exposure.assets import CHECKPOINT
+from exposure.export.manifest import sha256
+
 HERE = Path(__file__).resolve().parent
 QUIET = 0.05  # of all cores: what others may take before a reader is warned
 SCRIPTS = ("kernels", "engine", "server", "end_to_end", "scaling")
@@ -98,9 +101,11 @@ suffer less. Cards are not in these tables: `make gpu-check` writes `results/<ca
 
 
 def _caution(found: dict[str, Any]) -> str:
-    """What a reader must know before quoting: trials, and a machine that had other work."""
+    """What a reader must know before quoting: trials, a machine that had other work, another network."""
     trials = [f"`{script}`" for script, result in found.items() if result["quick"]]
     busy = [f"`{name}`" for name, result in found.items() if result.get("taken_by_others", 1) > QUIET]
+    shipped = sha256(CHECKPOINT)
+    others = [f"`{name}`" for name, result in found.items() if name != "kernels" and result["checkpoint"] != shipped]
     lines = []
     if trials:
         lines.append(f"**Trials, not results:** {', '.join(trials)} ran with `--quick`, small sizes and few rounds.")
@@ -108,7 +113,9 @@ def _caution(found: dict[str, Any]) -> str:
         lines.append(
             f"**Busy machine:** other work took more than {percent(QUIET)} of the cores from {', '.join(busy)}."
         )
-    return "\n" + "\n".join(lines) + "\n" if lines else ""
+    if others:
+        lines.append(f"**Another network:** {', '.join(others)} ran one that is not the shipped one any more.")
+    return "\n" + "\n\n".join(lines) + "\n" if lines else ""
 
 
 def _read(path: Path) -> dict[str, Any]:
