@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
 
-from .black import Black, black_of
+from .black import Black, black_of, numbers
 from .metadata import Metadata, read_metadata
 
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
@@ -280,10 +280,10 @@ def text_of(tags: Tags, name: str) -> str:
 
 
 def _numbers(tags: Tags, name: str) -> tuple[float, ...]:
-    _, value = tags.get(name, (0, ()))
+    """A tag's numbers; empty where it is missing or holds none."""
     try:
-        return tuple(float(number) for number in np.atleast_1d(value))
-    except (TypeError, ValueError):
+        return numbers(tags, name)
+    except ValueError:
         return ()
 
 

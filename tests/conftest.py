@@ -6,9 +6,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from numpy.typing import NDArray
 from test_nafnet import small_naf
@@ -22,6 +24,7 @@ from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 
 os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # compiled models, not the user's
+atexit.register(shutil.rmtree, os.environ["EXPOSURE_CACHE"], ignore_errors=True)
 PROJECT = Path(__file__).parents[1]
 CFAS = {
     "RGGB": ((0, 1), (1, 2)),
@@ -29,7 +32,22 @@ CFAS = {
     "GBRG": ((1, 2), (0, 1)),
     "BGGR": ((2, 1), (1, 0)),
 }
-atexit.register(shutil.rmtree, os.environ["EXPOSURE_CACHE"], ignore_errors=True)
+
+
+def plain_tags(cfa: str = "RGGB", white: int = 4095) -> list[tuple[int, int, int, Any, bool]]:
+    """What makes a TIFF of one mosaic a DNG."""
+    return [
+        (50706, 1, 4, (1, 4, 0, 0), True),  # DNGVersion
+        (33421, 3, 2, (2, 2), True),  # CFARepeatPatternDim
+        (33422, 1, 4, CFAS[cfa][0] + CFAS[cfa][1], True),  # CFAPattern
+        (50717, 4, 1, white, True),  # WhiteLevel
+    ]
+
+
+def tagged(path: Path, mosaic: NDArray[Any], *tags: tuple[int, int, int, Any, bool], cfa: str = "RGGB") -> Path:
+    """A plain DNG of 12 bits with further tags."""
+    tifffile.imwrite(path, mosaic, photometric="cfa", metadata=None, extratags=[*plain_tags(cfa), *tags])
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import rawpy
 import tifffile
-from conftest import CFAS
+from conftest import CFAS, plain_tags, tagged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -94,33 +94,16 @@ def test_the_visible_area_has_its_own_phase(tmp_path: Path, top: int, left: int,
     """CFA pattern and black of a DNG count from its active area; LibRaw trims an odd margin to the next even one."""
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
     tags = [
-        (50706, 1, 4, (1, 4, 0, 0), True),  # DNGVersion
-        (33421, 3, 2, (2, 2), True),  # CFARepeatPatternDim
-        (33422, 1, 4, CFAS["BGGR"][0] + CFAS["BGGR"][1], True),  # CFAPattern
         (50829, 4, 4, (top, left, 64, 80), True),  # ActiveArea
         (50713, 3, 2, (2, 2), True),  # BlackLevelRepeatDim
         (50714, 4, 4, black, True),  # BlackLevel
-        (50717, 4, 1, 4095, True),  # WhiteLevel
     ]
-    tifffile.imwrite(tmp_path / "a.dng", mosaic, photometric="cfa", metadata=None, extratags=tags)
-    file = read(tmp_path / "a.dng")
+    file = read(tagged(tmp_path / "a.dng", mosaic, *tags, cfa="BGGR"))
     row, column = top % 2, left % 2  # of the first visible pixel, counted from the active area
     height, width = file.mosaic.shape
     np.testing.assert_array_equal(file.mosaic, mosaic[top + row :, left + column :][:height, :width])
     np.testing.assert_array_equal(file.sensor.cfa, np.roll(CFAS["BGGR"], (-row, -column), (0, 1)))
     assert file.sensor.black == tuple(np.roll(np.reshape(black, (2, 2)), (-row, -column), (0, 1)).ravel())
-
-
-def tagged(path: Path, mosaic: np.ndarray[Any, Any], *tags: tuple[int, int, int, Any, bool]) -> Path:
-    """A plain RGGB DNG of 12 bits with further tags."""
-    described = [
-        (50706, 1, 4, (1, 4, 0, 0), True),  # DNGVersion
-        (33421, 3, 2, (2, 2), True),  # CFARepeatPatternDim
-        (33422, 1, 4, CFAS["RGGB"][0] + CFAS["RGGB"][1], True),  # CFAPattern
-        (50717, 4, 1, 4095, True),  # WhiteLevel
-    ]
-    tifffile.imwrite(path, mosaic, photometric="cfa", metadata=None, extratags=[*described, *tags])
-    return path
 
 
 @pytest.mark.parametrize("tenths", [2001, 2009])  # LibRaw cuts off, and adds rounded means
@@ -288,15 +271,7 @@ def test_brightening_keeps_the_levels(tmp_path: Path) -> None:
 )
 def test_oddly_typed_tags_are_carried_or_ignored(tmp_path: Path, code: int, kind: int, count: int, value: Any) -> None:
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
-    tags = [
-        (50706, 1, 4, (1, 4, 0, 0), True),
-        (33421, 3, 2, (2, 2), True),
-        (33422, 1, 4, (0, 1, 1, 2), True),
-        (50717, 4, 1, 4095, True),
-        (code, kind, count, value, True),
-    ]
-    tifffile.imwrite(tmp_path / "odd.dng", mosaic, photometric="cfa", metadata=None, extratags=tags)
-    source = read(tmp_path / "odd.dng")
+    source = read(tagged(tmp_path / "odd.dng", mosaic, (code, kind, count, value, True)))
     write_dng(tmp_path / "copy.dng", source, source.mosaic)
     copy = read(tmp_path / "copy.dng")
     np.testing.assert_array_equal(copy.mosaic, mosaic)
@@ -376,13 +351,8 @@ def test_every_depth(tmp_path: Path, bits: int) -> None:
     """Packed samples of 10 to 16 bit and a linearisation table, as cameras write them."""
     mosaic = np.random.default_rng(0).integers(0, 2**bits, (64, 80)).astype(np.uint16)
     table = (np.arange(2**bits) * max(65535 // 2**bits, 1)).astype(np.uint16)
-    tags = [
-        (50706, 1, 4, (1, 4, 0, 0), True),
-        (33421, 3, 2, (2, 2), True),
-        (33422, 1, 4, (0, 1, 1, 2), True),
-        (50712, 3, len(table), tuple(table.tolist()), True),  # LinearizationTable
-        (50717, 4, 1, int(table[-1]), True),
-    ]
+    linearization = (50712, 3, len(table), tuple(table.tolist()), True)
+    tags = [*plain_tags(white=int(table[-1])), linearization]
     packed = np.packbits((mosaic[..., None] >> np.arange(bits)[::-1] & 1).astype(np.uint8), axis=None).tobytes()
     path = tmp_path / "a.dng"
     with tifffile.TiffWriter(path, byteorder=">") as tif:
