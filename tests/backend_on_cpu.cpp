@@ -14,7 +14,12 @@
 #include "../kernels/backend/manifest.h"
 #include "../kernels/backend/models.h"
 
-Manifest read_manifest(const std::string&) { return {15583.0, 16, "fp32", "c0ffee"}; }
+// A plan's manifest when the folder is "plan": planes up to 32x48.
+Manifest read_manifest(const std::string& folder) {
+    Manifest manifest{15583.0, 16, "fp32", "c0ffee"};
+    if (folder == "plan") manifest.largest_height = 32, manifest.largest_width = 48;
+    return manifest;
+}
 
 struct TRITONSERVER_Error {
     std::string message;
@@ -288,6 +293,12 @@ static void refusals(Model& pack, Model& expose, Model& unpack) {
     };
     has(refusal_of(pack, [](Exchange& e) { ask_pack(e, PIXELS_ON_CARD, 40, 40, 0.5f); }), "RATIO is 0.5");
     has(refusal_of(pack, [](Exchange& e) { ask_pack(e, 0, 16, 40); }), "both sides must be at least 32");
+    auto of_plan = make_pack("plan");
+    for (auto [height, width] : {std::pair{66, 40}, {40, 98}, {65, 33}})  // the last is padded to 96x64
+        has(refusal_of(*of_plan, [=](Exchange& e) { ask_pack(e, 0, height, width); }), "the engine takes at most 64x96");
+    Exchange largest;
+    ask_pack(largest, 0, 64, 96);
+    expect(largest.answered_by(*of_plan, *make_cpu_device(1)).empty(), "the largest mosaic of a plan");
     has(refusal_of(expose, [](Exchange& e) { ask_expose(e, 3, 16, 16, -1); }), "it is no schedule");
     for (int32_t pass : {-1, 1, INT32_MAX, INT32_MIN})
         has(refusal_of(expose, [=](Exchange& e) { ask_expose(e, 0, 16, 16, 300, pass); }), "STEPS has 2 rows");
