@@ -58,6 +58,7 @@ def checks() -> dict[str, Check]:
         "denoise": _from("gpu_torch", "denoise_check"),
         "Triton with GPU instances": _from("gpu_server", "server_check"),
         "engines": engines_check,
+        "Triton with every model on the card": _from("gpu_server", "deployed_check"),
     }
 
 

@@ -1,27 +1,32 @@
-"""The backend's GPU instances in the real server from pip: the same mosaic through them and through the CPU server."""
+"""The real server from pip on a card, against the same server on the CPU: our models there, then the denoiser too."""
 
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 from gpu_check import PROJECT, NotCheckedError
 from gpu_torch import PHYSICS, SENSOR, dark
 
-from exposure.assets import MODEL_REPOSITORY
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.kernels.library import BACKEND, built
 
 NEEDED = ("pytriton", "tritonclient", "openvino")
 PASSES = (1, 3)
 ON_CARD = ("pack", "expose", "unpack")
+FRAMES = ((1021, 770), (4240, 2832))  # width and height
+ROUNDS = 10
+MOST_MEAN_DN = 16.0  # a thousandth of white
 
 
 def server_check() -> dict[str, Any]:
@@ -32,7 +37,7 @@ def server_check() -> dict[str, Any]:
     mosaic, result = dark((770, 1021)), {}
     with _served(MODEL_REPOSITORY) as client:
         expected = {passes: client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS) for passes in PASSES}
-    with _on_card() as repository, _served(repository) as client:
+    with _copied() as repository, _served(_on_card(repository)) as client:
         for passes in PASSES:
             difference = np.abs(client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS).astype(int) - expected[passes])
             result[f"passes_{passes}"] = {
@@ -53,6 +58,60 @@ def server_check() -> dict[str, Any]:
         if not all(seconds[name] > 0 for name in ON_CARD):
             raise RuntimeError(f"statistics say that a model on the card took no time: {seconds}")
     return {"on_card": list(ON_CARD), "against_cpu_server": result}
+
+
+def deployed_check() -> dict[str, Any]:
+    """What a user of the card deploys: `build_engine.py --target tensorrt-rtx`, then every model of rtx.pbtxt on it."""
+    from exposure.client.hardware import RTX_MODULES
+
+    _require()
+    missing = [module for module in RTX_MODULES if find_spec(module) is None]
+    if missing:
+        raise NotCheckedError(f"{', '.join(missing)} not installed; with pip: pip install -e '.[rtx]'")
+    from exposure.export.build_engine import build
+    from exposure.export.machine import this_machine
+    from exposure.export.manifest import read_manifest
+    from exposure.export.recipes import Settings
+    from exposure.export.tensorrt_engine import RTX_CARDS
+
+    if int(this_machine().compute_capability) not in RTX_CARDS:
+        raise NotCheckedError(f"TensorRT for RTX names no card of capability {this_machine().compute_capability}")
+    mosaic = dark((770, 1021))
+    with _served(MODEL_REPOSITORY) as client:
+        expected = {passes: client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS) for passes in PASSES}
+    with _copied() as repository:
+        manifest = read_manifest(build(CHECKPOINT, "tensorrt-rtx", repository, Settings(frames=FRAMES)))
+        if manifest.accuracy["ran_on"] != this_machine().card:
+            raise RuntimeError(f"the gate did not run on the card: {manifest.accuracy['ran_on']}")
+        with _served(repository, "rtx") as client:
+            answers = {passes: client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS) for passes in PASSES}
+            seconds = {f"{width}x{height}": _latency(client, (height, width)) for width, height in FRAMES}
+    return {
+        "against_cpu_server": {f"passes_{passes}": _judged(answers[passes], expected[passes]) for passes in PASSES},
+        "accuracy": manifest.accuracy,
+        "build_seconds": manifest.build_seconds,
+        "seconds_per_request_of_3_passes": seconds,
+    }
+
+
+def _judged(answer: Any, expected: Any) -> dict[str, float]:
+    """FP16 may tip a draw; the frame as a whole stays within a thousandth of white."""
+    difference = np.abs(answer.astype(int) - expected)
+    mean = float(difference.mean())
+    if mean > MOST_MEAN_DN:
+        raise RuntimeError(f"the server on the card is off by {mean:.2f} DN in the mean")
+    return {"mean_dn": round(mean, 4), "dn_of_999_in_1000": round(float(np.quantile(difference, 0.999)), 2)}
+
+
+def _latency(client: Any, shape: tuple[int, int]) -> dict[str, float]:
+    """Median and extremes of whole requests from this machine, after two that warm up."""
+    mosaic, times = dark(shape), []
+    for _ in range(2 + ROUNDS):
+        started = time.perf_counter()
+        client.denoise(mosaic, SENSOR, passes=3, **PHYSICS)
+        times.append(time.perf_counter() - started)
+    counted = times[2:]
+    return {name: round(of(counted), 5) for name, of in (("median", median), ("least", min), ("most", max))}
 
 
 def _concurrently(address: str, mosaic: Any) -> str:
@@ -92,22 +151,27 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def _on_card() -> Iterator[Path]:
-    """A copy of the model repository whose pack, expose and unpack are on the card."""
+def _copied() -> Iterator[Path]:
+    """A copy of the model repository."""
     with tempfile.TemporaryDirectory(prefix="exposure_gpu_check_") as folder:
         copy = Path(folder) / "model_repository"
-        shutil.copytree(MODEL_REPOSITORY, copy)
-        for name in ON_CARD:
-            config = copy / name / "configs" / "cpu.pbtxt"
-            config.write_text(config.read_text().replace("KIND_CPU", "KIND_GPU"))
+        shutil.copytree(MODEL_REPOSITORY, copy, ignore=shutil.ignore_patterns("tensorrt*"))
         yield copy
 
 
+def _on_card(repository: Path) -> Path:
+    """Its pack, expose and unpack are moved to the card."""
+    for name in ON_CARD:
+        config = repository / name / "configs" / "cpu.pbtxt"
+        config.write_text(config.read_text().replace("KIND_CPU", "KIND_GPU"))
+    return repository
+
+
 @contextmanager
-def _served(repository: Path) -> Iterator[Any]:
+def _served(repository: Path, config_name: str = "cpu") -> Iterator[Any]:
     from exposure.client.server import ServerOptions, running_server
     from exposure.client.triton import Client
 
-    options = ServerOptions(repository, grpc_port=0, http_port=0, metrics_port=0)
+    options = ServerOptions(repository, config_name, grpc_port=0, http_port=0, metrics_port=0)
     with running_server(options) as server, Client(server.address) as client:
         yield client
