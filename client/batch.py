@@ -152,16 +152,13 @@ class Batch:
     def _process(self, source: Source) -> Outcome:
         targets = source.targets(self.out, self.recipe.formats, self.recipe.preview)
         self._refuse_collisions(source, targets)
-        if self.dry_run:
-            file, choice, sidecars = self._chosen(source, targets)
-            return Outcome(
-                source.path, PLANNED, tuple(targets), "", choice, file.mosaic.size / 1e6, warning=sidecars.warning
-            )
         try:
             content = manifest.content_of(source.path)
         except OSError as error:
             raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
         made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
+        if self.dry_run:
+            return self._planned(source, targets, content, made_by)
         if made_by is not None and made_by == self._checkpoint():
             return Outcome(source.path, HELD, tuple(targets))
         targets[0].parent.mkdir(parents=True, exist_ok=True)
@@ -175,11 +172,22 @@ class Batch:
                 with self._writing:
                     self._write(file, exposed, choice, targets)
                     write_copies(sidecars)
-            finally:
+            except BaseException:
                 self._manifest.abandon(targets)
+                raise
             self._manifest.finish(targets, checkpoint)
         seconds = time.monotonic() - started
         return Outcome(source.path, DONE, tuple(targets), "", choice, file.mosaic.size / 1e6, seconds, sidecars.warning)
+
+    def _planned(self, source: Source, targets: list[Path], content: str, made_by: str | None) -> Outcome:
+        """What would be done. Only the servers know whether their network still is the one that made a result."""
+        if made_by is not None:
+            return Outcome(source.path, HELD, tuple(targets))
+        file, choice, sidecars = self._chosen(source, targets)
+        if not self.overwrite:
+            self._manifest.refuse_others(content, targets)
+        megapixels = file.mosaic.size / 1e6
+        return Outcome(source.path, PLANNED, tuple(targets), "", choice, megapixels, warning=sidecars.warning)
 
     def _chosen(self, source: Source, targets: Sequence[Path]) -> tuple[RawFile, Choice, Sidecars]:
         """The file, what is asked for it, and what lies beside it, which a DNG takes along."""
@@ -222,7 +230,8 @@ class Batch:
         for target in targets:
             write = partial(output.write, target, file, exposed)
             if target.stem.endswith("_preview"):
-                write = partial(output.write_preview, target, file, exposed.in_file_levels, choice.ratio)
+                ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
+                write = partial(output.write_preview, target, file, exposed.in_file_levels, ratio)
             write()
 
     def _progress(self, share: float) -> None:

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 RATIONAL, SRATIONAL = 5, 10  # TIFF field types
+STEPS = 1024  # of a DN: what a result can tell exactly, whatever fractions its source used
 Black = tuple[float, float, float, float]
 
 
 def black_of(
     tags: Mapping[str, tuple[int, Any]], shape: tuple[int, int], corner: tuple[int, int]
 ) -> tuple[Black, NDArray[np.float32] | None]:
-    """Black of the four cells of a mosaic in DN, and what its pixels deviate from it, [H, W] in DN, or None.
+    """Black of the four cells of a mosaic in DN, to 1/1024, and what its pixels deviate from it, [H, W] in DN, or None.
 
     The black of a pixel is BlackLevel, repeated from the active area's corner, + BlackLevelDeltaH of its column +
     BlackLevelDeltaV of its row (DNG 1.4). corner: row and column of the mosaic's first pixel in the active area.
@@ -37,7 +38,7 @@ def black_of(
     if (len(slopes[0]), len(slopes[1])) != shape:
         raise ValueError("the slopes of its black level are shorter than its active area")
     means = [[slope[start::2].mean() for start in (0, 1)] for slope in slopes]
-    b0, b1, b2, b3 = (float(level) for level in (cell + np.add.outer(*means)).ravel())
+    b0, b1, b2, b3 = (round(float(level) * STEPS) / STEPS for level in (cell + np.add.outer(*means)).ravel())
     uneven = [slope - np.resize(mean, len(slope)) for slope, mean in zip(slopes, means, strict=True)]
     deviation = np.add.outer(*uneven) if any(np.ptp(slope) > 0 for slope in uneven) else None
     return (b0, b1, b2, b3), deviation

@@ -15,10 +15,12 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from exposure.assets import MODEL_REPOSITORY
 from exposure.schedule import SERVED_PASSES
 
 from .access import ServerError, ServerGoneError
 from .batch import DONE, FAILED, HELD, PLANNED, Batch, Outcome
+from .hardware import choose_config
 from .inputs import find_sources
 from .output import FORMATS
 from .recipe import Recipe
@@ -26,7 +28,8 @@ from .server import ServerOptions, running_server, server_is_installed
 from .tiles import TILE_PIXELS
 from .triton import IN_FLIGHT, Client
 
-DEFAULT_SERVER = os.environ.get("EXPOSURE_SERVER", "localhost:8001")
+SERVER = "EXPOSURE_SERVER"  # an environment variable
+DEFAULT_SERVER = os.environ.get(SERVER, "localhost:8001")
 TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
 
 
@@ -189,19 +192,22 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
     with Client(addresses(options.server), **reach) as client:
         try:
             client.check()
-        except ServerError:
-            if options.server:
+        except ServerError as error:
+            refused = not isinstance(error, ServerGoneError)
+            if options.server or (refused and SERVER in os.environ):
                 raise
+            reason = f" ({error})" if refused or SERVER in os.environ else ""
         else:
             yield client
             return
     if not server_is_installed():
-        raise ServerError("no server is running here and none is installed; give --server HOST:PORT")
-    print("starting a server for this call ...", file=sys.stderr)
-    with (
-        running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server,
-        Client(server.address, tile_pixels=reach["tile_pixels"], timeout_s=options.timeout, patience_s=0) as client,
-    ):
+        raise ServerError(f"no server is here and none is installed{reason}; give --server HOST:PORT")
+    choice = choose_config(MODEL_REPOSITORY)
+    print(f"starting a server for this call{reason}: {choice.why} ...", file=sys.stderr)
+    own = ServerOptions(config_name=choice.config_name, grpc_port=0, http_port=0, metrics_port=0)
+    ours = {name: reach[name] for name in ("tile_pixels", "timeout_s")}
+    ours["patience_s"] = 0.1  # a server of our own that is gone stays so; a busy one is waited for
+    with running_server(own) as server, Client(server.address, **ours) as client:
         yield client
 
 

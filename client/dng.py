@@ -159,7 +159,7 @@ def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
     if metadata.private_data:
         tags.append((50740, BYTE, len(metadata.private_data), metadata.private_data, True))  # DNGPrivateData
     elif MAKER_NOTE in metadata.exif:
-        tags.append(_tag(50741, SHORT, 1))  # MakerNoteSafety
+        tags.append(_tag(50741, SHORT, int(metadata.note_moves)))  # MakerNoteSafety
     tags.append(_text(50827, text_of(file.tags, "OriginalRawFileName") or file.path.name))
     return tags
 
@@ -206,7 +206,7 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
         _tag(50710, BYTE, (0, 1, 2)),  # CFAPlaneColor
         _tag(50711, SHORT, (1,)),  # CFALayout: rectangular
         _tag(50713, SHORT, (2, 2)),  # BlackLevelRepeatDim
-        _tag(50714, RATIONAL, _rationals([round(1024 * level) / 1024 for level in sensor.black])),  # BlackLevel
+        _tag(50714, RATIONAL, _rationals(sensor.black)),  # BlackLevel
         _tag(50717, LONG, (round(sensor.white),)),  # WhiteLevel
     ]
     if file.crop:

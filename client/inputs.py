@@ -96,14 +96,15 @@ def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
 
 
 def _raw_files(folder: Path, out: Path, recursive: bool) -> list[Path]:
-    """RAW files by suffix, without hidden ones and without results of an earlier run in the output folder."""
+    """RAW files by suffix, without hidden ones and those in hidden folders, where deleted ones lie, and without results
+    of an earlier run in the output folder."""
     files = folder.rglob("*") if recursive else folder.glob("*")
     out = out.resolve()
     return sorted(
         file
         for file in files
         if file.suffix.lower() in SUFFIXES
-        and not file.name.startswith(".")
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
         and not _is_result(file, out)
         and file.is_file()
     )

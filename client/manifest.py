@@ -13,17 +13,30 @@ from .rawfile import RawFileError
 
 NAME = ".exposure.sqlite3"
 LOCK_SUFFIX = ".exposure-lock"
-SCHEMA = """
+REMEDY = "--overwrite replaces it, --out avoids it"
+RESULTS = """
 CREATE TABLE IF NOT EXISTS results (
     target TEXT PRIMARY KEY,          -- path in the output folder
     content TEXT NOT NULL,            -- SHA-256 of the source
     settings TEXT NOT NULL,           -- what was asked for, as JSON
     source TEXT NOT NULL,             -- path of the source
     checkpoint TEXT,                  -- SHA-256 of the network that the server ran; '' where it did not tell
-    size INTEGER,                     -- bytes of the result; NULL while it is being written
-    written TEXT DEFAULT CURRENT_TIMESTAMP
+    size INTEGER,                     -- bytes of the result; NULL: an earlier version did not finish it
+    written TEXT DEFAULT CURRENT_TIMESTAMP,
+    modified INTEGER                  -- its time of modification in ns
 )
 """
+BEGUN = """
+CREATE TABLE IF NOT EXISTS begun (
+    target TEXT PRIMARY KEY,
+    content TEXT NOT NULL,
+    settings TEXT NOT NULL,
+    source TEXT NOT NULL,
+    size INTEGER,                     -- of the file that was there before, NULL where none was
+    modified INTEGER
+)
+"""
+CLOCK_NS = 2_000_000_000  # some file systems round times to 2 s
 
 
 class TakenError(RawFileError):
@@ -45,7 +58,8 @@ class Manifest:
         with self._database() as database:
             for target in targets:
                 row = database.execute(
-                    "SELECT size, checkpoint FROM results WHERE target = ? AND content = ? AND settings = ?",
+                    "SELECT size, checkpoint FROM results WHERE target = ? AND content = ? AND settings = ?"
+                    " AND target NOT IN (SELECT target FROM begun)",
                     (self._name(target), content, settings),
                 ).fetchone()
                 if row is None or row[0] is None or not target.exists() or target.stat().st_size != row[0]:
@@ -53,40 +67,66 @@ class Manifest:
                 checkpoints.add(row[1])
         return checkpoints.pop() if len(checkpoints) == 1 else None
 
+    def refuse_others(self, content: str, targets: Sequence[Path]) -> None:
+        """Raise RawFileError where a target exists and is no result of this source, or one that was changed since."""
+        there = [target for target in targets if target.exists()]
+        if not there:
+            return
+        if not self._path.exists():
+            raise RawFileError(f"{there[0]} exists and is not a result of this command; {REMEDY}")
+        with self._database() as database:
+            for target in there:
+                if reason := self._foreign(database, content, target):
+                    raise RawFileError(f"{target} exists and {reason}; {REMEDY}")
+
     def begin(self, content: str, settings: str, source: Path, targets: Sequence[Path], *, overwrite: bool) -> None:
         """Note what is going to be written, before it is. Raises RawFileError where that would replace other things."""
+        if not overwrite:
+            self.refuse_others(content, targets)
         with self._database() as database:
             for target in targets:
-                row = database.execute(
-                    "SELECT content, source FROM results WHERE target = ?", (self._name(target),)
-                ).fetchone()
-                if target.exists() and not overwrite and (row is None or row[0] != content):
-                    origin = f"made from {row[1]}" if row else "not a result of this command"
-                    raise RawFileError(f"{target} exists and is {origin}; --overwrite replaces it, --out avoids it")
-            for target in targets:
-                database.execute(
-                    "INSERT OR REPLACE INTO results (target, content, settings, source) VALUES (?, ?, ?, ?)",
-                    (self._name(target), content, settings, str(source)),
+                database.execute("DELETE FROM begun WHERE target = ? AND content != ?", (self._name(target), content))
+                database.execute(  # what was there before the first of several attempts stays noted
+                    "INSERT INTO begun VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (target)"
+                    " DO UPDATE SET settings = excluded.settings, source = excluded.source",
+                    (self._name(target), content, settings, str(source), *_identity(target)),
                 )
 
     def finish(self, targets: Sequence[Path], checkpoint: str) -> None:
         """Note that the results are there, whole, and which network made them."""
         with self._database() as database:
             for target in targets:
-                size = target.stat().st_size
                 database.execute(
-                    "UPDATE results SET size = ?, checkpoint = ? WHERE target = ?",
-                    (size, checkpoint, self._name(target)),
+                    "INSERT OR REPLACE INTO results (target, content, settings, source, checkpoint, size, modified)"
+                    " SELECT target, content, settings, source, ?, ?, ? FROM begun WHERE target = ?",
+                    (checkpoint, *_identity(target), self._name(target)),
                 )
+                database.execute("DELETE FROM begun WHERE target = ?", (self._name(target),))
 
     def abandon(self, targets: Sequence[Path]) -> None:
-        """Forget results that were never written."""
-        if not self._path.exists():
-            return
+        """Forget what was begun and not written: what was there before is what it was."""
         with self._database() as database:
             for target in targets:
-                if not target.exists():
-                    database.execute("DELETE FROM results WHERE target = ?", (self._name(target),))
+                database.execute(
+                    "DELETE FROM begun WHERE target = ? AND size IS ? AND modified IS ?",
+                    (self._name(target), *_identity(target)),
+                )
+
+    def _foreign(self, database: sqlite3.Connection, content: str, target: Path) -> str:
+        """Why a file may not be replaced; "" where it may."""
+        name, identity = self._name(target), _identity(target)
+        begun = database.execute("SELECT content, size, modified FROM begun WHERE target = ?", (name,)).fetchone()
+        if begun and begun[0] == content and begun[1:] != identity:
+            return ""  # written by a run that was ended before it could note so
+        row = database.execute(
+            "SELECT content, source, size, modified FROM results WHERE target = ?", (name,)
+        ).fetchone()
+        if row is None or row[0] != content:
+            return f"is made from {row[1]}" if row else "is not a result of this command"
+        _, _, size, modified = row
+        resized = size is not None and size != identity[0]
+        touched = modified is not None and abs(modified - target.stat().st_mtime_ns) > CLOCK_NS
+        return "was changed since it was made" if resized or touched else ""
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self._folder).as_posix()
@@ -95,8 +135,9 @@ class Manifest:
     def _database(self) -> Iterator[sqlite3.Connection]:
         try:
             with contextlib.closing(sqlite3.connect(self._path, timeout=60)) as database, database:
-                database.execute(SCHEMA)
-                _add_checkpoint(database)
+                database.execute(RESULTS)
+                database.execute(BEGUN)
+                _add_columns(database)
                 yield database
         except sqlite3.DatabaseError as error:
             raise OSError(
@@ -104,11 +145,21 @@ class Manifest:
             ) from error
 
 
-def _add_checkpoint(database: sqlite3.Connection) -> None:
-    """Earlier versions noted no checkpoint: nobody knows what made their results."""
-    if not any(column[1] == "checkpoint" for column in database.execute("PRAGMA table_info(results)")):
-        with contextlib.suppress(sqlite3.OperationalError):  # another thread or process did it at the same time
-            database.execute("ALTER TABLE results ADD COLUMN checkpoint TEXT")
+def _identity(target: Path) -> tuple[int | None, int | None]:
+    """Size and time of modification, in ns, of a file; None where there is none."""
+    if not target.exists():
+        return None, None
+    found = target.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _add_columns(database: sqlite3.Connection) -> None:
+    """Earlier versions noted no checkpoint, and no time: nobody knows what made their results."""
+    known = {column[1] for column in database.execute("PRAGMA table_info(results)")}
+    for column, kind in {"checkpoint": "TEXT", "modified": "INTEGER"}.items():
+        if column not in known:
+            with contextlib.suppress(sqlite3.OperationalError):  # another thread or process did it at the same time
+                database.execute(f"ALTER TABLE results ADD COLUMN {column} {kind}")
 
 
 @contextlib.contextmanager

@@ -13,12 +13,13 @@ from typing import BinaryIO
 
 import tifffile
 
-SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, MAKER_NOTE_SAFETY = (
+SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, DNG_PRIVATE_DATA, MAKER_NOTE_SAFETY = (
     330,
     34665,
     34853,
     40965,
     37500,
+    50740,
     50741,
 )
 XMP = 700
@@ -59,7 +60,7 @@ Directory = Mapping[int, Entry]
 class Metadata:
     """Directories by tag code. order: "<" or ">"; description: the descriptive tags of the first directory.
 
-    note_is_safe: a DNG says that its maker note may be moved (MakerNoteSafety).
+    note_is_safe: a DNG says that its maker note may be moved (MakerNoteSafety). has_private: it has a DNGPrivateData.
     """
 
     order: str
@@ -67,6 +68,7 @@ class Metadata:
     exif: Directory = field(default_factory=dict)
     gps: Directory = field(default_factory=dict)
     note_is_safe: bool = False
+    has_private: bool = False
 
     def text(self, code: int) -> str:
         """A descriptive ASCII tag, empty where absent."""
@@ -82,13 +84,19 @@ class Metadata:
         return exif
 
     @property
-    def private_data(self) -> bytes:
-        """The maker note as DNGPrivateData, with its old offset so that readers find their way; empty where it moves.
+    def note_moves(self) -> bool:
+        """Whether the maker note can be read wherever it lies."""
+        return self.note_is_safe or self.exif[MAKER_NOTE].data.startswith(SELF_CONTAINED)
 
+    @property
+    def private_data(self) -> bytes:
+        """The maker note as DNGPrivateData, with its old offset so that readers find their way.
+
+        Empty where the note moves, and where others' data are in that place.
         Adobe's layout: "Adobe" 0 "MakN", length, byte order, offset (DNG 1.4, DNGPrivateData).
         """
         note = self.exif.get(MAKER_NOTE)
-        if note is None or self.note_is_safe or note.data.startswith(SELF_CONTAINED):
+        if note is None or self.note_moves or self.has_private:
             return b""
         order = b"II" if self.order == "<" else b"MM"
         data = order + struct.pack(">I", note.offset) + note.data
@@ -147,7 +155,7 @@ def _tiff(file: BinaryIO, base: int) -> Metadata | None:
     exif, gps = ({} if code not in top else _pointed(file, base, top[code], order) for code in (EXIF_IFD, GPS_IFD))
     camera = {code: entry for code, entry in top.items() if code in TIFF_EP}
     safe = MAKER_NOTE_SAFETY in top and any(top[MAKER_NOTE_SAFETY].data)
-    return Metadata(order, description, camera | exif, gps, safe)
+    return Metadata(order, description, camera | exif, gps, safe, DNG_PRIVATE_DATA in top)
 
 
 def _header(file: BinaryIO, base: int) -> tuple[str, int]:

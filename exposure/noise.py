@@ -172,14 +172,20 @@ def choose_gain(
     camera = calibrated_camera(model, saturation)
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
+    useless = ""
     if noise_profile:
-        return gain_from_noise_profile(noise_profile, saturation), "noise profile of the file"
+        try:
+            return gain_from_noise_profile(noise_profile, saturation), "noise profile of the file"
+        except ValueError as error:
+            useless = f"its {error}, and "
     if fit:
         try:
             found = fit()
         except ValueError as error:
-            raise ValueError(f"{error}; give --gain in DN per electron") from error
+            raise ValueError(f"{useless}{error}; give --gain in DN per electron") from error
         return found.gain, f"estimated from the file's noise, +- {found.error:.2g}"
+    if useless:
+        raise ValueError(f"{useless}nothing else tells its gain; give --gain in DN per electron")
     if camera:
         raise ValueError(f"its ISO is unknown; give --iso for the calibrated {model}, or --gain in DN per electron")
     name = model or "this camera"

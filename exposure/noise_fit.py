@@ -36,9 +36,10 @@ def fit_noise(mosaic: NDArray[np.uint16], sensor: Sensor) -> NoiseFit:
     """
     mean, variance, spread, clear = _blocks(mosaic, sensor)
     if clear.sum() < LEAST_BLOCKS:
-        raise ValueError(
-            f"its gain cannot be estimated: only {clear.sum()} blocks of {2 * BLOCK} pixels are not clipped"
-        )
+        planes, blocks = clear.shape
+        clipped = f"only {clear[0].sum()} of its {blocks} blocks of {2 * BLOCK} pixels are not clipped"
+        reason = "it is too small" if planes * blocks < LEAST_BLOCKS else clipped
+        raise ValueError(f"its gain cannot be estimated: {reason}")
     gain, error, constant = _line(mean[clear], variance[clear])
     for _ in range(6):
         excess = spread / np.maximum(gain * mean + constant, 1e-6) * 4  # a mean of 2x2 has a quarter of the variance

@@ -78,6 +78,7 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     deeper = make_files(tmp_path / "night" / "later", 1)
     (tmp_path / "night" / "DSC0000.JPG").touch()
     (tmp_path / "night" / ".DSC0009.dng").touch()
+    make_files(tmp_path / "night" / ".Trashes" / "501", 1)  # where a card's deleted pictures are
     (tmp_path / "night" / "DSC0000_exposed.dng").touch()
     (tmp_path / "empty").mkdir()
     out = tmp_path / "night"
@@ -108,7 +109,7 @@ def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.Captur
     assert [line["status"] for line in lines(capsys)] == ["already done"] * 3
     assert {name: (out / name).stat().st_mtime_ns for name in visible(out)} == before
     shutil.move(files[1], files[1].with_name("DSC0001_was_renamed.dng"))  # another name, the same content: a new result
-    (out / "DSC0002_exposed.dng").write_bytes(b"cut short")
+    (out / "DSC0002_exposed.dng").unlink()
     make_files(tmp_path / "new", 4)
     shutil.copy(tmp_path / "new" / "DSC0003.dng", files[0])  # the same name, other content
     assert denoise(*base) == 1
@@ -361,7 +362,8 @@ def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
     target.write_bytes(b"12345")
     assert notes.made_by("content", "settings", [target]) is None  # begun, not finished
-    notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)  # after a crash: its own
+    for _ in range(2):  # after a crash, and one more before it wrote anything: its own
+        notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
     notes.finish([target], "checkpoint")
     assert notes.made_by("content", "settings", [target]) == "checkpoint"
     assert notes.made_by("content", "other settings", [target]) is None
@@ -369,6 +371,47 @@ def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
         notes.begin("other", "settings", tmp_path / "b.dng", [target], overwrite=False)
     with sqlite3.connect(tmp_path / manifest.NAME) as database:
         assert database.execute("SELECT target, size FROM results").fetchall() == [("a_exposed.dng", 5)]
+        assert database.execute("SELECT * FROM begun").fetchall() == []
+
+
+def test_a_result_that_was_edited_is_not_replaced(tmp_path: Path) -> None:
+    """Lightroom and exiftool write what people tell them into the DNG itself."""
+    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+
+    def begin(overwrite: bool = False) -> None:
+        notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=overwrite)
+
+    begin()
+    target.write_bytes(b"12345")
+    notes.finish([target], "checkpoint")
+    begin()  # for another network, say
+    notes.abandon([target])  # which failed
+    assert notes.made_by("content", "settings", [target]) == "checkpoint"
+    written = target.stat().st_mtime_ns
+    for content, later_ns in ((b"12345 and more", 0), (b"54321", 3_000_000_000)):
+        target.write_bytes(content)
+        os.utime(target, ns=(written, written + later_ns))
+        for refused in (lambda: begin(), lambda: notes.refuse_others("content", [target])):
+            with pytest.raises(RawFileError, match="exists and was changed since it was made; --overwrite"):
+                refused()
+        begin(overwrite=True)
+        notes.abandon([target])  # it failed: the file is still what it was
+        with pytest.raises(RawFileError, match="was changed"):
+            begin()
+    target.write_bytes(b"12345")
+    os.utime(target, ns=(written, written + 1_000_000_000))  # a memory card rounds times
+    begin()
+
+
+def test_a_file_of_others_stays_theirs_when_replacing_it_failed(tmp_path: Path) -> None:
+    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+    target.write_bytes(b"theirs")
+    with pytest.raises(RawFileError, match="is not a result of this command"):
+        notes.refuse_others("content", [target])
+    notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=True)
+    notes.abandon([target])
+    with pytest.raises(RawFileError, match="is not a result of this command"):
+        notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
 
 
 def test_a_manifest_of_an_earlier_version_knows_no_checkpoint(tmp_path: Path) -> None:
@@ -379,6 +422,7 @@ def test_a_manifest_of_an_earlier_version_knows_no_checkpoint(tmp_path: Path) ->
     with sqlite3.connect(tmp_path / manifest.NAME) as database:
         database.execute("ALTER TABLE results DROP COLUMN checkpoint")
     assert notes.made_by("content", "settings", [target]) is None
+    notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
     notes.finish([target], "checkpoint")
     assert notes.made_by("content", "settings", [target]) == "checkpoint"
 

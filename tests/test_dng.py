@@ -136,6 +136,30 @@ def test_maker_notes_arrive(data: Path, tmp_path: Path, name: str, note: str) ->
     np.testing.assert_array_equal(read(result).mosaic, mosaic)
 
 
+def test_a_maker_note_stays_where_its_other_place_is_taken(tmp_path: Path) -> None:
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    source = read(tagged(tmp_path / "a.dng", mosaic, (50740, 1, 6, b"Vendor", True)))
+    assert source.metadata is not None
+    described = replace(source.metadata, exif={MAKER_NOTE: Entry(7, 8, b"\5\0a note", offset=1234)})
+    write_dng(tmp_path / "b.dng", replace(source, metadata=described), mosaic)
+    back = read(tmp_path / "b.dng")
+    assert back.tags["DNGPrivateData"] == (1, b"Vendor")
+    assert back.metadata is not None
+    assert back.metadata.exif[MAKER_NOTE].data == b"\5\0a note"
+    assert back.tags["MakerNoteSafety"] == (3, 0)
+
+
+@pytest.mark.parametrize("hundredths", [6400, 6413, 6437, 6499])  # as Android's cameras tell it
+@pytest.mark.parametrize("keep_exposure", [False, True])
+def test_black_levels_of_any_fraction_are_written(tmp_path: Path, hundredths: int, keep_exposure: bool) -> None:
+    mosaic = np.random.default_rng(0).integers(70, 1000, (64, 80)).astype(np.uint16)
+    source = read(tagged(tmp_path / "a.dng", mosaic, (50714, 5, 1, (hundredths, 100), True)))
+    assert source.sensor.black == pytest.approx((hundredths / 100,) * 4, abs=1 / 2048)
+    output.write(
+        tmp_path / "b.dng", source, Recipe(ratio=8, keep_exposure=keep_exposure).finish(source, mosaic, CHOICE)
+    )
+
+
 @pytest.mark.parametrize(("note", "safe"), [(b"Nikon\0\2x", False), (b"\x05\0a note", True), (b"\x05\0a note", False)])
 def test_a_maker_note_moves_or_takes_its_old_place_along(tmp_path: Path, note: bytes, safe: bool) -> None:
     mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import kurtosis, tukeylambda
 
 from exposure.noise import CAMERAS, ReadNoise, choose_gain, expose_short, gain_from_noise_profile, tukey_lambda
+from exposure.noise_fit import NoiseFit
 
 
 def test_short_exposure_has_the_models_moments() -> None:
@@ -50,8 +51,10 @@ def test_an_unknown_gain_is_asked_for() -> None:
         choose_gain("X100", 200, (), 4000)
     with pytest.raises(ValueError, match="--iso"):
         choose_gain("NIKON D850", 0, (), 15583)
-    with pytest.raises(ValueError, match="noise profile"):
+    with pytest.raises(ValueError, match=r"its noise profile is .* nothing else tells its gain; give --gain"):
         choose_gain("X100", 200, (-1.0, 0.0), 4000)
+    fit = choose_gain("X100", 200, (0.0, 0.0), 4000, lambda: NoiseFit(2.0, 0.1, 3.0))
+    assert fit == (2.0, "estimated from the file's noise, +- 0.1")
 
 
 def test_the_eld_camera_has_rows_and_heavy_tails() -> None:

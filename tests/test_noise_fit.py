@@ -58,6 +58,8 @@ def test_known_gains_are_found_in_photographs(data: Path) -> None:
 def test_what_cannot_be_told_is_refused() -> None:
     with pytest.raises(ValueError, match="not clipped"):
         fit_noise(np.full((512, 512), 16383, np.uint16), SENSOR)
+    with pytest.raises(ValueError, match="it is too small"):
+        fit_noise(np.full((96, 96), 1000, np.uint16), SENSOR)
     with pytest.raises(ValueError, match="cannot be estimated"):
         fit_noise(np.full((64, 64), 1000, np.uint16), SENSOR)
     dark = (
