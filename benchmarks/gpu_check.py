@@ -40,9 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{card.name}, compute capability {card.capability}, CUDA {card.cuda}")
     for name, text in machine.items():
         print(f"  {name:18}{text}")
-    results = {name: outcome_of(name, check) for name, check in checks().items()}
-    path = options.out / f"{card.slug}.json"
-    write(path, report(card, machine, results))
+    path, results = options.out / f"{card.slug}.json", {}
+    for name, check in checks().items():
+        results[name] = outcome_of(name, check)
+        write(path, report(card, machine, results))  # each time: a check may take the process with it
     print(f"written: {path}")
     return exit_status(results)
 

@@ -40,7 +40,7 @@ def check_engines(checkpoint: Path, frame: tuple[int, int]) -> Outcomes:
 
 
 def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
-    """Build, gate and time one target on the card; TensorRT for RTX is asked even on cards that it does not list."""
+    """Build, gate and time one target for the card, as `build_engine.py` builds it."""
     import torch
 
     from exposure.export.gate import ALLOWANCES, pass_gate
@@ -49,13 +49,17 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     from exposure.export.precision import choose_islands
     from exposure.export.recipes import Settings
     from exposure.export.scene import low_light_crops, simulated_scenes
-    from exposure.export.tensorrt_engine import PlanOptions, load_tensorrt, plan_from_onnx
+    from exposure.export.tensorrt_engine import RTX_CARDS, PlanOptions, load_tensorrt, plan_from_onnx
     from exposure.networks import load_checkpoint
 
     try:
         trt = load_tensorrt(target)
     except EngineError as error:
         return _told(str(error))
+    capability = int("".join(map(str, torch.cuda.get_device_capability())))
+    cards = (capability,) if target == "tensorrt-rtx" else ()
+    if not set(cards) <= set(RTX_CARDS):
+        return _told(f"TensorRT for RTX builds for {', '.join(map(str, RTX_CARDS))}, and this card is of {capability}")
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
     profile = settings.profile(network.multiple)
@@ -64,8 +68,8 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     with tempfile.TemporaryDirectory() as scratch:
         graph, plan = Path(scratch) / "model.onnx", Path(scratch) / "model.plan"
         onnx_from_network(network, graph, half=True, islands=islands)
-        # no capability is named: the builder takes the card in the machine, or says that it does not know it
-        plan_from_onnx(graph, plan, target, PlanOptions(**profile), torch.cuda.get_device_name())
+        options = PlanOptions(**profile, compute_capabilities=cards)
+        plan_from_onnx(graph, plan, target, options, torch.cuda.get_device_name())
         engine = TorchMemoryEngine(trt, plan.read_bytes())
         size = plan.stat().st_size
     scenes = pass_gate(network, engine, "f16", simulated_scenes(settings.gated_frame()), f"the {target} engine")
@@ -76,7 +80,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
         "why": f"within {ALLOWANCES['f16'].least_db:g} dB and {ALLOWANCES['f16'].most_dn:g} DN of FP32 torch",
         "version": trt.__version__,
         "card": torch.cuda.get_device_name(),
-        "compute_capability": "".join(map(str, torch.cuda.get_device_capability())),
+        "compute_capability": str(capability),
         "plan_bytes": size,
         "islands": islands,
         "scenes": scenes,
@@ -89,12 +93,17 @@ class TorchMemoryEngine:
     """A plan on memory that torch allocates: `export/tensorrt_runtime.py` for a machine without CuPy."""
 
     def __init__(self, trt: Any, plan: bytes) -> None:
+        import torch
+
+        from exposure.export.tensorrt_runtime import make_context
+
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise RuntimeError("the plan was built but is not taken by the runtime on this card")
-        self._context = self._engine.create_execution_context()
+        self._context, _ = make_context(trt, self._engine)
+        self._stream = torch.cuda.Stream()  # on the default one, every pass would wait for the whole card
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
 
@@ -104,9 +113,10 @@ class TorchMemoryEngine:
         return self.on_card(*(torch.from_numpy(array).cuda() for array in arrays)).cpu().numpy()
 
     def on_card(self, *tensors: Any) -> Any:
-        """Tensors of the card in and out, on torch's current stream."""
+        """Tensors of the card in and out; the result is complete when this returns."""
         import torch
 
+        torch.cuda.current_stream().synchronize()  # the inputs were written there
         held = [tensor.contiguous() for tensor in tensors]
         for name, tensor in zip(self._inputs, held, strict=False):
             if not self._context.set_input_shape(name, tuple(tensor.shape)):
@@ -114,9 +124,9 @@ class TorchMemoryEngine:
             self._context.set_tensor_address(name, tensor.data_ptr())
         clean = torch.empty(tuple(self._context.get_tensor_shape("CLEAN")), device="cuda")
         self._context.set_tensor_address("CLEAN", clean.data_ptr())
-        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+        if not self._context.execute_async_v3(self._stream.cuda_stream):
             raise RuntimeError("the engine failed on the card")
-        torch.cuda.current_stream().synchronize()
+        self._stream.synchronize()
         return clean
 
 
@@ -129,6 +139,7 @@ def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
     from exposure.export.scene import low_light_crops, simulated_scenes
     from exposure.networks import load_checkpoint
 
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 layers stay so
     network = load_checkpoint(checkpoint)
     cell = 2 * network.multiple
     height, width = (-(-side // cell) * network.multiple for side in (frame[1], frame[0]))

@@ -122,7 +122,7 @@ def frames_block(planes: Sequence[tuple[int, int]], *, concat_origin: bool) -> s
             f'    inputs {{ key: "{name}" value {{ data_type: TYPE_FP32 dims: [ {dims} ] zero_data: true }} }}'
             for name, dims in shapes.items()
         ]
-        warm_ups.append("\n".join(["  {", f'    name: "{height}x{width}"', *inputs, "  }"]))
+        warm_ups.append("\n".join(["  {", f'    name: "{height}x{width}"', "    batch_size: 1", *inputs, "  }"]))
     return "\n".join(
         [
             FRAMES,

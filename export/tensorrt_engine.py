@@ -78,6 +78,7 @@ def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOpti
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, options))
     config.progress_monitor = _progress_monitor(trt)
+    config.clear_flag(trt.BuilderFlag.TF32)  # on by default: what stays in FP32 would be rounded as FP16 is
     if options.level is not None:
         config.builder_optimization_level = options.level
     if options.portable and target == "tensorrt":

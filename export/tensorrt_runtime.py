@@ -44,7 +44,8 @@ class PlanEngine:
         if self._engine is None:
             raise EngineError(f"{target} does not take {plan}; rebuild with: python export/build_engine.py")
         self._cache = _kernel_cache(plan, target)
-        self._context = self._make_context()
+        known = self._cache.read_bytes() if self._cache is not None and self._cache.exists() else b""
+        self._context, self._kernels = make_context(self._trt, self._engine, known)
         if self._context is None:
             raise EngineError(f"the memory of {this_machine().card} does not suffice for {plan}")
         self._stream = cupy.cuda.Stream(non_blocking=True)
@@ -90,31 +91,35 @@ class PlanEngine:
 
         Where it cannot be written, the next start compiles again.
         """
-        if self._cache is not None and hasattr(self, "_kernels"):
+        if self._cache is not None and self._kernels is not None:
             part = self._cache.with_suffix(".part")
             with suppress(OSError):
                 part.write_bytes(self._kernels.serialize())
                 part.replace(self._cache)
-
-    def _make_context(self) -> Any:
-        if not hasattr(self._engine, "create_runtime_config") or not hasattr(self._trt, "CudaGraphStrategy"):
-            return self._engine.create_execution_context()
-        config = self._engine.create_runtime_config()
-        config.cuda_graph_strategy = self._trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        # The default compiles beside the first calls, which slower kernels answer: a warm-up would end too soon.
-        eager = self._trt.DynamicShapesKernelSpecializationStrategy.EAGER
-        config.dynamic_shapes_kernel_specialization_strategy = eager
-        self._kernels = config.create_runtime_cache()
-        if self._cache is not None and self._cache.exists():
-            self._kernels.deserialize(self._cache.read_bytes())
-        config.set_runtime_cache(self._kernels)
-        return self._engine.create_execution_context(config)
 
     def _names(self) -> list[str]:
         return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
 
     def _mode(self, name: str) -> Any:
         return self._engine.get_tensor_mode(name)
+
+
+def make_context(trt: Any, engine: Any, known: bytes = b"") -> tuple[Any, Any]:
+    """An execution context and, with TensorRT for RTX, the store of its compiled kernels, else None.
+
+    known: such a store of earlier, serialised. The context is None where the card's memory does not suffice.
+    """
+    if not hasattr(engine, "create_runtime_config") or not hasattr(trt, "CudaGraphStrategy"):
+        return engine.create_execution_context(), None
+    config = engine.create_runtime_config()
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    # The default compiles beside the first calls, which slower kernels answer: a warm-up would end too soon.
+    config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
+    kernels = config.create_runtime_cache()
+    if known:
+        kernels.deserialize(known)
+    config.set_runtime_cache(kernels)
+    return engine.create_execution_context(config), kernels
 
 
 def _kernel_cache(plan: Path, target: str) -> Path | None:

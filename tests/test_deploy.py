@@ -63,6 +63,7 @@ def test_every_frame_has_its_graph_and_warm_up(tmp_path: Path, concat_origin: bo
     assert len(graphs) == len(warm_ups) == len(planes)
     for (height, width), graph, warm_up in zip(planes, graphs, warm_ups, strict=True):
         assert set(graph.input) == set(warm_up.inputs) == names
+        assert warm_up.batch_size == 1  # Triton passes over a request of 0, which is the default
         assert list(graph.input["IMAGE"].dim) == list(warm_up.inputs["IMAGE"].dims) == [1, 4, height, width]
     assert config.instance_group[0].rate_limiter.resources[0].name == "card"
     before = (tmp_path / "denoiser/config.pbtxt").read_text()
