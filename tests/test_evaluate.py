@@ -1,6 +1,7 @@
 """Evaluation: the metrics against their definitions, the protocols on small trees of the published layouts."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
+from exposure.assets import CHECKPOINT
 from exposure.client.command import main
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
@@ -184,6 +186,21 @@ def test_simulated_light_is_of_the_camera_asked_for(tmp_path: Path) -> None:
     assert both[0].mosaic.shape == (100, 100)
     noise = both[0].mosaic[both[0].mosaic < 4000].astype(float) - 800
     assert noise.mean() == pytest.approx(both[0].clean.mean() * SIMULATED.saturation / 100, rel=0.1)
+
+
+def test_pictures_that_are_named_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    (tmp_path / "names.txt").write_text("a.png\nb.png\n")
+    assert main(["evaluate", "photos", str(tmp_path), "--only", str(tmp_path / "names.txt")]) == 1
+    assert "names b.png, which is not in" in capsys.readouterr().err
+
+
+def test_a_server_is_judged_against_its_own_checkpoint(address: str, sid: Path) -> None:
+    with pytest.raises(ValueError, match=r"the server runs checkpoint .*, and --checkpoint is 0123456789ab"):
+        evaluate.served(address, "0123456789abcdef")
+    judged = evaluate.served(address, sha256(CHECKPOINT.read_bytes()).hexdigest())
+    one = next(cases.paired(sid, None, gain=3.0))
+    np.testing.assert_allclose(judged(one, 1), evaluate.definition(CHECKPOINT)(one, 1), atol=2 / 15583)  # of DN
 
 
 def test_the_command_prints_a_table_and_writes_plots(sid: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,13 @@ from exposure.denoise import denoise
 from exposure.networks import CheckpointError, UNet, load_checkpoint
 from exposure.networks.checkpoint import CheckpointInfo
 from exposure.schedule import PUBLISHED_PHOTON_UNIT
+from exposure.training import command as training_command
 from exposure.training.diffusion import Diffusion, diffusion_losses, load_diffusion, sample
 from exposure.training.leaves import dead_leaves
 from exposure.training.loop import Plan, Trainer, rollout
 from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
 from exposure.training.shots import Range, Shots
-from exposure.training.start import widened, with_origin
+from exposure.training.start import fresh, widened, with_origin
 
 NARROW = (2, 3, 4, 5, 6)
 
@@ -206,6 +207,37 @@ def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     assert isinstance(network, UNet)
     assert network.concat_origin
     assert network.conv5_1.out_channels == 12
+
+
+def test_a_fresh_network_is_that_of_its_seed() -> None:
+    """Whatever was drawn before it in this process."""
+    torch.manual_seed(1)
+    one = fresh((2, 3, 4, 5, 6), 7).state_dict()
+    torch.manual_seed(2)
+    before = torch.get_rng_state()
+    again, other = (fresh((2, 3, 4, 5, 6), seed).state_dict() for seed in (7, 8))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not any(torch.equal(one[name], other[name]) for name in one if name.endswith("weight"))
+
+
+def test_held_out_pictures_are_never_trained_on(
+    photographs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], float]] = []
+
+    class Watched(Scenes):
+        def __init__(self, pictures: list[Path], **more: float) -> None:
+            seen.append(([path.name for path in pictures], more["leaves"]))
+            super().__init__(pictures, **more)
+
+    monkeypatch.setattr(training_command, "Scenes", Watched)
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text(f"{photographs[0].name}\nanother.jpg\n")
+    folder = photographs[0].parent
+    flags = f"--photos {folder} --held-out {held_out} --out {tmp_path / 'run'} --side 16 --iterations 1 --batch 1"
+    assert main(["train", *flags.split(), "--widths", "2", "3", "4", "5", "6"]) == 0
+    assert seen == [([photographs[0].name], 0), ([path.name for path in photographs[1:]], 0.3)]
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +53,7 @@ def simulated(
     camera: a key of CAMERAS; noise: "P+g" or "P+G+r+u", in the middle of its measured spread. Seeded by the order.
     """
     gain = CAMERAS[camera].gain(iso)
-    read_noise = CAMERAS[camera].read_noise(gain, noise)
+    read_noise = replace(CAMERAS[camera].read_noise(gain, noise), step=0.0)  # the mosaic is rounded to DN here
     deviation = CAMERAS[camera].read_noise(gain).scale  # for who assumes Gaussian noise
     for seed, path in enumerate(pictures):
         clean = _clean(path, shrink)

@@ -1,4 +1,4 @@
-"""The classical way: make the noise Gaussian, average what looks alike, go back. A row in every evaluation."""
+"""The classical way: make the noise Gaussian, average what looks alike, go back. A row where light is simulated."""
 
 from typing import Any
 

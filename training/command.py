@@ -56,13 +56,15 @@ def train(arguments: argparse.Namespace) -> int:
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
     if arguments.diffusion:
+        if arguments.init or arguments.widen > 1 or arguments.concat_origin:
+            raise ValueError("--diffusion starts at random weights; --init, --widen and --concat-origin are not for it")
         diffusion = Diffusion(arguments.widths or WIDTHS, plan.seed)
         trainer = Trainer(diffusion, plan, arguments.out, diffusion_losses)
     else:
         trainer = Trainer(_start(arguments), plan, arguments.out, rollout)
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
-    examples = Shots(Scenes(unseen, side=128, leaves=0, seed=plan.seed + 1), limits)
+    examples = Shots(Scenes(unseen, side=min(128, plan.side), leaves=0, seed=plan.seed + 1), limits)
     result = sampled if arguments.diffusion else denoised
     report = Report(arguments.out / "tensorboard", [examples[index] for index in range(8)], result)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
@@ -84,6 +86,8 @@ def _start(arguments: argparse.Namespace) -> "Network":
     from .start import fresh, widened, with_origin
 
     if not arguments.init:
+        if arguments.widen > 1:
+            raise ValueError("--widen gives the network of --init more channels; without --init, say --widths")
         return fresh(arguments.widths or WIDTHS, arguments.seed, concat_origin=arguments.concat_origin)
     network = load_checkpoint(arguments.init)
     if not isinstance(network, UNet):
@@ -133,7 +137,8 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
     """Score, print the table, and write JSON and plots where asked."""
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
     if arguments.server:
-        rows.append(evaluate.Row("served", evaluate.served(arguments.server), arguments.passes))
+        digest = sha256(arguments.checkpoint.read_bytes()).hexdigest()
+        rows.append(evaluate.Row("served", evaluate.served(arguments.server, digest), arguments.passes))
     if arguments.one_pass:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
     if arguments.diffusion:
@@ -157,7 +162,9 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
 def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
     pictures = pictures_in(arguments.folder, SUFFIXES | RAW_SUFFIXES)
     if arguments.only:
-        names = set(arguments.only.read_text().splitlines())
+        names = set(arguments.only.read_text().split("\n")) - {""}
+        if absent := sorted(names - {path.name for path in pictures}):
+            raise ValueError(f"{arguments.only} names {absent[0]}, which is not in {arguments.folder}")
         pictures = [path for path in pictures if path.name in names]
     return cases.simulated(
         pictures,

@@ -60,11 +60,18 @@ def definition(checkpoint: Path) -> Denoiser:
     return run
 
 
-def served(server: str) -> Denoiser:
-    """The engine of a running server: what is deployed."""
+def served(server: str, checkpoint: str) -> Denoiser:
+    """The engine of a running server: what is deployed.
+
+    checkpoint: SHA-256 of the one that it is compared with. Raises ValueError where the server runs another: their
+    difference would not be that of the deployment.
+    """
     from exposure.client.triton import Client
 
     client = Client(server)
+    told = client.checkpoint()
+    if told not in ("", checkpoint):
+        raise ValueError(f"the server runs checkpoint {told[:12]}..., and --checkpoint is {checkpoint[:12]}...")
 
     def run(case: Case, passes: int) -> NDArray[np.float32]:
         mosaic = client.denoise(case.mosaic, case.sensor, ratio=case.ratio, gain=case.gain, passes=passes)

@@ -79,11 +79,12 @@ class Trainer:
         keep_freed_memory()
         batches = self._batches(shots)
         progress = tqdm(batches, initial=self.iteration, total=self.plan.iterations, unit="it", mininterval=5)
+        began = time.perf_counter()
         for batch in progress:
-            began = time.perf_counter()
             losses = self.step(*(part.to(self.device, non_blocking=True) for part in batch))
-            self.seconds += time.perf_counter() - began
             self.iteration += 1
+            self.seconds += time.perf_counter() - began  # with the making of crops
+            began = time.perf_counter()
             if self.iteration % 50 == 0:
                 progress.set_postfix(loss=f"{losses[-1]:.4f}")
                 report.losses(self.iteration, [float(loss) for loss in losses], self.plan.rate_at(self.iteration))

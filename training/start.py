@@ -11,12 +11,15 @@ from exposure.networks.unet import WIDTHS
 
 
 def fresh(widths: Sequence[int] = WIDTHS, seed: int = 0, **variant: bool) -> UNet:
-    """A U-Net whose random weights keep the size of a signal from layer to layer (He et al., ICCV 2015).
+    """A U-Net whose random weights keep the size of a signal from convolution to convolution (He et al., ICCV 2015).
 
-    PyTorch's own choice divides it by 2.4 in each of 18 layers; such a network spends its first thousands of iterations
-    on getting louder.
+    PyTorch's own choice, which the transposed ones and the last keep, divides it by 2.4 in each of 18 layers; such a
+    network spends its first thousands of iterations on getting louder.
     """
-    network, generator = UNet(widths=widths, **variant), torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = UNet(widths=widths, **variant)
+    generator = torch.Generator().manual_seed(seed)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer is not network.last and layer.bias is not None:
             nn.init.kaiming_normal_(layer.weight, a=0.2, nonlinearity="leaky_relu", generator=generator)
