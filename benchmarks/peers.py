@@ -156,8 +156,9 @@ class Worker:
         gain = np.array([darkest.photon_gain], np.float32)
         with torch.no_grad():
             image = torch.from_numpy(darkest.image)
-            expected = network(image, torch.from_numpy(gain), image).numpy()
-        found = agreement_db(self(darkest.image, gain), expected)
+            original = image.flip(-1)  # two images: none may pass for the other
+            expected = network(image, torch.from_numpy(gain), original).numpy()
+        found = agreement_db(self(darkest.image, gain, original.numpy()), expected)
         if not found >= self.peer.least_db:  # NaN, too
             raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
         return found
@@ -229,8 +230,7 @@ def _serve(name: str, graph: Path, pipe: Connection) -> None:
         try:
             run = run or PEERS[name].build(load_checkpoint(CHECKPOINT), graph)
             if kind == "arrays":
-                image, photon_gain = arguments
-                pipe.send(np.array(run(image, photon_gain, image)))
+                pipe.send(np.array(run(*arguments)))
             elif kind == "planes":
                 height, width = arguments
                 if (height, width) not in planes:
@@ -249,10 +249,13 @@ def _torch(
 ) -> Run:
     module.to(device=device, memory_format=memory)
 
-    def run(image: NDArray[np.float32], gain: NDArray[np.float32], _: NDArray[np.float32]) -> NDArray[np.float32]:
-        tensor = torch.from_numpy(image).to(device).contiguous(memory_format=memory)
+    def run(
+        image: NDArray[np.float32], gain: NDArray[np.float32], original: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        planes = torch.from_numpy(image).to(device).contiguous(memory_format=memory)
+        first = planes if original is image else torch.from_numpy(original).to(device).contiguous(memory_format=memory)
         with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
-            return module(tensor, torch.from_numpy(gain).to(device), tensor).float().cpu().numpy()
+            return module(planes, torch.from_numpy(gain).to(device), first).float().cpu().numpy()
 
     return run
 

@@ -4,13 +4,14 @@ from typing import Any
 
 from tables import percent, ratio, seconds, table
 
+from exposure.client.tiles import MARGIN
 from exposure.quality import SAME_BITS_DB
 
 BEST_RAW_DENOISER_MS_PER_MP = 24  # LightCraft's own figure: 24 MP in 0.582 s, one pass, RTX 4090 Laptop
 
 
 def kernels(found: dict[str, Any]) -> str:
-    result = found["kernels"]["measured"]
+    result, cores = found["kernels"]["measured"], found["kernels"]["machine"]["cores"]
     rows = []
     for kernel, peers in result["geometry"].items():
         for name, peer in peers.items():
@@ -23,7 +24,8 @@ def kernels(found: dict[str, Any]) -> str:
     return f"""## Kernels
 
 A mosaic of {result["frame_mp"]:g} MP, equal to the definition bit for bit before it is timed. Bandwidth is what must
-move, of what the triad reached in the same run.
+move, of what the triad reached in the same run. The kernels use all {cores} cores; NumPy and torch's Poisson draws
+use one, whatever the machine has.
 
 {table(("kernel", "by", "MP/s", "of bandwidth", "kernel is faster, times"), rows)}
 
@@ -74,7 +76,10 @@ Not measured here:
 def server(found: dict[str, Any]) -> str:
     result = found["server"]["measured"]
     waterfall, request, load = result["waterfall"], result["request"], result["load"]
-    layers = [(name, seconds(times), f"{1e3 * times['p95']:.0f}") for name, times in waterfall["seconds"].items()]
+    layers = [
+        (name, seconds(times), f"{1e3 * times['least']:.0f} to {1e3 * times['most']:.0f}")
+        for name, times in waterfall["seconds"].items()
+    ]
     added = [
         (passes, f"{1e3 * t['median']:.0f} ({1e3 * t['least']:.0f} to {1e3 * t['most']:.0f})")
         for passes, t in waterfall["added_to_passes_s"].items()
@@ -90,7 +95,7 @@ def server(found: dict[str, Any]) -> str:
 
 What each layer adds, {waterfall["frame_mp"]:g} MP, shared memory unless it says gRPC:
 
-{table(("layer", "seconds", "p95, ms"), layers)}
+{table(("layer", "seconds", "ms, least to most"), layers)}
 
 Beyond that many passes of the engine alone, in the same round:
 
@@ -106,7 +111,8 @@ passes {seconds(request["seconds"]["engine"])} s, the request {seconds(request["
 {table(("part", "ms, mean"), stages)}
 
 Load, {load["frame_mp"]:g} MP and {load["passes"]} pass a request; each caller asks again when it is answered. The
-limit is the engine alone, one pass after the other, measured before each step. p99 of {_samples(load)} samples
+limit is the engine alone, one pass after the other, measured before and after each step (the machine
+drifts in between). p99 of {_samples(load)} samples
 is nearly their largest.
 
 {table(("callers", "requests/s", "of the engine's limit", "p50, ms", "p95", "p99", "queued, ms", "refused"), callers)}
@@ -142,7 +148,7 @@ A RAW file of {single["frame_mp"]:g} MP to a DNG, {result["passes"]} passes. `en
 result again; `published`: the procedure as published (NumPy packing, eager FP32 torch, `torch.poisson`) between
 the same reader and writer.
 
-{table(("by", "seconds", "ms/MP"), rows)}
+{table(("by", f"seconds, of {single['seconds']['engine']['samples']} rounds", "ms/MP"), rows)}
 
 - file → DNG / engine: **{ratio(single["file_over_engine"])}**
 - published / exposure: **{ratio(single["published_over_exposure"])}**
@@ -208,7 +214,7 @@ Passes, request of {passes["frame_mp"]:g} MP: {passes["fit"]["once_s"]:.3g} s on
 
 {table(("passes", "seconds"), timed)}
 
-Tiles, request of {tiles["frame_mp"]:g} MP, one pass; tiles overlap by 448 pixels:
+Tiles, request of {tiles["frame_mp"]:g} MP, one pass; tiles overlap by {2 * MARGIN} pixels:
 
 {table(("tiles", "pixels sent / frame", "seconds", "over whole"), cut)}
 """
