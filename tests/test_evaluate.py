@@ -210,5 +210,12 @@ def test_the_command_prints_a_table_and_writes_plots(sid: Path, capsys: pytest.C
     assert {path.name for path in out.iterdir()} == {"scores.json", "passes.png", "ratio.png"}
     recorded = json.loads((out / "scores.json").read_text())
     assert len(recorded["checkpoint_sha256"]) == 64
+    (sid / "short/00001_00_0.1s.ARW").write_bytes(b"no file of a camera")
+    assert main(["evaluate", "sid", str(sid), "--passes", "1", "--out", str(out)]) == 1  # and the rest is judged
+    told = capsys.readouterr()
+    assert "00001_00_0.1s.ARW: " in told.err
+    assert "its pair is left out" in told.err
+    assert "x250" in told.out
+    assert len(json.loads((out / "scores.json").read_text())["left_out"]) == 1
     assert main(["evaluate", "eld", str(sid)]) == 1
     assert "nothing to evaluate" in capsys.readouterr().err

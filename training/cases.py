@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,29 +67,40 @@ def simulated(
             yield Case(f"x{ratio:g}", path.name, mosaic, SIMULATED, ratio, gain, clean, deviation)
 
 
-def paired(folder: Path, listing: Path | None, *, gain: float | None = None) -> Iterator[Case]:
+def refuse(error: ValueError) -> None:
+    """What is done about files that cannot be judged, unless the caller prefers to go on without them."""
+    raise error
+
+
+def paired(
+    folder: Path, listing: Path | None, *, gain: float | None = None, unusable: Callable[[ValueError], None] = refuse
+) -> Iterator[Case]:
     """The SID protocol: pairs of a list file ("short long", paths from `folder`), centre 512x512 of the planes.
 
     Without a list, every file of short/ with the file of long/ whose name starts with the same five digits. The ratio
-    is that of the exposure times in the names, at most 300, as published.
+    is that of the exposure times in the names, at most 300, as published. unusable: told of each pair that is left out.
     """
     for short, long in _listed(folder, listing) if listing else _by_scene(folder):
         seconds = [SECONDS.search(path.stem) for path in (short, long)]
         if not (seconds[0] and seconds[1]):
             raise ValueError(f"{short.name} and {long.name}: names must end in the exposure time, like 00001_00_0.1s")
         ratio = min(float(seconds[1][1]) / float(seconds[0][1]), 300.0)
-        yield _from_files(f"x{ratio:g}", short, long, ratio, gain)
+        yield from _from_files(f"x{ratio:g}", short, long, ratio, gain, unusable)
 
 
-def eld(folder: Path, *, gain: float | None = None) -> Iterator[Case]:
-    """The ELD protocol: scene-*/IMG_00NN.*, three short exposures of x100 and x200, each with the nearest long one."""
+def eld(folder: Path, *, gain: float | None = None, unusable: Callable[[ValueError], None] = refuse) -> Iterator[Case]:
+    """The ELD protocol: scene-*/IMG_00NN.*, three short exposures of x100 and x200, each with the nearest long one.
+
+    unusable: told of each pair that is left out.
+    """
     for scene in sorted(folder.glob("**/scene-*"), key=lambda path: (path.parent, int(path.name.split("-")[-1]))):
         numbered = {int(path.stem[-4:]): path for path in scene.iterdir() if path.stem[-4:].isdigit()}
         for ratio, numbers in ELD_SHORT.items():
             for number in numbers:
                 nearest = min(ELD_LONG, key=lambda long, number=number: abs(long - number))  # type: ignore[misc]
                 if number in numbered and nearest in numbered:
-                    yield _from_files(f"x{ratio}", numbered[number], numbered[nearest], float(ratio), gain)
+                    pair = numbered[number], numbered[nearest]
+                    yield from _from_files(f"x{ratio}", *pair, float(ratio), gain, unusable)
 
 
 def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[Case]:
@@ -112,8 +123,15 @@ def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[C
         yield _case(f"x{ratio:.3g}", short, long, ratio, gain, crop=False)
 
 
-def _from_files(group: str, short: Path, long: Path, ratio: float, gain: float | None) -> Case:
-    return _case(group, _read(short), _read(long), ratio, gain, crop=True)
+def _from_files(
+    group: str, short: Path, long: Path, ratio: float, gain: float | None, unusable: Callable[[ValueError], None]
+) -> Iterator[Case]:
+    try:
+        case = _case(group, _read(short), _read(long), ratio, gain, crop=True)
+    except ValueError as error:
+        unusable(error)
+    else:
+        yield case
 
 
 def _read(path: Path) -> rawfile.RawFile:

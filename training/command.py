@@ -1,6 +1,7 @@
 """`exposure train` and `exposure evaluate`."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from hashlib import sha256
@@ -113,13 +114,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     sid = kinds.add_parser("sid", help="pairs of short and long exposures, as in the SID data set")
     sid.add_argument("folder", type=Path, help="where short/ and long/ lie")
     sid.add_argument("--list", type=Path, help='pairs, one a line: "short/A.ARW long/B.ARW"')
-    sid.set_defaults(cases=lambda given: cases.paired(given.folder, given.list, gain=given.gain))
+    sid.set_defaults(cases=lambda given, out: cases.paired(given.folder, given.list, gain=given.gain, unusable=out))
     eld = kinds.add_parser("eld", help="scenes as in the ELD data set")
     eld.add_argument("folder", type=Path)
-    eld.set_defaults(cases=lambda given: cases.eld(given.folder, gain=given.gain))
+    eld.set_defaults(cases=lambda given, out: cases.eld(given.folder, gain=given.gain, unusable=out))
     bracket = kinds.add_parser("bracket", help="several real exposures of one scene")
     bracket.add_argument("files", type=Path, nargs="+")
-    bracket.set_defaults(cases=lambda given: cases.bracketed(given.files, gain=given.gain))
+    bracket.set_defaults(cases=lambda given, _: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
         kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
         kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
@@ -134,7 +135,13 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_evaluation(arguments: argparse.Namespace) -> int:
-    """Score, print the table, and write JSON and plots where asked."""
+    """Score, print the table, and write JSON and plots where asked; 1 where a pair of files had to be left out."""
+    left_out: list[str] = []
+
+    def leave_out(error: ValueError) -> None:
+        left_out.append(str(error))
+        print(f"exposure: {error}; its pair is left out", file=sys.stderr, flush=True)
+
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
     if arguments.server:
         digest = sha256(arguments.checkpoint.read_bytes()).hexdigest()
@@ -143,7 +150,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
     if arguments.diffusion:
         rows.append(evaluate.Row("diffusion, DDIM", evaluate.diffused(arguments.diffusion), arguments.steps))
-    scores = evaluate.evaluate(arguments.cases(arguments), rows)
+    scores = evaluate.evaluate(arguments.cases(arguments, leave_out), rows)
     if not scores:
         raise ValueError("there is nothing to evaluate: no case was found")
     print(evaluate.table(scores))
@@ -154,12 +161,12 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         about = {name: str(value) for name, value in vars(arguments).items() if not callable(value)}
         files = {name: getattr(arguments, name) for name in ("checkpoint", "one_pass", "diffusion")}
         digests = {f"{name}_sha256": sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file}
-        evaluate.write(scores, {**about, **digests}, arguments.out / "scores.json")
+        evaluate.write(scores, {**about, **digests, "left_out": left_out}, arguments.out / "scores.json")
         plot(scores, arguments.out)
-    return 0
+    return 1 if left_out else 0
 
 
-def _photos(arguments: argparse.Namespace) -> Iterator[cases.Case]:
+def _photos(arguments: argparse.Namespace, _: object) -> Iterator[cases.Case]:
     pictures = pictures_in(arguments.folder, SUFFIXES | RAW_SUFFIXES)
     if arguments.only:
         names = set(arguments.only.read_text().split("\n")) - {""}
