@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RATIONAL, SRATIONAL = 5, 10  # TIFF field types
+from .tiff import RATIONAL, SRATIONAL
+
 STEPS = 1024  # of a DN: what a result can tell exactly, whatever fractions its source used
 Black = tuple[float, float, float, float]
 

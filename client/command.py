@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -104,21 +105,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     denoise_command.add_server_flags(this)
     this.set_defaults(run=ui)
 
-    this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
-    this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")
-    this.add_argument("--config", choices=ENGINES, help="configuration to serve (default: what fits this machine)")
-    this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    this.add_argument("--grpc-port", type=int, default=8001, help="default: 8001; 0 picks a free one")
-    this.add_argument("--http-port", type=int, default=8000, help="default: 8000; 0 picks a free one")
-    this.add_argument("--metrics-port", type=int, default=8002, help="default: 8002; 0 picks a free one")
-    this.add_argument(
-        "--in-flight",
-        type=int,
-        default=ServerOptions.megapixels_in_flight,
-        metavar="MP",
-        help="megapixels of all requests together, 16 MB each; more is told to ask again (default: %(default)s)",
-    )
-    this.set_defaults(run=serve)
+    _add_serve(commands)
 
     this = commands.add_parser("sample", help="make a low-light RAW file", description=sample.__doc__)
     this.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="default: here")
@@ -140,6 +127,24 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
         training.add_train(train)
         training.add_evaluate(evaluate)
     return parser
+
+
+def _add_serve(commands: Any) -> None:
+    this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
+    this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")
+    this.add_argument("--config", choices=ENGINES, help="configuration to serve (default: what fits this machine)")
+    this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    this.add_argument("--grpc-port", type=int, default=8001, help="default: 8001; 0 picks a free one")
+    this.add_argument("--http-port", type=int, default=8000, help="default: 8000; 0 picks a free one")
+    this.add_argument("--metrics-port", type=int, default=8002, help="default: 8002; 0 picks a free one")
+    this.add_argument(
+        "--in-flight",
+        type=int,
+        default=ServerOptions.megapixels_in_flight,
+        metavar="MP",
+        help="megapixels of all requests together, 16 MB each; more is told to ask again (default: %(default)s)",
+    )
+    this.set_defaults(run=serve)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import exposure
+from exposure.srgb import SRGB_TO_XYZ
 
 from .metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, PLACEHOLDERS, Entry, Metadata, append_directories
 from .rawfile import RawFile, text_of
+from .tiff import ASCII, BYTE, DOUBLE, FLOAT, LONG, RATIONAL, SHORT, SRATIONAL, UNDEFINED
 
-# TIFF field types
-BYTE, ASCII, SHORT, LONG, RATIONAL, UNDEFINED, SRATIONAL, FLOAT, DOUBLE = 1, 2, 3, 4, 5, 7, 10, 11, 12
 NUMERIC = (BYTE, SHORT, LONG, RATIONAL, SRATIONAL, FLOAT, DOUBLE)
 D65 = 21  # EXIF LightSource
-XYZ_TO_SRGB = (3.2404542, -1.5371385, -0.4985314, -0.969266, 1.8760108, 0.041556, 0.0556434, -0.2040259, 1.0572252)
 
 # What a DNG says about colour and rendering, carried over as it is; codes and names are tifffile's.
 COLOUR_TAGS = (
@@ -60,6 +59,7 @@ WHOLE_SENSOR_TAGS = ("OpcodeList1",)  # it counts from the sensor's corner
 PRIVATE_TAGS = ("DNGPrivateData", "MakerNoteSafety")  # of a DNG only: elsewhere their codes mean other things
 JPEG, SRGB = 7, 2  # Compression, PreviewColorSpace
 TILE = 512
+SOFTWARE = f"exposure {exposure.__version__}"
 
 Tag = tuple[int, int, int, Any, bool]
 
@@ -81,48 +81,59 @@ def write_dng(
     is below it.
     """
     metadata = _with_exposure(file, file.metadata or Metadata("<"))
-    noise = [_tag(51041, DOUBLE, noise_profile)] if noise_profile else []  # NoiseProfile
-    if noise_reduction is not None:
-        noise.append(_tag(50935, RATIONAL, _rationals([noise_reduction])))  # NoiseReductionApplied
     first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])
-    sensor = [*_sensor_tags(file), *noise]
-    software = f"exposure {exposure.__version__}"
+    sensor = _sensor_tags(file)
+    if noise_profile:
+        sensor.append(_tag(51041, DOUBLE, noise_profile))  # NoiseProfile
+    if noise_reduction is not None:
+        sensor.append(_tag(50935, RATIONAL, _rationals([noise_reduction])))  # NoiseReductionApplied
     order: Literal["<", ">"] = ">" if metadata.order == ">" else "<"
     with tifffile.TiffWriter(path, byteorder=order) as tif:
-        if preview is not None:
-            with io.BytesIO() as encoded:
-                Image.fromarray(preview).save(encoded, "JPEG", quality=85, subsampling=0)
-                picture = encoded.getvalue()
-            tif.write(
-                iter([picture]),
-                shape=preview.shape,
-                dtype=np.uint8,
-                photometric="ycbcr",
-                subsampling=(1, 1),
-                compression=JPEG,
-                rowsperstrip=preview.shape[0],
-                subfiletype=1,
-                subifds=1,
-                metadata=None,
-                software=software,
-                extratags=[*first, _tag(50970, LONG, SRGB)],
-            )
-            first, software = [], ""
-        # LibRaw misreads tiles that are wider than the picture.
-        tile = min(TILE, mosaic.shape[0] // 16 * 16), min(TILE, mosaic.shape[1] // 16 * 16)
-        tif.write(
-            _tiles(mosaic, tile),
-            shape=mosaic.shape,
-            dtype=np.uint16,
-            photometric="cfa",
-            compression=JPEG,
-            tile=tile,
-            subfiletype=0,
-            metadata=None,
-            software=software,
-            extratags=[*sensor, *first],
-        )
+        if preview is None:
+            _write_mosaic(tif, mosaic, [*sensor, *first], SOFTWARE)
+        else:
+            _write_preview(tif, preview, first, SOFTWARE)
+            _write_mosaic(tif, mosaic, sensor, "")
     append_directories(path, metadata)
+
+
+def _write_preview(tif: tifffile.TiffWriter, preview: NDArray[np.uint8], tags: list[Tag], software: str) -> None:
+    """The first directory, a JPEG; the next one written is below it."""
+    with io.BytesIO() as encoded:
+        Image.fromarray(preview).save(encoded, "JPEG", quality=85, subsampling=0)
+        picture = encoded.getvalue()
+    tif.write(
+        iter([picture]),
+        shape=preview.shape,
+        dtype=np.uint8,
+        photometric="ycbcr",
+        subsampling=(1, 1),
+        compression=JPEG,
+        rowsperstrip=preview.shape[0],
+        subfiletype=1,
+        subifds=1,
+        metadata=None,
+        software=software,
+        extratags=[*tags, _tag(50970, LONG, SRGB)],  # PreviewColorSpace
+    )
+
+
+def _write_mosaic(tif: tifffile.TiffWriter, mosaic: NDArray[np.uint16], tags: list[Tag], software: str) -> None:
+    """The directory of the CFA picture."""
+    # LibRaw misreads tiles that are wider than the picture.
+    tile = min(TILE, mosaic.shape[0] // 16 * 16), min(TILE, mosaic.shape[1] // 16 * 16)
+    tif.write(
+        _tiles(mosaic, tile),
+        shape=mosaic.shape,
+        dtype=np.uint16,
+        photometric="cfa",
+        compression=JPEG,
+        tile=tile,
+        subfiletype=0,
+        metadata=None,
+        software=software,
+        extratags=tags,
+    )
 
 
 def _tiles(mosaic: NDArray[np.uint16], size: tuple[int, int]) -> Iterator[bytes]:
@@ -221,7 +232,8 @@ def _colour_tags(file: RawFile) -> list[Tag]:
     tags = _carried(file, COLOUR_TAGS + COLOUR_TAGS_1_6) if "DNGVersion" in file.tags else []
     if "ColorMatrix1" in file.tags:
         return tags
-    matrix = file.xyz_to_camera or XYZ_TO_SRGB  # the tag is required; where nothing is known, a monitor's colours
+    monitor = np.linalg.inv(SRGB_TO_XYZ).ravel().tolist()  # the tag is required, also where nothing is known
+    matrix = file.xyz_to_camera or monitor
     tags += [_tag(50721, SRATIONAL, _rationals(matrix)), _tag(50778, SHORT, (D65,))]
     if file.white_balance and "AsShotNeutral" not in file.tags:
         tags.append(_tag(50728, RATIONAL, _rationals([1 / gain for gain in file.white_balance])))

@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 import tifffile
 
+from .tiff import LONG, SIZES
+
 SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, DNG_PRIVATE_DATA, MAKER_NOTE_SAFETY = (
     330,
     34665,
@@ -24,8 +26,6 @@ SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, DNG_PRIVATE_DATA,
 )
 XMP = 700
 PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
-LONG = 4  # TIFF field type
-SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}  # bytes of a TIFF field type
 MOST_ENTRIES, MOST_BYTES = 1000, 1 << 24  # of a directory, of a value; more is damage
 TIFF_MAGICS = (42, 0x4F52, 0x5352, 0x55)  # TIFF, Olympus (two), Panasonic
 # Descriptive tags of the first directory: TIFF, XMP, Windows, IPTC.

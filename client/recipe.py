@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.noise import calibrated_camera, choose_gain
+from exposure.noise import calibrated_camera, choose_gain, noise_profile
 from exposure.noise_fit import fit_noise
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor
@@ -111,11 +111,11 @@ class Recipe:
         """
         own = 1 - self.strength
         camera = calibrated_camera(file.model, file.sensor.saturation)
-        read = camera.read_noise(choice.gain).scale / file.sensor.saturation if camera else 0.0
-        told = [offset for offset in file.noise_profile[1::2] if np.isfinite(offset)]
-        variance = float(np.mean(told)) if told else read**2
-        shot = (self.strength + own * choice.ratio**0.5) ** 2
-        return shot * choice.gain / file.sensor.saturation, (own * choice.ratio) ** 2 * max(variance, 0.0)
+        read_noise = camera.read_noise(choice.gain).scale if camera else 0.0
+        scale, offset = noise_profile(choice.gain, read_noise, file.sensor.saturation)
+        told = [value for value in file.noise_profile[1::2] if np.isfinite(value)]
+        offset = max(float(np.mean(told)), 0.0) if told else offset
+        return (self.strength + own * choice.ratio**0.5) ** 2 * scale, (own * choice.ratio) ** 2 * offset
 
 
 def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.uint16], strength: float) -> NDArray[np.uint16]:

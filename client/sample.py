@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.noise import CAMERAS, expose_short
+from exposure.noise import CAMERAS, expose_short, noise_profile
 from exposure.sensor import Sensor, unpack
-from exposure.srgb import linear_light
+from exposure.srgb import SRGB_TO_XYZ, linear_light
 
 from .dng import write_dng
 from .output import whole
@@ -17,7 +17,6 @@ from .rawfile import RawFile
 # A camera with the levels of the Sony A7S2, and a daylight colour matrix (XYZ to camera, D65).
 SENSOR = Sensor(black=(800, 800, 800, 800), white=16383, cfa=((0, 1), (1, 2)))
 XYZ_TO_CAMERA = np.array([[0.66, -0.19, -0.05], [-0.46, 1.23, 0.26], [-0.06, 0.14, 0.65]])
-SRGB_TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])  # IEC 61966-2-1
 CAMERA = "SonyA7S2"
 
 
@@ -46,7 +45,7 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
         (clean - black) / saturation, ratio=ratio, gain=gain, saturation=saturation, read_noise=read_noise, seed=seed
     )
     dark = np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)  # noise below black is recorded too
-    profile = (gain / SENSOR.saturation, (read_noise.scale / SENSOR.saturation) ** 2)
+    profile = noise_profile(gain, read_noise.scale, saturation)
     folder.mkdir(parents=True, exist_ok=True)
     sample = Sample(folder / "sample.dng", folder / "sample_clean.dng", ratio, gain)
     for path, mosaic, noise in ((sample.dark, dark, profile), (sample.clean, clean, None)):

@@ -1,4 +1,4 @@
-"""Start, watch and stop a real Triton server: the one that PyPI's pytriton wheel carries."""
+"""Start, watch and stop a real Triton server: the one that pytriton's wheel carries."""
 
 import contextlib
 import errno

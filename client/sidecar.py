@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 from .metadata import MOST_BYTES, XMP, Entry, Metadata
 from .output import whole
 from .rawfile import RawFile
+from .tiff import BYTE
 
-BYTE = 1  # TIFF field type
 ROOTS = ("{adobe:ns:meta/}xmpmeta", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}RDF")
 DECLARATION = re.compile(rb"^(?:\xef\xbb\xbf)?\s*(?:<\?xml\s[^>]*\?>\s*)?")
 # XMP specification, part 1, section 7.3.2: how a packet inside a file begins and ends.

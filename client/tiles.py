@@ -7,7 +7,7 @@ from exposure.sensor import SMALLEST_SIDE
 
 GRID = SMALLEST_SIDE  # mosaic pixels: tiles that begin on it are pooled and padded as the frame is
 # Mosaic pixels that a tile computes beyond what is kept of it: more than the 214 that one pass of the U-Net looks away.
-# The outer parts of further passes' fields weigh less than a DN of 14 bit (tests/test_tiles.py).
+# The outer parts of further passes' fields tip single photon draws over: client/README.md has the figures.
 MARGIN = 224
 TILE_PIXELS = 13_000_000  # of a request, where nothing else is asked: what a server needs for it is in client/README.md
 SMALLEST_TILE = (2 * MARGIN + 6 * GRID) ** 2  # smaller ones would compute little else than margins

@@ -123,13 +123,7 @@ class Client:
             raise ServerError(f"mosaic is {mosaic.dtype} with {mosaic.ndim} dimensions; it must be uint16 with 2")
         if not 0 <= seed < 2**64:
             raise ServerError(f"seed is {seed}; it must be an unsigned 64-bit integer")
-        try:
-            check_tile(mosaic.shape, origin)
-            tiles = plan_tiles((mosaic.shape[0], mosaic.shape[1]), self._tile_pixels)
-        except ValueError as error:
-            raise ServerError(str(error)) from error
-        if len(tiles) > 1 and (origin[0] % GRID or origin[1] % GRID):
-            raise ServerError(f"origin is {list(origin)}; of a frame sent in tiles it must be multiples of {GRID}")
+        tiles = self._tiles_of(mosaic.shape, origin)
         small: dict[str, NDArray[Any]] = {
             "CFA": np.array(sensor.cfa, np.uint8),
             "BLACK": np.array(sensor.black, np.float32),
@@ -197,6 +191,16 @@ class Client:
                     if model["name"] in spent:
                         spent[model["name"]] += int(model["inference_stats"]["success"].get("ns", 0)) / 1e9
         return spent
+
+    def _tiles_of(self, shape: tuple[int, ...], origin: tuple[int, int]) -> Sequence[Tile]:
+        try:
+            check_tile(shape, origin)
+            tiles = plan_tiles((shape[0], shape[1]), self._tile_pixels)
+        except ValueError as error:
+            raise ServerError(str(error)) from error
+        if len(tiles) > 1 and (origin[0] % GRID or origin[1] % GRID):
+            raise ServerError(f"origin is {list(origin)}; of a frame sent in tiles it must be multiples of {GRID}")
+        return tiles
 
     def _submit(self, request: Request) -> "Future[Answer]":
         try:

@@ -156,6 +156,14 @@ def gain_from_noise_profile(profile: Sequence[float], saturation: float) -> floa
     return saturation * sum(scales) / len(scales)
 
 
+def noise_profile(gain: float, read_noise: float, saturation: float) -> tuple[float, float]:
+    """The pair (s, o) of a DNG NoiseProfile tag, the inverse of `gain_from_noise_profile`: s = K / S, o = (g / S)^2.
+
+    gain: K in DN per electron. read_noise: g, standard deviation in DN. saturation: S in DN.
+    """
+    return gain / saturation, (read_noise / saturation) ** 2
+
+
 def choose_gain(
     model: str,
     iso: float,
