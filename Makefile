@@ -1,7 +1,7 @@
 # make demo       environment, engine, server, one RAW file denoised
 # make test       lint, types, tests
 # make serve      the server on this machine, until Ctrl-C
-# make bench      what it costs on this machine's processor, about 20 minutes
+# make bench      what it costs on this machine's processor, about half an hour
 # make gpu-check  everything that needs an NVIDIA card
 .PHONY: demo test style types serve bench gpu-check engine
 
