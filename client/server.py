@@ -200,8 +200,7 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--backend-directory={backends}",
         f"--model-config-name={options.config_name}",
         "--disable-auto-complete-config",  # the checked-in text is the truth
-        "--model-control-mode=explicit",
-        "--load-model=*",
+        "--model-control-mode=none",  # whoever may load models may run code
         *(f"--{kind}-address={host}" for kind in ("grpc", "http")),
         f"--metrics-address={host}",
         f"--grpc-port={options.grpc_port}",
