@@ -11,13 +11,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.schedule import Step, unroll
+from exposure.schedule import MOST_ELECTRONS, Step, unroll
 from exposure.sensor import Sensor, shape_text
 
 from .arrays import Array, address, checked, empty, images, lies_on_gpu, run
 from .library import Field, Injection, Layout, library
 
-LARGEST_RATE = 2.0**24  # electrons; beyond, FP32 cannot count
 Planes: TypeAlias = Literal["float32", "float16"]
 PLANES = {"float32": 0, "float16": 1}  # csrc/kernels.h, Planes
 
@@ -60,8 +59,8 @@ def poisson(rate: Array, *, seed: int, step: int, origin: tuple[int, int] = (0, 
     rate = checked("rate", rate, "float32")
     if rate.ndim < 3 or rate.shape[-3] != 4:
         raise ValueError(f"rate is {shape_text(rate.shape)}; it must end in 4xhxw")
-    if not bool((rate <= LARGEST_RATE).all()):
-        raise ValueError(f"rate reaches {float(rate.max()):g} electrons; a count in FP32 ends at {LARGEST_RATE:g}")
+    if not bool((rate <= MOST_ELECTRONS).all()):
+        raise ValueError(f"rate reaches {float(rate.max()):g} electrons; a count in FP32 ends at {MOST_ELECTRONS:g}")
     counts, field = empty(rate.shape, "float32", rate), _field(rate.shape[-2:], seed, step, origin)
     for image in images(rate):
         run("poisson", rate, address(rate[image]), ctypes.byref(field), address(counts[image]))
@@ -88,8 +87,8 @@ def expose(
         raise ValueError(f"clean and original are {shapes}; both must be one shape that ends in 4xhxw")
     if lies_on_gpu(clean) != lies_on_gpu(original) or (lies_on_gpu(clean) and clean.device != original.device):
         raise ValueError("clean and original lie on different devices; move one to the other")
-    if not 0 <= step.photons <= LARGEST_RATE:
-        raise ValueError(f"photons is {step.photons:g}; it must lie between 0 and {LARGEST_RATE:g} electrons")
+    if not 0 <= step.photons <= MOST_ELECTRONS:
+        raise ValueError(f"photons is {step.photons:g}; it must lie between 0 and {MOST_ELECTRONS:g} electrons")
     _check_dtype(dtype)
     following, field = empty(clean.shape, dtype, clean), _field(clean.shape[-2:], seed, index, origin)
     injection = Injection(step.photons, step.keep, step.per_photon)

@@ -214,7 +214,7 @@ static void ask_pack(Exchange& e, int way, int height, int width, float ratio = 
     e.give<float>("GAIN", {1}, {3}, values);
     e.give<uint64_t>("SEED", {1}, {7}, values);
     e.give<int32_t>("ORIGIN", {2}, {0, 0}, values);
-    e.request.outputs = {"IMAGE", "PHOTON_GAIN", "SIZE", "PASS", "STEPS_2", "STEPS_4", "CHECKPOINT"};
+    e.request.outputs = {"IMAGE", "PHOTON_GAIN", "SIZE", "PASS", "STEPS_2", "STEPS_4", "CHECKPOINT"};  // no TICKET: as if alone
 }
 
 static void ask_expose(Exchange& e, int way, int height, int width, float photons = 300, int32_t pass = 0) {
@@ -320,9 +320,10 @@ static void fails_halfway(Model& expose) {
 }
 
 static void admits() {
-    auto is_busy = [](Admission& door, int64_t megapixels, Admission::Clock::time_point now) {
+    uint64_t ticket = 0;
+    auto is_busy = [&](Admission& door, int64_t megapixels, Admission::Clock::time_point now) {
         try {
-            door.enter(1000000 * megapixels, now);
+            ticket = door.enter(1000000 * megapixels, now);
         } catch (const Busy&) {
             return true;
         }
@@ -334,9 +335,11 @@ static void admits() {
     door.limit_to(10);
     expect(!is_busy(door, 60, now), "alone, a request of any size is let in");
     expect(is_busy(door, 1, now), "beyond the limit");
-    door.leave(60000000);
+    door.leave(ticket);
+    door.leave(ticket);
+    door.leave(0);
     expect(!is_busy(door, 6, now) && !is_busy(door, 4, now) && is_busy(door, 1, now), "up to the limit");
-    door.leave(4000000);
+    door.leave(ticket);
     expect(!is_busy(door, 4, now) && is_busy(door, 1, now), "one left");
     door.began();  // a long pass
     expect(is_busy(door, 1, now + quiet), "a model computes");
@@ -344,6 +347,50 @@ static void admits() {
     for (int i = 0; i < 20; i++) expect(is_busy(door, 1, now + i * std::chrono::milliseconds(100)), "not yet quiet");
     expect(!is_busy(door, 9, now + quiet), "those that never left are forgotten, however often others asked");
     expect(is_busy(door, 2, now + quiet), "and the one that was let in is counted");
+
+    Admission street;  // never quiet: one request was cancelled, others come and go
+    street.limit_to(10);
+    street.began();
+    expect(!is_busy(street, 8, now), "the one that will be cancelled");
+    for (int megapixels = 0; megapixels <= 4 * (10 + 8); megapixels++) {
+        expect(is_busy(street, 3, now), "it may yet be answered");
+        expect(!is_busy(street, 1, now), "others come");
+        street.leave(ticket);
+    }
+    expect(!is_busy(street, 10, now), "it is gone");
+}
+
+// What `pack` lets in leaves in `unpack`, or where it fails.
+static void leaves(Model& pack, Model& unpack) {
+    auto cpu = make_cpu_device(1);
+    placement = AS_ASKED;
+    auto enters = [&] {
+        Exchange e;
+        ask_pack(e, 0, 1000, 1000);
+        e.request.outputs.push_back("TICKET");
+        std::string refusal = e.answered_by(pack, *cpu);
+        uint64_t ticket = 0;
+        if (refusal.empty()) memcpy(&ticket, e.bytes("TICKET").data(), sizeof ticket);
+        return std::make_pair(refusal, ticket);
+    };
+    admission().limit_to(3);
+    auto first = enters(), second = enters();
+    expect(first.first.empty() && second.first.empty(), "two of a megapixel: " + first.first + second.first);
+    expect(enters().first.find("the server is busy") != std::string::npos, "no third");
+    Exchange answered, refused;
+    ask_unpack(answered, 0, 40, 40);
+    answered.give<uint64_t>("TICKET", {1}, {first.second}, {});
+    expect(answered.answered_by(unpack, *cpu).empty(), "answered");
+    ask_unpack(refused, 0, 40, 40, 4);
+    refused.give<uint64_t>("TICKET", {1}, {second.second}, {});
+    expect(!refused.answered_by(unpack, *cpu).empty(), "refused");
+    for (const char* output : {"IMAGE", "SIZE", "TICKET"}) {  // fails after it was let in
+        no_room_for = output;
+        for (int i = 0; i < 5; i++) expect(enters().first == "the server has no room", std::string("no room for ") + output);
+        no_room_for = "";
+    }
+    expect(enters().first.empty() && enters().first.empty(), "both left, and all that failed");
+    admission().limit_to(DEFAULT_MEGAPIXELS);
 }
 
 static void scratch_is_bounded(Model& unpack, uint64_t (*bytes)()) {
@@ -397,6 +444,7 @@ int main(int, char** arguments) {
     refusals(*pack, *expose, *unpack);
     fails_halfway(*expose);
     admits();
+    leaves(*pack, *unpack);
     concurrently(*expose);
     expect(bytes() == 0, "memory left on the card");
     scratch_is_bounded(*unpack, bytes);

@@ -1,26 +1,32 @@
 #include "admission.h"
 
-#include <algorithm>
-
 #include "request.h"
 
 // Longer than Triton needs from one model of an ensemble to the next; a TensorRT engine, whose passes are not seen, is
 // expected to take less, too.
 static const std::chrono::seconds QUIET(2);
+static const int64_t ROUNDS = 4;  // passes of the longest ensemble: how often a request waits behind all others
 
-void Admission::enter(int64_t pixels, Clock::time_point now) {
+uint64_t Admission::enter(int64_t pixels, Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
-    if (computing_ == 0 && now - last_ > QUIET) under_way_ = 0;
+    if (computing_ == 0 && now - last_ > QUIET) forget_all();
+    while (!entries_.empty() && answered_ - entries_.begin()->second.answered > ROUNDS * (limit_ + entries_.begin()->second.pixels))
+        forget(entries_.begin());
     if (under_way_ > 0 && under_way_ + pixels > limit_)
         throw Busy(sentence("the server is busy: requests of %.1f megapixels are under way, and it takes %.1f; ask again later",
                             under_way_ / 1e6, limit_ / 1e6));
+    entries_[++tickets_] = {pixels, answered_};
     under_way_ += pixels;
     last_ = now;
+    return tickets_;
 }
 
-void Admission::leave(int64_t pixels) {
+void Admission::leave(uint64_t ticket) {
     std::lock_guard<std::mutex> held(lock_);
-    under_way_ = std::max<int64_t>(0, under_way_ - pixels);
+    auto entry = entries_.find(ticket);
+    if (entry == entries_.end()) return;
+    answered_ += entry->second.pixels;
+    forget(entry);
 }
 
 void Admission::began() {
@@ -32,6 +38,16 @@ void Admission::ended(Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
     computing_--;
     last_ = now;
+}
+
+void Admission::forget(std::map<uint64_t, Entry>::iterator entry) {
+    under_way_ -= entry->second.pixels;
+    entries_.erase(entry);
+}
+
+void Admission::forget_all() {
+    entries_.clear();
+    under_way_ = 0;
 }
 
 Admission& admission() {

@@ -3,6 +3,7 @@
 #pragma once
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <mutex>
 #include <stdexcept>
 
@@ -19,18 +20,29 @@ class Admission {
 
     void limit_to(int64_t megapixels) { limit_ = 1000000 * megapixels; }
 
-    // A request of so many pixels begins; a single one always may. Throws Busy.
-    void enter(int64_t pixels, Clock::time_point now = Clock::now());
-    // It has been answered.
-    void leave(int64_t pixels);
-    // A model behind `pack` computes from `began` to `ended`. Requests that fail on their way never leave: where for a while
-    // none was let in and none of these models computed, none is under way, however often others ask.
+    // A request of so many pixels begins; a single one always may. Returns the ticket that it leaves with. Throws Busy.
+    uint64_t enter(int64_t pixels, Clock::time_point now = Clock::now());
+    // It has been answered, or has failed.
+    void leave(uint64_t ticket);
+    // A model behind `pack` computes from `began` to `ended`. Requests that are cancelled, or fail on their way, never leave.
+    // Models take requests in turn, and of others no more than the limit are ahead of one in each pass; so where many times
+    // as much has been answered since one came, that one is gone. And where for a while none was let in and none of these
+    // models computed, none is under way, however often others ask.
     void began();
     void ended(Clock::time_point now = Clock::now());
 
   private:
+    struct Entry {
+        int64_t pixels, answered;  // answered: pixels that had been when it came
+    };
+
+    void forget(std::map<uint64_t, Entry>::iterator entry);
+    void forget_all();
+
     std::mutex lock_;
-    int64_t limit_ = 1000000 * DEFAULT_MEGAPIXELS, under_way_ = 0;
+    std::map<uint64_t, Entry> entries_;  // by ticket: the oldest first
+    uint64_t tickets_ = 0;
+    int64_t limit_ = 1000000 * DEFAULT_MEGAPIXELS, under_way_ = 0, answered_ = 0;
     int computing_ = 0;
     Clock::time_point last_ = Clock::now();
 };

@@ -6,7 +6,7 @@
 
 #include "request.h"
 
-constexpr float MOST_ELECTRONS = 16777216.0f;  // 2^24: beyond, FP32 cannot count; a hundred times the deepest photosite
+constexpr float MOST_ELECTRONS = 16777216.0f;  // 2^24, as in exposure/schedule.py
 
 class Model {
   public:

@@ -46,10 +46,10 @@ static void prune(const std::string& folder) {
 }
 
 OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, int threads)
-    : model_(folder + "/model.xml"), cache_(cache_folder()), bf16_(false), threads_(threads) {
+    : network_(core().read_model(folder + "/model.xml")), cache_(cache_folder()), bf16_(false), threads_(threads) {
     for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
         bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
-    for (const auto& input : core().read_model(model_)->inputs())
+    for (const auto& input : network_->inputs())
         wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
     Size usual;
     usual_frame(folder, usual.first, usual.second);
@@ -89,7 +89,7 @@ OpenVinoEngine::Compiled& OpenVinoEngine::compiled(Size size) {
 }
 
 OpenVinoEngine::Compiled OpenVinoEngine::compile(Size size) {
-    std::shared_ptr<ov::Model> model = core().read_model(model_);
+    std::shared_ptr<ov::Model> model = network_->clone();
     std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
     for (const auto& input : model->inputs())
         shapes[input] = input.get_any_name() == "PHOTON_GAIN" ? ov::PartialShape{1}

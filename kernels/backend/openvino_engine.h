@@ -30,7 +30,8 @@ class OpenVinoEngine {
     Compiled compile(Size size);
     ov::InferRequest request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision);
 
-    std::string model_, cache_;
+    std::shared_ptr<ov::Model> network_;  // as it was when the server started, whatever is installed since
+    std::string cache_;
     bool bf16_, wants_original_ = false;
     int threads_;
     std::map<Size, Compiled> compiled_;

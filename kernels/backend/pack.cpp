@@ -40,7 +40,8 @@ class Pack : public Model {
                                    "with that --frame",
                                    (long long)height, (long long)width, (long long)(2 * highest), (long long)(2 * widest)));
         std::vector<std::string> asked = request.outputs();
-        if (std::find(asked.begin(), asked.end(), "IMAGE") != asked.end()) admission().enter(4 * h * w);
+        Entered entered;
+        if (std::find(asked.begin(), asked.end(), "TICKET") != asked.end()) entered.ticket = admission().enter(4 * h * w);
         Layout layout = sensor.layout(height, width, h, w);
         for (int i = 0; i < 4; i++) layout.factor[i] = (float)(ratio / ((double)sensor.white - sensor.black[i]));
         if (float* image = request.output<float>("IMAGE", {1, 4, h, w}))
@@ -49,9 +50,16 @@ class Pack : public Model {
         request.put<int32_t>("PASS", {1}, {0});
         request.put("CHECKPOINT", manifest_.checkpoint);
         put_schedule(request, ratio, gain, sensor.saturation());
+        request.put<uint64_t>("TICKET", {1}, {entered.ticket});
+        entered.ticket = 0;  // it leaves in `unpack`
     }
 
   private:
+    struct Entered {  // what fails here leaves here
+        uint64_t ticket = 0;
+        ~Entered() { admission().leave(ticket); }
+    };
+
     int64_t padded(int64_t side) const {
         int64_t cell = 2 * manifest_.multiple;
         return (side + cell - 1) / cell * manifest_.multiple;

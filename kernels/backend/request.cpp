@@ -32,6 +32,13 @@ Request::~Request() {
     }
 }
 
+bool Request::has(const char* name) const {
+    TRITONBACKEND_Input* input;
+    TRITONSERVER_Error* absent = TRITONBACKEND_RequestInput(request_, name, &input);
+    if (absent) TRITONSERVER_ErrorDelete(absent);
+    return absent == nullptr;
+}
+
 const void* Request::located(const char* name, TRITONSERVER_DataType type, size_t size, size_t dimensions,
                              std::vector<int64_t>& shape, Place& place) {
     TRITONBACKEND_Input* input;

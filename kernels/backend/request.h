@@ -42,6 +42,8 @@ class Request {
 
     Device& device() { return device_; }
 
+    // Whether the request brings this input.
+    bool has(const char* name) const;
     // An input of the given type and number of dimensions (0: any), no side 0. Throws Refusal.
     template <class T>
     Tensor<T> input(const char* name, size_t dimensions);

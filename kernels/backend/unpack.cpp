@@ -8,6 +8,7 @@ namespace {
 class Unpack : public Model {
   public:
     void answer(Request& request) override {
+        Leaving leaving{request.has("TICKET") ? request.values<uint64_t>("TICKET", 1)[0] : 0};
         Tensor<float> clean = request.input<float>("CLEAN", 4);
         std::vector<int32_t> size = request.values<int32_t>("SIZE", 2);
         Sensor sensor(request);
@@ -18,8 +19,13 @@ class Unpack : public Model {
         for (int i = 0; i < 4; i++) layout.factor[i] = sensor.white - sensor.black[i];
         if (uint16_t* mosaic = request.output<uint16_t>("DENOISED", {size[0], size[1]}))
             request.device().unpack(request.on_device(clean), layout, mosaic);
-        admission().leave(4 * h * w);
     }
+
+  private:
+    struct Leaving {  // answered or refused
+        uint64_t ticket;
+        ~Leaving() { admission().leave(ticket); }
+    };
 };
 
 }  // namespace

@@ -28,7 +28,7 @@ struct Stream {
     HD Stream(uint64_t seed, uint32_t pass, uint32_t plane, uint32_t row, uint32_t column)
         : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | pass << 2, 0}}, used(4) {}
 
-    // Uniform in (0, 1): the middles of 2^24 equal intervals, all exact in float.
+    // Uniform in (0, 1): the middles of 2^23 equal intervals, all exact in float.
     HD float uniform() {
         if (used == 4) {
             words = philox(counter, key0, key1);

@@ -8,7 +8,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # the server's own module
 
 from exposure.export.manifest import EngineError, read_manifest
-from exposure.export.tensorrt_runtime import PlanEngine
+from exposure.export.tensorrt_runtime import CardFullError, PlanEngine, cupy_is_installed
 
 
 class TritonPythonModel:
@@ -18,6 +18,9 @@ class TritonPythonModel:
         """Load the installed engine; an engine that cannot be trusted here ends the start with one sentence."""
         folder = Path(args["model_repository"]) / args["model_version"] / "tensorrt-rtx"
         self._names = [tensor["name"] for tensor in json.loads(args["model_config"])["input"]]
+        self._card = int(args["model_instance_device_id"])
+        if cupy_is_installed():
+            self._use_card()
         try:
             self._engine = PlanEngine.installed(folder, "tensorrt-rtx")
             for sides in read_manifest(folder).planes:
@@ -28,6 +31,7 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response for each request."""
+        self._use_card()
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
@@ -35,9 +39,16 @@ class TritonPythonModel:
         try:
             clean = self._engine.on_card(*(self._array(tensor) for tensor in tensors))
         except EngineError as error:
-            refusal = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=refusal)
+            full = isinstance(error, CardFullError)
+            code = pb_utils.TritonError.UNAVAILABLE if full else pb_utils.TritonError.INVALID_ARG
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("CLEAN", clean)])
+
+    def _use_card(self) -> None:
+        """The card of this instance: Triton makes one for each, and CuPy would use the first for all."""
+        import cupy
+
+        cupy.cuda.Device(self._card).use()
 
     @staticmethod
     def _array(tensor: Any) -> Any:
