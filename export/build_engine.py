@@ -126,19 +126,22 @@ def _install(
 def _built_from(checkpoint: Path, network: Network, target: str, settings: Settings) -> dict[str, str]:
     """Everything that, if changed, makes a new engine."""
     built_from = {"checkpoint": sha256(checkpoint), "network": type(network).__name__, "sources": _sources()}
-    built_from |= {package: _version(package) for package in ("torch", "onnx")} | {target: library_version(target)}
+    built_from |= {package: _version(package) for package in ("torch", "onnx", "onnxscript")}
+    built_from[target] = library_version(target)
     built_from |= {name: str(value) for name, value in asdict(settings).items()}
+    built_from["sides"] = f"{settings.planes(network.multiple)} {settings.profile(network.multiple)}"  # as callers tile
     if target == "openvino":
         built_from["processor"] = _processor()
     elif target.startswith("tensorrt"):
         machine = this_machine()
         built_from |= {"card": f"{machine.card} {machine.compute_capability}", "driver": machine.driver}
+        built_from["cupy"] = str(find_spec("cupy") is not None)  # without it, a plan is judged by imitation
     return built_from
 
 
 def _refuse_other_inputs(folder: Path, inputs: list[str]) -> None:
     """One repository has one set of ensembles: all its engines must take the same tensors."""
-    for other in folder.parent.glob("*/manifest.json"):
+    for other in folder.parent.glob("[!.]*/manifest.json"):  # hidden ones: builds that have not ended
         try:
             others = read_manifest(other.parent).inputs
         except EngineError:  # broken or outdated: the server itself refuses it
@@ -169,7 +172,8 @@ def _installed_from(folder: Path) -> dict[str, str] | None:
 def _sources() -> str:
     """One hash over the code that decides what an engine computes: a change there makes a new engine."""
     networks = Path(inspect.getfile(Network)).parent
-    files = sorted([*Path(__file__).parent.glob("*.py"), *networks.glob("*.py")])
+    schedule = networks.parent / "schedule.py"  # the photon unit of published checkpoints
+    files = sorted([*Path(__file__).parent.glob("*.py"), *networks.glob("*.py"), schedule])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 def cache_folder(kind: str) -> Path | None:
     """$EXPOSURE_CACHE/kind or ~/.cache/exposure/kind, made; None, and a remark, where it cannot be written to."""
-    folder = Path(os.environ.get("EXPOSURE_CACHE", Path.home() / ".cache" / "exposure")) / kind
     try:
+        folder = Path(os.environ.get("EXPOSURE_CACHE") or Path.home() / ".cache" / "exposure") / kind
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
-    except OSError as error:
-        print(f"nothing is kept for the next start: {folder} ({error.strerror})", file=sys.stderr)
+            raise PermissionError(13, "Permission denied", str(folder))
+    except (OSError, RuntimeError) as error:  # the latter where nobody knows the home of this user
+        print(f"nothing is kept for the next start ({error})", file=sys.stderr)
         return None
     return folder

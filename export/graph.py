@@ -88,7 +88,7 @@ def agreement(network: Network, run: Run, least_db: float, what: str) -> float:
     Raises GraphError when the output holds NaN or Inf or agrees to less than `least_db`.
     """
     worst = float("inf")
-    for crop in low_light_crops(network.photon_unit):
+    for crop in low_light_crops(network.photon_unit, network.multiple):
         image, original = (
             crop.image,
             np.ascontiguousarray(crop.image[..., ::-1]),

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 from .machine import library_version, mismatch, this_machine
 
 NAME = "manifest.json"
+A_DAY_S = 86_400.0
 REBUILD = "python export/build_engine.py"
 
 
@@ -99,6 +101,9 @@ def seal(folder: Path, manifest: Manifest) -> None:
 def replacing(folder: Path) -> Iterator[Path]:
     """A new folder to fill; it takes the place of `folder` when it is whole, or vanishes if anything fails."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*"):  # of builds that were killed
+        if time.time() - left.stat().st_mtime > A_DAY_S:
+            shutil.rmtree(left, ignore_errors=True)
     part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     old = part.with_name(part.name + ".old")
     try:

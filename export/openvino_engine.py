@@ -40,7 +40,7 @@ class OpenVinoEngine:
 
     def __init__(self, folder: Path, precision: str, cache: Path | None = None) -> None:
         self._core = ov.Core()
-        self._model = folder / MODEL
+        self._network = self._core.read_model(folder / MODEL)  # whatever is installed later
         self.precision = precision
         self._compiled: OrderedDict[tuple[int, ...], Callable[..., NDArray[np.float32]]] = OrderedDict()
         if cache is not None:
@@ -80,7 +80,7 @@ class OpenVinoEngine:
         return run
 
     def _read(self, shape: tuple[int, ...]) -> ov.Model:
-        model = self._core.read_model(self._model)
+        model = self._network.clone()
         model.reshape({port: [1] if port.any_name == "PHOTON_GAIN" else list(shape) for port in model.inputs})
         return model
 

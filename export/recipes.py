@@ -18,7 +18,7 @@ from .gate import pass_gate
 from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
 from .machine import LIBRARIES, library_version, this_machine
 from .precision import GraphError, Run, choose_islands, half_runner
-from .scene import low_light_crops, real_scenes, simulated_scenes
+from .scene import REAL_CROP, low_light_crops, real_scenes, simulated_scenes
 from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 
 T = TypeVar("T")
@@ -43,10 +43,11 @@ class Settings:
     def profile(self, multiple: int) -> dict[str, tuple[int, int]]:
         """Plane sides, (height, width), that an engine takes: the smallest, the usual and the largest.
 
-        The largest is a square: other cameras' frames, and tiles of larger ones, are as long in the other direction.
+        The largest is a square: other cameras' frames, and tiles of larger ones, are as long in the other direction. It
+        holds what the gate runs.
         """
         planes = self.planes(multiple)
-        smallest, longest = _plane_side(SMALLEST_SIDE, multiple), max(map(max, planes))
+        smallest, longest = _plane_side(SMALLEST_SIDE, multiple), max(*map(max, planes), REAL_CROP // 2)
         return {"smallest": (smallest, smallest), "usual": planes[0], "largest": (longest, longest)}
 
     def planes(self, multiple: int) -> list[tuple[int, int]]:
@@ -110,7 +111,7 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
     if target == "tensorrt-rtx":
         here = _rtx_card(machine.compute_capability)
         cards = RTX_CARDS if settings.portable else (settings.compute_capability or here,)
-    darkest = list(low_light_crops(network.photon_unit))[-1:]
+    darkest = list(low_light_crops(network.photon_unit, network.multiple))[-1:]
     pixels = max(map(math.prod, settings.planes(network.multiple)))
     islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
     print(f"    {', '.join(islands) or 'none but the tail'}")

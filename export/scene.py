@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, choose_gain, expose_short
 from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
-from exposure.sensor import SMALLEST_SIDE, pack
+from exposure.sensor import SMALLEST_SIDE, pack, pad
 from exposure.training.leaves import dead_leaves
 from exposure.training.scenes import DAYLIGHT, unprocessed
 
@@ -85,12 +85,17 @@ def real_scenes() -> Iterator[Scene]:
         yield Scene(path.name, image, None, ratio, gain, file.sensor.saturation)
 
 
-def low_light_crops(photon_unit: float) -> Iterator[Crop]:
-    """A mild, a dark and a very dark crop as a Sony A7S2 at ISO 3200 would record them; odd and even tilings."""
+def low_light_crops(photon_unit: float, multiple: int = 16) -> Iterator[Crop]:
+    """A mild, a dark and a very dark crop as a Sony A7S2 at ISO 3200 would record them; odd and even tilings.
+
+    photon_unit, multiple: the network's.
+    """
     gain = SIMULATED.gain(3200)
     for seed, (ratio, height, width) in enumerate([(20, 128, 160), (100, 256, 256), (300, 176, 208)]):
         image, _ = _expose(clean_scene(height, width, seed), ratio, gain, seed)
-        yield Crop(image, unroll(ratio, gain, PUBLISHED_PHOTON_UNIT, 1, photon_unit=photon_unit)[0].photon_gain)
+        yield Crop(
+            pad(image, multiple), unroll(ratio, gain, PUBLISHED_PHOTON_UNIT, 1, photon_unit=photon_unit)[0].photon_gain
+        )
 
 
 def _expose(

@@ -17,6 +17,10 @@ from .manifest import EngineError, trusted_manifest
 from .tensorrt_engine import PLAN, load_tensorrt
 
 
+class CardFullError(EngineError):
+    """The memory of the card does not suffice now; it may later."""
+
+
 def cupy_is_installed() -> bool:
     """CuPy allocates and copies on the card."""
     return find_spec("cupy") is not None
@@ -66,7 +70,7 @@ class PlanEngine:
         try:
             return self._computed(*arrays)
         except self._cupy.cuda.memory.OutOfMemoryError as error:
-            raise EngineError(f"the card's memory does not suffice: {error}") from error
+            raise CardFullError(f"the card's memory does not suffice: {error}") from error
 
     def _computed(self, *arrays: Any) -> Any:
         cupy, context = self._cupy, self._context

@@ -88,7 +88,7 @@ def test_expose_is_the_definition(seed: int, passes: int, gain: float, ratio: fl
         )
 
 
-@given(ratio=st.floats(1, 300), gain=st.floats(1e-3, 100), saturation=st.floats(100, 65535), passes=st.integers(1, 4))
+@given(ratio=st.floats(1, 300), gain=st.floats(0.01, 100), saturation=st.floats(100, 65535), passes=st.integers(1, 4))
 def test_the_schedule_is_the_definition(ratio: float, gain: float, saturation: float, passes: int) -> None:
     rows = ops.schedule(ratio, gain, saturation, passes, photon_unit=15583)
     expected = [astuple(step) for step in unroll(ratio, gain, saturation, passes, photon_unit=15583)]

@@ -9,7 +9,7 @@ from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
 
 physics = {
     "ratio": st.floats(1, 1000),
-    "gain": st.floats(1e-3, 100),
+    "gain": st.floats(0.01, 100),
     "saturation": st.floats(100, 65535),
     "passes": st.integers(1, 8),
 }

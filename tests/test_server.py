@@ -35,6 +35,7 @@ from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 
+ENSEMBLES = ("exposure_1", "exposure_4")
 FREE: dict[str, int] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
 
 
@@ -386,8 +387,9 @@ def test_random_requests_do_no_harm(address: str) -> None:
         "SIZE": np.array([40, 50], np.int32),
         "PASS": np.zeros(1, np.int32),
         "STEPS": np.ones((2, 4), np.float32),
+        "TICKET": np.zeros(1, np.uint64),
     }
-    models = {name: _inputs_of(address, name) for name in ("exposure_1", "exposure_4", *STAGES)}
+    models = {name: _inputs_of(address, name) for name in (*ENSEMBLES, *STAGES)}
     answered = 0
     for round_ in range(240):
         model, names = list(models.items())[round_ % len(models)]
@@ -398,7 +400,8 @@ def test_random_requests_do_no_harm(address: str) -> None:
         answered += refusal is None
         if refusal is not None:
             assert "\n" not in str(refusal.message())
-            assert "INVALID_ARGUMENT" in refusal.status() or "INTERNAL" in refusal.status(), (model, refusal)
+            kinds = ["INVALID_ARGUMENT"] if model in ENSEMBLES else ["INVALID_ARGUMENT", "INTERNAL"]
+            assert any(kind in refusal.status() for kind in kinds), (model, refusal)
         if round_ % 40 == 39:
             np.testing.assert_array_equal(infer(address, GOOD), expected)
     assert 30 < answered < 210
@@ -431,8 +434,8 @@ def _odd_tensor(random: np.random.Generator, good: NDArray[Any]) -> NDArray[Any]
     return random.choice(ends, size=shape)
 
 
-def _mixed(address: str, requests: int) -> None:
-    """Clients of different frame sizes at once: everyone gets their own."""
+def _mixed(address: str, requests: int, least_alike: float) -> None:
+    """Clients of different frame sizes at once: everyone gets their own. least_alike: share of pixels, within 1 DN."""
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
     mosaics = [dark((32 + 16 * i, 96 - 16 * i), sensor, seed=i) for i in range(4)]
 
@@ -444,12 +447,11 @@ def _mixed(address: str, requests: int) -> None:
     with ThreadPoolExecutor(4) as threads:
         for own, answers in zip(alone, threads.map(ask, range(4)), strict=True):
             for answer in answers:
-                # threads of an instance decide how the engine sums: its rounding, and a draw that this tips over
-                assert np.mean(abs(answer.astype(int) - own) > 1) < 0.02
+                assert np.mean(abs(answer.astype(int) - own) <= 1) >= least_alike
 
 
 def test_concurrent_requests_do_not_mix(address: str) -> None:
-    _mixed(address, 6)
+    _mixed(address, 6, least_alike=1)
 
 
 def test_concurrent_requests_do_not_mix_with_two_instances(tmp_path: Path, small_repository: Path) -> None:
@@ -459,7 +461,8 @@ def test_concurrent_requests_do_not_mix_with_two_instances(tmp_path: Path, small
     for config in [*copy.glob("*/config.pbtxt"), *copy.glob("*/configs/cpu.pbtxt")]:
         config.write_text(config.read_text().replace("KIND_CPU count: 1", "KIND_CPU count: 2"))
     with running_server(ServerOptions(copy, **FREE)) as server:
-        _mixed(server.address, 50)
+        # threads of an instance decide how the engine sums: its rounding, and a draw that this tips over
+        _mixed(server.address, 50, least_alike=0.98)
 
 
 @pytest.mark.parametrize("shape", [(707328, 26079476669536), (8388640, 2199014866976), (2**31, 2**31)])
@@ -502,6 +505,30 @@ def test_a_concat_origin_network_is_served(tmp_path: Path) -> None:
     sentence = r"takes ORIGIN_IMAGE, and this model's configuration does not"
     with pytest.raises(ServerError, match=sentence), running_server(ServerOptions(tmp_path / "repository", **FREE)):
         pass
+
+
+def test_nobody_loads_models_into_a_running_server(address: str) -> None:
+    """Who may load a model may run code: Python models are files that the request itself can bring."""
+    client = grpc.InferenceServerClient(address)
+    with pytest.raises(InferenceServerException, match="not allowed"):
+        client.load_model("probe", config="{}", files={"file:1/model.py": b"raise SystemExit"})
+    with pytest.raises(InferenceServerException, match="not allowed"):
+        client.unload_model("exposure_1")
+
+
+def test_a_running_server_keeps_its_network(tmp_path: Path, small_repository: Path) -> None:
+    """Whatever is installed meanwhile: also for sizes that come later."""
+    copy = tmp_path / "repository"
+    shutil.copytree(small_repository, copy)
+    network = load_checkpoint(small_repository.parent / "small.safetensors")
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    with running_server(ServerOptions(copy, **FREE)) as server, Client(server.address) as client:
+        for file in (copy / "denoiser/1/openvino").iterdir():
+            (tmp_path / "new").write_bytes(b"another engine")
+            (tmp_path / "new").replace(file)
+        mosaic = dark((48, 112), sensor)
+        served = client.denoise(mosaic, sensor, ratio=50, gain=3, passes=1)
+        assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=1)) <= 1
 
 
 def test_a_cold_start_is_short(tmp_path: Path, repository: Path) -> None:
