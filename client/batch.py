@@ -244,7 +244,7 @@ class Batch:
                 if target.resolve() in self._inputs:
                     raise RawFileError(f"its result {target} is an input too; choose another --out")
                 if self._taken.setdefault(target, source.path) != source.path:
-                    raise RawFileError(f"its result {target} is that of {self._taken[target]} too; do it by itself")
+                    raise RawFileError(f"its result {target} is also that of {self._taken[target]}; give another --out")
 
     @contextmanager
     def _room(self) -> Iterator[None]:

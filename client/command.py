@@ -54,6 +54,8 @@ def ui(options: argparse.Namespace) -> int:
 
 def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
+    if not 1 <= options.in_flight <= 1_000_000:
+        raise ValueError(f"--in-flight is {options.in_flight}; it is 1 to 1000000 megapixels")
     choice = Choice(options.config, "as asked for") if options.config else choose_config(options.repository)
     print(f"configuration {choice.config_name}: {choice.why}", file=sys.stderr, flush=True)
     settings = ServerOptions(

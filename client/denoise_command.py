@@ -201,7 +201,8 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
             yield client
             return
     if not server_is_installed():
-        raise ServerError(f"no server is here and none is installed{reason}; give --server HOST:PORT")
+        remedy = "give --server HOST:PORT, or pip install -e '.[server]'"
+        raise ServerError(f"no server is here and none is installed{reason}; {remedy}")
     choice = choose_config(MODEL_REPOSITORY)
     print(f"starting a server for this call{reason}: {choice.why} ...", file=sys.stderr)
     own = ServerOptions(config_name=choice.config_name, grpc_port=0, http_port=0, metrics_port=0)
@@ -231,6 +232,11 @@ def add_server_flags(this: Any) -> None:
         metavar="HOST:PORT,...",
         help=f"one, or several to share the work (default: {DEFAULT_SERVER}, else one started for the call)",
     )
+    add_reach_flags(reach)
+
+
+def add_reach_flags(reach: Any) -> None:
+    """How a server that was named is spoken to."""
     reach.add_argument("--tls", action="store_true", help="encrypt, trusting the system's authorities")
     reach.add_argument("--ca", type=Path, metavar="PEM", help="encrypt, trusting these authorities")
     reach.add_argument(

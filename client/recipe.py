@@ -74,9 +74,10 @@ class Recipe:
 
     def _ratio(self, file: RawFile, long: RawFile | None) -> tuple[float, str]:
         if self.ratio is not None:
-            return self.ratio, "as given"
+            return self.ratio, f"as given{_beyond(self.ratio)}"
         if self.ev is not None:
-            return target.ratio_from_ev(self.ev), f"{self.ev:+g} EV"
+            ratio = target.ratio_from_ev(self.ev)
+            return ratio, f"{self.ev:+g} EV{_beyond(ratio)}"
         if long is not None:
             return target.ratio_like(file, long), f"like {long.path.name}"
         return target.brightest_ratio(file), "from the histogram"
@@ -116,6 +117,12 @@ class Recipe:
         told = [value for value in file.noise_profile[1::2] if np.isfinite(value)]
         offset = max(float(np.mean(told)), 0.0) if told else offset
         return (self.strength + own * choice.ratio**0.5) ** 2 * scale, (own * choice.ratio) ** 2 * offset
+
+
+def _beyond(ratio: float) -> str:
+    """A remark where no published or shipped network was trained for so much."""
+    longest = target.LARGEST_AUTO_RATIO
+    return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 
 def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.uint16], strength: float) -> NDArray[np.uint16]:

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -82,6 +83,7 @@ int main(int count, char** arguments) try {
     int socket_ = connected(arguments[1], arguments[2]);
     std::string answer = exchange(socket_, request(arguments[1], mosaic, arguments + 3));
     close(socket_);
+    if (answer.empty()) throw std::runtime_error("the server closed the connection without an answer");
     size_t body = answer.find("\r\n\r\n") + 4;
     if (answer.compare(0, 12, "HTTP/1.1 200")) throw std::runtime_error(answer.substr(std::min(body, answer.size())));
     long json = header(answer.substr(0, body), "Inference-Header-Content-Length: ");

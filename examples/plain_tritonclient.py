@@ -2,7 +2,11 @@
 
     python examples/plain_tritonclient.py localhost:8001 mosaic.npy denoised.npy
 
-mosaic.npy holds [H, W] uint16 DN of an RGGB sensor; the contract is in model_repository/README.md.
+mosaic.npy holds [H, W] uint16 DN of an RGGB sensor; levels, ratio and gain below are those of the demo's file:
+
+    python -c "import numpy, exposure.client.rawfile as r; numpy.save('mosaic.npy', r.read('demo/sample.dng').mosaic)"
+
+The contract is in model_repository/README.md.
 """
 
 import sys
@@ -15,7 +19,7 @@ mosaic = np.load(source)
 tensors = {
     "MOSAIC": (mosaic, "UINT16"),
     "CFA": (np.array([[0, 1], [1, 2]], np.uint8), "UINT8"),  # red, green / green, blue
-    "BLACK": (np.full(4, 512, np.float32), "FP32"),  # DN, of each position of the 2x2 cell
+    "BLACK": (np.full(4, 800, np.float32), "FP32"),  # DN, of each position of the 2x2 cell
     "WHITE": (np.array([16383], np.float32), "FP32"),  # DN
     "RATIO": (np.array([100], np.float32), "FP32"),  # 100 times the exposure
     "GAIN": (np.array([3.0], np.float32), "FP32"),  # DN per electron

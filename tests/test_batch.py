@@ -476,4 +476,3 @@ def test_sources_know_their_targets() -> None:
         Path("out/later/a_exposed.jpg"),
         Path("out/later/a_preview.png"),
     ]
-    assert batch.DONE != batch.HELD

@@ -104,7 +104,7 @@ def test_a_restarted_server_is_found_again(small_repository: Path) -> None:
                 client.close()
 
 
-def test_a_dead_server_among_several_costs_nothing(address: str) -> None:
+def test_a_dead_server_among_several_loses_no_request(address: str) -> None:
     mosaic = dark((64, 64), SENSOR)
     with Client(["127.0.0.1:9", address]) as client:
         assert client.is_ready()
@@ -295,12 +295,23 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
     with guarded_server(small_repository, monkeypatch, flags, **access) as address:
         with Client(address, **access) as client:
             assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
+        flags = ["--server", address, "--ca", str(certificate), "--header", "Triton-Grpc-Protocol-Token: secret"]
+        with denoise_command.client_for(command._parser([]).parse_args(["demo", *flags])) as client:
+            assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
         with Client(address, authorities=certificate) as client, pytest.raises(ServerError, match="token"):
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
         with Client(address, tls=True) as client, pytest.raises(ServerError, match="not trusted"):
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
     with pytest.raises(ServerError, match="cannot be read"):
         Client(address, authorities=tmp_path / "absent.pem")
+
+
+def test_headers_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPOSURE_TOKEN", "abc")
+    assert denoise_command._headers(["X-One: a: b"]) == {"x-one": "a: b", "authorization": "Bearer abc"}
+    assert denoise_command._headers(["Authorization: Basic x"]) == {"authorization": "Basic x"}
+    with pytest.raises(ValueError, match='write "NAME: VALUE"'):
+        denoise_command._headers(["secret"])
 
 
 @openssl

@@ -71,7 +71,7 @@ def test_the_sample_gets_cleaner(address: str, sample: Path, tmp_path: Path) -> 
     clean = pack(truth.mosaic, truth.sensor)
     psnr_before, ssim_before = quality(pack(noisy.mosaic, noisy.sensor, 100), clean)
     psnr_after, ssim_after = quality(pack(result.mosaic, result.sensor), clean)
-    assert psnr_after > psnr_before + 1
+    assert psnr_after > psnr_before + 7  # of 7.5 with the shipped network
     assert ssim_after > ssim_before + 0.1
 
 

@@ -13,6 +13,7 @@ from exposure.assets import CHECKPOINT
 from exposure.client.command import main
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
+from exposure.client.triton import Client
 from exposure.noise import ReadNoise, expose_short
 from exposure.sensor import pack, unpack
 from exposure.training import cases, evaluate
@@ -195,10 +196,10 @@ def test_pictures_that_are_named_must_be_there(tmp_path: Path, capsys: pytest.Ca
     assert "names b.png, which is not in" in capsys.readouterr().err
 
 
-def test_a_server_is_judged_against_its_own_checkpoint(address: str, sid: Path) -> None:
+def test_a_server_is_judged_against_its_own_checkpoint(client: Client, sid: Path) -> None:
     with pytest.raises(ValueError, match=r"the server runs checkpoint .*, and --checkpoint is 0123456789ab"):
-        evaluate.served(address, "0123456789abcdef")
-    judged = evaluate.served(address, sha256(CHECKPOINT.read_bytes()).hexdigest())
+        evaluate.served(client, "0123456789abcdef")
+    judged = evaluate.served(client, sha256(CHECKPOINT.read_bytes()).hexdigest())
     one = next(cases.paired(sid, None, gain=3.0))
     np.testing.assert_allclose(judged(one, 1), evaluate.definition(CHECKPOINT)(one, 1), atol=2 / 15583)  # of DN
 

@@ -87,6 +87,7 @@ def test_no_seam(address: str, data: Path, monkeypatch: pytest.MonkeyPatch, pass
     if passes == 1:
         assert abs(difference).max() <= 1
     else:
-        assert abs(beside.mean()) < 0.1
-        assert abs(beside).mean() < 1
-        assert np.mean(abs(beside) > 1) < 0.1
+        # three times what was seen over three seeds
+        assert abs(beside.mean()) < 0.01
+        assert abs(beside).mean() < 0.03
+        assert np.mean(abs(beside) > 1) < 0.001

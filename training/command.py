@@ -1,6 +1,7 @@
 """`exposure train` and `exposure evaluate`."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exposure.assets import CHECKPOINT
+from exposure.client.denoise_command import add_reach_flags, client_for
 from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.noise import CAMERAS, NOISE_MODELS
 
@@ -20,6 +22,19 @@ if TYPE_CHECKING:  # imported on call, so that the command line starts without t
     from exposure.networks import Network
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
+MEANINGS = {  # of the fields of `Plan`
+    "iterations": "updates of the weights, in all",
+    "batch": "crops in each",
+    "side": "of a crop, in pixels of a plane",
+    "passes": "of the network on each crop",
+    "learning_rate": "in the first half; then halved, and falling to 0 in the last quarter",
+    "warm_up": "iterations until it is reached",
+    "averaging": "how much of the running average stays in each iteration",
+    "seed": "of everything random",
+    "save_every": "iterations from one save to the next",
+    "report_every": "the same, of reports to TensorBoard",
+    "workers": "processes that make crops; 0: the one that trains",
+}
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +52,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--diffusion", action="store_true", help="train the conditional diffusion baseline instead")
     parser.add_argument("--licence", default="unknown", help="licence of the weights, for the file's metadata")
     for field in fields(Plan):
-        flag = "--" + field.name.replace("_", "-")
-        parser.add_argument(flag, type=type(field.default), default=field.default, metavar="N")
+        flag, meaning = "--" + field.name.replace("_", "-"), f"{MEANINGS[field.name]} (default: %(default)s)"
+        parser.add_argument(flag, type=type(field.default), default=field.default, metavar="N", help=meaning)
     parser.set_defaults(run=train)
 
 
@@ -127,6 +142,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")
         kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
         kind.add_argument("--server", metavar="ADDRESS", help="judge this server's engine too")
+        add_reach_flags(kind.add_argument_group("the server"))
         kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3])
         kind.add_argument("--out", type=Path, help="folder for scores.json and plots")
         if kind is not photos:
@@ -143,14 +159,16 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         print(f"exposure: {error}; its pair is left out", file=sys.stderr, flush=True)
 
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
-    if arguments.server:
-        digest = sha256(arguments.checkpoint.read_bytes()).hexdigest()
-        rows.append(evaluate.Row("served", evaluate.served(arguments.server, digest), arguments.passes))
     if arguments.one_pass:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
     if arguments.diffusion:
         rows.append(evaluate.Row("diffusion, DDIM", evaluate.diffused(arguments.diffusion), arguments.steps))
-    scores = evaluate.evaluate(arguments.cases(arguments, leave_out), rows)
+    with contextlib.ExitStack() as block:
+        if arguments.server:
+            digest = sha256(arguments.checkpoint.read_bytes()).hexdigest()
+            client = block.enter_context(client_for(arguments))
+            rows.insert(1, evaluate.Row("served", evaluate.served(client, digest), arguments.passes))
+        scores = evaluate.evaluate(arguments.cases(arguments, leave_out), rows)
     if not scores:
         raise ValueError("there is nothing to evaluate: no case was found")
     print(evaluate.table(scores))
@@ -159,6 +177,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
 
         arguments.out.mkdir(parents=True, exist_ok=True)
         about = {name: str(value) for name, value in vars(arguments).items() if not callable(value)}
+        about.pop("header")  # it may hold a password
         files = {name: getattr(arguments, name) for name in ("checkpoint", "one_pass", "diffusion")}
         digests = {f"{name}_sha256": sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file}
         evaluate.write(scores, {**about, **digests, "left_out": left_out}, arguments.out / "scores.json")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from exposure.sensor import pack
 
 from .cases import Case
 from .classical import non_local_means
+
+if TYPE_CHECKING:
+    from exposure.client.triton import Client
 
 Denoiser = Callable[[Case, int], NDArray[np.float32]]
 
@@ -60,15 +64,12 @@ def definition(checkpoint: Path) -> Denoiser:
     return run
 
 
-def served(server: str, checkpoint: str) -> Denoiser:
+def served(client: "Client", checkpoint: str) -> Denoiser:
     """The engine of a running server: what is deployed.
 
     checkpoint: SHA-256 of the one that it is compared with. Raises ValueError where the server runs another: their
     difference would not be that of the deployment.
     """
-    from exposure.client.triton import Client
-
-    client = Client(server)
     told = client.checkpoint()
     if told not in ("", checkpoint):
         raise ValueError(f"the server runs checkpoint {told[:12]}..., and --checkpoint is {checkpoint[:12]}...")
