@@ -108,7 +108,7 @@ def test_two_files_of_one_name_do_not_overwrite(
     other = shutil.copy(sample, tmp_path / "other")
     assert exposure(address, sample, other, sample, "--ratio", 20, "--out", tmp_path) == 1
     complaint = capsys.readouterr().err
-    assert "sample_exposed.dng is that of" in complaint
+    assert "sample_exposed.dng is also that of" in complaint
     assert "1 of 2 files failed" in complaint
 
 

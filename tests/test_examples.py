@@ -15,7 +15,7 @@ from exposure import Sensor
 from exposure.client import Client
 from exposure.client.server import ServerOptions, running_server
 
-SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+SENSOR = Sensor((800, 800, 800, 800), 16383, CFAS["RGGB"])
 
 
 def test_plain_tritonclient(address: str, tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_http_client(small_repository: Path, tmp_path: Path) -> None:
     files = [tmp_path / "mosaic.u16", tmp_path / "denoised.u16"]
 
     def ask(gain: str) -> "subprocess.CompletedProcess[str]":
-        command = [program, "127.0.0.1", str(port), "96", "64", *files, "512", "16383", "100", gain]
+        command = [program, "127.0.0.1", str(port), "96", "64", *files, "800", "16383", "100", gain]
         return subprocess.run(command, capture_output=True, text=True)
 
     options = ServerOptions(small_repository, grpc_port=grpc_port, http_port=port, metrics_port=0)
