@@ -45,15 +45,8 @@ COLOUR_TAGS_1_6 = (
     *("ProfileHueSatMapData3", "IlluminantData1", "IlluminantData2", "52535"),
 )
 SENSOR_TAGS = (
-    *(
-        "BayerGreenSplit",
-        "AntiAliasStrength",
-        "ChromaBlurRadius",
-        "BestQualityScale",
-        "DefaultScale",
-        "DefaultUserCrop",
-    ),
-    *("OpcodeList2", "OpcodeList3"),  # they count from the active area, which is what is written
+    *("BayerGreenSplit", "AntiAliasStrength", "ChromaBlurRadius", "BestQualityScale", "DefaultScale"),
+    *("DefaultUserCrop", "OpcodeList2", "OpcodeList3"),  # opcodes count from the active area, which is what is written
 )
 WHOLE_SENSOR_TAGS = ("OpcodeList1",)  # it counts from the sensor's corner
 PRIVATE_TAGS = ("DNGPrivateData", "MakerNoteSafety")  # of a DNG only: elsewhere their codes mean other things
@@ -120,12 +113,15 @@ def _write_preview(tif: tifffile.TiffWriter, preview: NDArray[np.uint8], tags: l
 
 def _write_mosaic(tif: tifffile.TiffWriter, mosaic: NDArray[np.uint16], tags: list[Tag], software: str) -> None:
     """The directory of the CFA picture."""
-    # LibRaw misreads tiles that are wider than the picture.
-    tile = min(TILE, mosaic.shape[0] // 16 * 16), min(TILE, mosaic.shape[1] // 16 * 16)
+    height, width = mosaic.shape
+    # LibRaw misreads tiles that are wider than the picture, and those of two components that are half as wide.
+    columns = TILE // 2 if width == 2 * TILE else TILE
+    tile = min(TILE, height // 16 * 16), min(columns, width // 16 * 16)
     tif.write(
         _tiles(mosaic, tile),
         shape=mosaic.shape,
         dtype=np.uint16,
+        bitspersample=16,  # tifffile takes JPEG for 12 or 8 bits
         photometric="cfa",
         compression=JPEG,
         tile=tile,
@@ -171,7 +167,7 @@ def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
         tags.append((50740, BYTE, len(metadata.private_data), metadata.private_data, True))  # DNGPrivateData
     elif MAKER_NOTE in metadata.exif:
         tags.append(_tag(50741, SHORT, int(metadata.note_moves)))  # MakerNoteSafety
-    tags.append(_text(50827, text_of(file.tags, "OriginalRawFileName") or file.path.name))
+    tags.append(_utf8(50827, text_of(file.tags, "OriginalRawFileName") or file.path.name))
     return tags
 
 
@@ -267,6 +263,14 @@ def _tag(code: int, kind: int, value: Any) -> Tag:
 
 def _text(code: int, text: str) -> Tag:
     return code, ASCII, 0, text.encode("ascii", "replace").decode(), True
+
+
+def _utf8(code: int, text: str) -> Tag:
+    """Text of a tag that may also be UTF-8, as BYTE (DNG 1.4, OriginalRawFileName)."""
+    if text.isascii():
+        return _text(code, text)
+    data = text.encode(errors="replace") + b"\0"  # a file's name may hold what is no text
+    return code, BYTE, len(data), data, True
 
 
 def _rationals(values: Sequence[float]) -> tuple[int, ...]:

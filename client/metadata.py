@@ -13,34 +13,22 @@ from typing import BinaryIO
 
 import tifffile
 
-from .tiff import LONG, SIZES
+from .tiff import BYTE, LONG, SIZES, UNDEFINED
 
-SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE, DNG_PRIVATE_DATA, MAKER_NOTE_SAFETY = (
-    330,
-    34665,
-    34853,
-    40965,
-    37500,
-    50740,
-    50741,
-)
+SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 330, 34665, 34853, 40965, 37500
+DNG_VERSION, DNG_PRIVATE_DATA, MAKER_NOTE_SAFETY = 50706, 50740, 50741
 XMP = 700
 PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
 MOST_ENTRIES, MOST_BYTES = 1000, 1 << 24  # of a directory, of a value; more is damage
+TIFF_HEADER = 8  # bytes
 TIFF_MAGICS = (42, 0x4F52, 0x5352, 0x55)  # TIFF, Olympus (two), Panasonic
 # Descriptive tags of the first directory: TIFF, XMP, Windows, IPTC.
 DESCRIPTIVE = frozenset({270, 271, 272, 306, 315, 316, XMP, 18246, 18249, 33432, 33723, *range(40091, 40096)})
 # What older cameras (TIFF/EP) write there too; its place in a DNG is EXIF.
 TIFF_EP = frozenset({33434, 33437, 34850, 34855, 36867, 36868, *range(37377, 37397)})
+CR3_XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")  # the uuid of the box
 # Maker notes whose offsets count from themselves: they may be moved.
-SELF_CONTAINED = (
-    b"Nikon\0\2",
-    b"OLYMPUS\0",
-    b"OM SYSTEM\0",
-    b"FUJIFILM",
-    b"Apple iOS\0",
-    b"PENTAX \0",
-)
+SELF_CONTAINED = (b"Nikon\0\2", b"OLYMPUS\0", b"OM SYSTEM\0", b"FUJIFILM", b"Apple iOS\0", b"PENTAX \0")
 
 
 @dataclass(frozen=True)
@@ -154,8 +142,9 @@ def _tiff(file: BinaryIO, base: int) -> Metadata | None:
     description = {code: entry for code, entry in top.items() if code in DESCRIPTIVE}
     exif, gps = ({} if code not in top else _pointed(file, base, top[code], order) for code in (EXIF_IFD, GPS_IFD))
     camera = {code: entry for code, entry in top.items() if code in TIFF_EP}
-    safe = MAKER_NOTE_SAFETY in top and any(top[MAKER_NOTE_SAFETY].data)
-    return Metadata(order, description, camera | exif, gps, safe, DNG_PRIVATE_DATA in top)
+    dng = top if DNG_VERSION in top else {}  # elsewhere these codes mean other things: Sony's SR2Private is one
+    safe = MAKER_NOTE_SAFETY in dng and any(dng[MAKER_NOTE_SAFETY].data)
+    return Metadata(order, description, camera | exif, gps, safe, DNG_PRIVATE_DATA in dng)
 
 
 def _header(file: BinaryIO, base: int) -> tuple[str, int]:
@@ -207,21 +196,43 @@ def _fuji_base(file: BinaryIO) -> int:
 
 
 def _canon_cr3(file: BinaryIO) -> Metadata | None:
-    """Canon keeps first directory, EXIF and GPS in boxes of their own: moov / uuid / CMT1, CMT2, CMT4."""
-    size = file.seek(0, 2)
-    bases: dict[bytes, int] = {}
-    for kind, start, end in _boxes(file, 0, size):
-        for inner, inner_start, inner_end in _boxes(file, start, end) if kind == b"moov" else ():
-            for name, place, _ in _boxes(file, inner_start + 16, inner_end) if inner == b"uuid" else ():
-                bases.setdefault(name, place)
-    parts = {}
+    """Canon keeps first directory, EXIF, maker note and GPS in boxes of their own, CMT1 to CMT4, and XMP in another."""
+    boxes = _canon_boxes(file)
+    parts: dict[bytes, dict[int, Entry]] = {}
     order = ""
     for name in (b"CMT1", b"CMT2", b"CMT4"):
-        if name in bases:
-            order, first = _header(file, bases[name])
-            parts[name] = _directory(file, bases[name], first, order) if order else {}
+        if name in boxes:
+            order, first = _header(file, boxes[name][0])
+            parts[name] = _directory(file, boxes[name][0], first, order) if order else {}
     description = {code: entry for code, entry in parts.get(b"CMT1", {}).items() if code in DESCRIPTIVE}
-    return Metadata(order, description, parts.get(b"CMT2", {}), parts.get(b"CMT4", {})) if order else None
+    exif = parts.get(b"CMT2", {})
+    if CR3_XMP in boxes:
+        description |= _boxed(file, *boxes[CR3_XMP], XMP, BYTE)
+    if b"CMT3" in boxes and _header(file, boxes[b"CMT3"][0])[0] == order:
+        exif |= _boxed(file, *boxes[b"CMT3"], MAKER_NOTE, UNDEFINED, TIFF_HEADER)  # its offsets count from the header
+    return Metadata(order, description, exif, parts.get(b"CMT4", {})) if order else None
+
+
+def _canon_boxes(file: BinaryIO) -> dict[bytes, tuple[int, int]]:
+    """Begin and end of the content: of the boxes in moov / uuid by name, of those outside by their uuid."""
+    found: dict[bytes, tuple[int, int]] = {}
+    for kind, start, end in _boxes(file, 0, file.seek(0, 2)):
+        if kind == b"uuid":
+            file.seek(start)
+            found.setdefault(file.read(16), (start + 16, end))
+        for inner, inner_start, inner_end in _boxes(file, start, end) if kind == b"moov" else ():
+            for name, first, last in _boxes(file, inner_start + 16, inner_end) if inner == b"uuid" else ():
+                found.setdefault(name, (first, last))
+    return found
+
+
+def _boxed(file: BinaryIO, start: int, end: int, code: int, kind: int, header: int = 0) -> dict[int, Entry]:
+    """The content of a box behind its header as a field; none where it is empty or too large."""
+    if not header < end - start <= MOST_BYTES:
+        return {}
+    file.seek(start + header)
+    data = file.read(end - start - header)
+    return {code: Entry(kind, len(data), data, header)}
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
