@@ -15,7 +15,7 @@ from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.noise import CAMERAS, NOISE_MODELS
 
 from . import cases, evaluate
-from .scenes import SUFFIXES, Scenes, pictures_in
+from .scenes import SUFFIXES, Scenes, listed, pictures_in
 from .shots import Range, Shots
 
 if TYPE_CHECKING:  # imported on call, so that the command line starts without torch
@@ -68,7 +68,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
     pictures = pictures_in(arguments.photos) if arguments.photos else []
-    names = set(arguments.held_out.read_text().splitlines())
+    names = set(listed(arguments.held_out))
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
     if arguments.diffusion:
@@ -128,7 +128,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     photos.set_defaults(cases=_photos)
     sid = kinds.add_parser("sid", help="pairs of short and long exposures, as in the SID data set")
     sid.add_argument("folder", type=Path, help="where short/ and long/ lie")
-    sid.add_argument("--list", type=Path, help='pairs, one a line: "short/A.ARW long/B.ARW"')
+    sid.add_argument("--list", type=Path, help='pairs, one a line: "short/A.ARW long/B.ARW", or the names alone')
     sid.set_defaults(cases=lambda given, out: cases.paired(given.folder, given.list, gain=given.gain, unusable=out))
     eld = kinds.add_parser("eld", help="scenes as in the ELD data set")
     eld.add_argument("folder", type=Path)
@@ -146,7 +146,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3])
         kind.add_argument("--out", type=Path, help="folder for scores.json and plots")
         if kind is not photos:
-            kind.add_argument("--gain", type=float, help="K in DN per electron, where the files do not tell")
+            kind.add_argument("--gain", type=float, help="K in DN per electron, of files that do not tell theirs")
     parser.set_defaults(run=run_evaluation)
 
 
@@ -188,7 +188,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
 def _photos(arguments: argparse.Namespace, _: object) -> Iterator[cases.Case]:
     pictures = pictures_in(arguments.folder, SUFFIXES | RAW_SUFFIXES)
     if arguments.only:
-        names = set(arguments.only.read_text().split("\n")) - {""}
+        names = set(listed(arguments.only))
         if absent := sorted(names - {path.name for path in pictures}):
             raise ValueError(f"{arguments.only} names {absent[0]}, which is not in {arguments.folder}")
         pictures = [path for path in pictures if path.name in names]

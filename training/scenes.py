@@ -122,6 +122,12 @@ def pictures_in(folder: Path, suffixes: Set[str] = SUFFIXES) -> list[Path]:
     return found
 
 
+def listed(path: Path) -> list[str]:
+    """The entries of a list file, one a line; blank lines and those that start with # do not count."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def read_picture(path: Path) -> Image.Image:
     """A picture as sRGB. Raises ValueError, one sentence, for what is none."""
     try:
