@@ -1,22 +1,24 @@
 """Evaluation: the metrics against their definitions, the protocols on small trees of the published layouts."""
 
+import argparse
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from exposure.assets import CHECKPOINT
 from exposure.client.command import main
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.client.triton import Client
-from exposure.noise import ReadNoise, expose_short
-from exposure.sensor import pack, unpack
-from exposure.training import cases, evaluate
+from exposure.noise import CAMERAS, ReadNoise, expose_short
+from exposure.sensor import Sensor, pack, unpack
+from exposure.training import cases, command, evaluate
 from exposure.training.cases import SIMULATED, Case
 from exposure.training.classical import non_local_means, stabilised, unstabilised
 from exposure.training.leaves import dead_leaves
@@ -71,6 +73,16 @@ def test_what_is_masked_or_cropped_away_does_not_count() -> None:
     assert evaluate.score(case(), "", 1, wrong).blind < 40
 
 
+def test_ssim_is_the_published_one_where_everything_is_judged() -> None:
+    """Its windows are cut at the border, which the published mean leaves out."""
+    clean = scene()
+    wrong = clean.copy()
+    wrong[:, :3] = 0.5
+    expected = structural_similarity(clean, wrong, data_range=1.0, channel_axis=0)
+    assert evaluate.score(case(), "", 1, wrong).ssim == pytest.approx(expected)
+    assert evaluate.score(case(mask=np.ones(clean.shape, bool)), "", 1, wrong).ssim < expected - 0.02
+
+
 def test_stabilised_counts_have_unit_noise_and_come_back() -> None:
     generator, sigma = np.random.default_rng(0), 2.0
     for mean in (3.0, 20.0, 400.0):
@@ -104,10 +116,11 @@ def test_evaluation_scores_every_method_and_pass(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 4
 
 
-def save(path: Path, mosaic: np.ndarray, seconds: float = 0.0) -> Path:
+def save(path: Path, mosaic: np.ndarray, seconds: float = 0.0, sensor: Sensor = SIMULATED, **tags: object) -> Path:
     """A DNG under any name, as LibRaw reads files by their content."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = RawFile(path=path, mosaic=mosaic, sensor=SIMULATED, model="ILCE-7SM2", iso=3200.0, exposure_s=seconds)
+    tags = {"model": "ILCE-7SM2", "iso": 3200.0, **tags}
+    file = RawFile(path=path, mosaic=mosaic, sensor=sensor, exposure_s=seconds, **tags)  # type: ignore[arg-type]
     write_dng(path, file, mosaic, None)
     return path
 
@@ -135,12 +148,60 @@ def test_the_sid_protocol(sid: Path) -> None:
     assert [dark.group for dark in found] == ["x100", "x250"]
     assert found[0].gain == pytest.approx(3.0, abs=0.01)
     np.testing.assert_allclose(found[0].clean, scene(), atol=1e-4)  # half a DN of 15583
-    listing = sid / "test.txt"
-    listing.write_text("./short/00002_00_0.04s.ARW ./long/00002_00_10s.ARW ISO200 F8\n")
-    assert [dark.name for dark in cases.paired(sid, listing)] == ["00002_00_0.04s.ARW"]
-    listing.write_text("short/00003_00_0.04s.ARW long/00003_00_10s.ARW\n")
-    with pytest.raises(ValueError, match=r"line 1: .*00003_00_0\.04s\.ARW is not there"):
-        list(cases.paired(sid, listing))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "./short/00002_00_0.04s.ARW ./long/00002_00_10s.ARW",
+        "./Sony/short/00002_00_0.04s.ARW ./Sony/long/00002_00_10s.ARW ISO200 F8",
+        "00002_00_0.04s.ARW 00002_00_10s.ARW 250",
+    ],
+)
+def test_lists_of_sid_pairs_are_read_as_they_are_published(sid: Path, line: str) -> None:
+    (sid / "list.txt").write_text(f"# short, long\r\n\r\n{line}\r\n", newline="")
+    assert [dark.name for dark in cases.paired(sid, sid / "list.txt")] == ["00002_00_0.04s.ARW"]
+
+
+def test_pairs_that_cannot_be_judged_are_told_of(sid: Path) -> None:
+    (sid / "list.txt").write_text("00003_00_0.04s.ARW 00003_00_10s.ARW\n00001_00_0.1s.ARW 00001_00_10s.ARW\n")
+    told: list[ValueError] = []
+    assert [dark.name for dark in cases.paired(sid, sid / "list.txt", unusable=told.append)] == ["00001_00_0.1s.ARW"]
+    assert [str(error) for error in told] == [
+        f"{sid}/short/00003_00_0.04s.ARW: it cannot be opened (no such file or directory)"
+    ]
+    (sid / "list.txt").write_text("00001_00_0.1s.ARW\n")
+    with pytest.raises(ValueError, match=r'"00001_00_0\.1s\.ARW" is no pair'):
+        list(cases.paired(sid, sid / "list.txt"))
+    save(sid / "short/00007_00.ARW", mosaic_of(scene(), 100))
+    save(sid / "long/00007_00_10s.ARW", mosaic_of(scene()))
+    (sid / "short/00001_00_0.1s.JPG").touch()
+    list(cases.paired(sid, None, unusable=told.append))
+    assert "00007_00.ARW: the name must end in the exposure time" in str(told[-1])
+    assert len(told) == 2
+
+
+def test_a_gain_is_used_where_files_do_not_tell_theirs(sid: Path) -> None:
+    assert next(cases.paired(sid, None, gain=7.0)).gain == pytest.approx(3.0, abs=0.01)
+    save(sid / "short/00001_00_0.1s.ARW", mosaic_of(scene(), 100, seed=4), model="X100")
+    assert next(cases.paired(sid, None, gain=7.0)).gain == 7.0
+    with pytest.raises(ValueError, match="give --gain"):
+        next(cases.paired(sid, None))
+
+
+def test_the_published_signal_ends_at_the_highest_number_of_14_bits(sid: Path) -> None:
+    """The same electrons, in another unit: white of LibRaw's table may be lower."""
+    canon = Sensor((2048,) * 4, 13584, SIMULATED.cfa)
+    pair = ("short/00001_00_0.1s.ARW", "long/00001_00_10s.ARW")
+    for name in pair:
+        save(sid / name, unpack(scene() / np.float32(2), canon, (96, 96)), sensor=canon)
+    dark = next(cases.paired(sid, None))
+    assert dark.sensor == replace(canon, white=16383)
+    np.testing.assert_allclose(dark.clean, scene() / 2 * (13584 - 2048) / (16383 - 2048), atol=1e-4)
+    of_12_bits = Sensor((256,) * 4, 4095, SIMULATED.cfa)
+    for name in pair:
+        save(sid / name, unpack(scene(), of_12_bits, (96, 96)), sensor=of_12_bits)
+    assert next(cases.paired(sid, None, gain=1.0)).sensor.white == 4095
 
 
 def test_only_the_centre_of_a_large_frame_is_judged(sid: Path) -> None:
@@ -155,13 +216,30 @@ def test_only_the_centre_of_a_large_frame_is_judged(sid: Path) -> None:
 
 def test_the_eld_protocol(tmp_path: Path) -> None:
     for number in (1, 4, 5, 6, 9, 11):
-        dark = mosaic_of(scene(), 1 if number in (1, 6, 11) else 100)
-        save(tmp_path / f"SonyA7S2/scene-2/IMG_{number:04}.ARW", dark)
+        long = number in (1, 6, 11)
+        path = tmp_path / f"SonyA7S2/scene-2/IMG_{number:04}.ARW"
+        save(path, mosaic_of(scene(), 1 if long else 100), 1 if long else 1 / 48, iso=1600.0 if long else 800.0)
+        path.with_suffix(".JPG").touch()
     found = list(cases.eld(tmp_path))
     assert [(dark.group, dark.name) for dark in found] == [
         ("x100", "IMG_0004.ARW"),
         ("x100", "IMG_0009.ARW"),
         ("x200", "IMG_0005.ARW"),
+    ]
+    assert found[0].ratio == pytest.approx(96, rel=1e-3)  # ISO and time; the group has its nominal name
+    assert found[0].gain == pytest.approx(CAMERAS["SonyA7S2"].gain(800))
+
+
+def test_eld_is_judged_whole_and_needs_its_exposures(tmp_path: Path) -> None:
+    large = np.full((1100, 1200), 2000, np.uint16)
+    large[0, 0] = 2001  # all alike would be missing data
+    for number, seconds in ((4, 0.01), (6, 1.0), (9, 0.0), (11, 1.0)):
+        save(tmp_path / f"scene-1/IMG_{number:04}.ARW", large, seconds)
+    told: list[ValueError] = []
+    found = list(cases.eld(tmp_path, unusable=told.append))
+    assert [(dark.name, dark.crop, dark.mask) for dark in found] == [("IMG_0004.ARW", None, None)]
+    assert [str(error).partition(": ")[2] for error in told] == [
+        "it does not tell its ISO and exposure time, of which the ratio is made"
     ]
 
 
@@ -185,8 +263,25 @@ def test_simulated_light_is_of_the_camera_asked_for(tmp_path: Path) -> None:
     both = list(cases.simulated([tmp_path / "a.png"], camera="NikonD850", iso=1600, ratios=[100, 300], noise="P+g"))
     assert [dark.group for dark in both] == ["x100", "x300"]
     assert both[0].mosaic.shape == (100, 100)
-    noise = both[0].mosaic[both[0].mosaic < 4000].astype(float) - 800
-    assert noise.mean() == pytest.approx(both[0].clean.mean() * SIMULATED.saturation / 100, rel=0.1)
+    camera = CAMERAS["NikonD850"]
+    assert both[0].gain == pytest.approx(camera.gain(1600))
+    assert both[0].read_noise == pytest.approx(camera.read_noise(camera.gain(1600)).scale)
+    for dark in both:
+        expected = (unpack(dark.clean, SIMULATED, (100, 100)) - 800.0) / dark.ratio
+        error = dark.mosaic - 800.0 - expected
+        variance = dark.gain * expected + dark.read_noise**2 + 1 / 12  # photons, electronics, rounding
+        # 10,000 squares: 1.4 % of a standard deviation, somewhat more with the tails of few photons
+        assert np.mean(error**2 / variance) == pytest.approx(1, abs=0.1)
+
+
+def test_the_list_that_is_shipped_names_pictures(tmp_path: Path) -> None:
+    names = [line for line in command.HELD_OUT.read_text().splitlines() if not line.startswith("#")]
+    for name in (*names, "another.jpg"):
+        Image.fromarray((255 * dead_leaves(32, 1)).astype(np.uint8)).save(tmp_path / name)
+    parser = argparse.ArgumentParser()
+    command.add_evaluate(parser)
+    options = parser.parse_args(["photos", str(tmp_path), "--only", str(command.HELD_OUT), "--ratios", "100"])
+    assert [dark.name for dark in options.cases(options, None)] == sorted(names)
 
 
 def test_pictures_that_are_named_must_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

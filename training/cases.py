@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from exposure.client import rawfile
 from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.client.sample import SENSOR as SIMULATED
-from exposure.noise import CAMERAS, choose_gain, expose_short
+from exposure.noise import CALIBRATED_LEVELS, CAMERAS, choose_gain, expose_short
 from exposure.noise_fit import fit_noise
 from exposure.sensor import Sensor, pack, unpack
 
-from .scenes import DAYLIGHT, read_picture, unprocessed
+from .scenes import DAYLIGHT, listed, read_picture, unprocessed
 
-SID_CROP = 512  # pixels of a plane, at the centre
-ELD_LONG, ELD_SHORT = (1, 6, 11, 16), {100: (4, 9, 14), 200: (5, 10, 15)}  # image numbers of each scene
+SID_CROP, SID_MOST = 512, 300.0  # pixels of a plane, at the centre; ratio
+ELD_LONG, ELD_SHORT = (1, 6, 11, 16), {100: (4, 9, 14), 200: (5, 10, 15)}  # image numbers, by nominal ratio
 SECONDS = re.compile(r"_(\d+(?:\.\d+)?)s$")  # 00001_00_0.1s
 CLIPPED = 0.98  # of white
 
@@ -54,16 +54,17 @@ def simulated(
     """
     gain = CAMERAS[camera].gain(iso)
     read_noise = replace(CAMERAS[camera].read_noise(gain, noise), step=0.0)  # the mosaic is rounded to DN here
-    deviation = CAMERAS[camera].read_noise(gain).scale  # for who assumes Gaussian noise
+    deviation = CAMERAS[camera].read_noise(gain).scale  # for methods that assume Gaussian noise
+    black = SIMULATED.black[0]  # the same at every cell position
     for seed, path in enumerate(pictures):
         clean = _clean(path, shrink)
         shape = (2 * clean.shape[1], 2 * clean.shape[2])
-        truth = (unpack(clean, SIMULATED, shape).astype(np.float64) - 800) / SIMULATED.saturation
+        truth = (unpack(clean, SIMULATED, shape).astype(np.float64) - black) / SIMULATED.saturation
         for ratio in ratios:
             dn = expose_short(
                 truth, ratio=ratio, gain=gain, saturation=SIMULATED.saturation, read_noise=read_noise, seed=seed
             )
-            mosaic = np.clip(np.rint(dn + 800), 0, SIMULATED.white).astype(np.uint16)
+            mosaic = np.clip(np.rint(dn + black), 0, SIMULATED.white).astype(np.uint16)
             yield Case(f"x{ratio:g}", path.name, mosaic, SIMULATED, ratio, gain, clean, deviation)
 
 
@@ -75,32 +76,32 @@ def refuse(error: ValueError) -> None:
 def paired(
     folder: Path, listing: Path | None, *, gain: float | None = None, unusable: Callable[[ValueError], None] = refuse
 ) -> Iterator[Case]:
-    """The SID protocol: pairs of a list file ("short long", paths from `folder`), centre 512x512 of the planes.
+    """The SID protocol: pairs of a list file ("short long"), centre 512x512 of the planes.
 
-    Without a list, every file of short/ with the file of long/ whose name starts with the same five digits. The ratio
-    is that of the exposure times in the names, at most 300, as published. unusable: told of each pair that is left out.
+    The list gives paths from `folder`, or of files whose names are found in its short/ and long/. Without a list, every
+    file of short/ with the file of long/ whose name starts with the same five digits. The ratio is that of the exposure
+    times in the names, at most 300, as published. gain: of files that do not tell theirs. unusable: told of each pair
+    that is left out.
     """
-    for short, long in _listed(folder, listing) if listing else _by_scene(folder):
-        seconds = [SECONDS.search(path.stem) for path in (short, long)]
-        if not (seconds[0] and seconds[1]):
-            raise ValueError(f"{short.name} and {long.name}: names must end in the exposure time, like 00001_00_0.1s")
-        ratio = min(float(seconds[1][1]) / float(seconds[0][1]), 300.0)
-        yield from _from_files(f"x{ratio:g}", short, long, ratio, gain, unusable)
+    for short, long in _listed_pairs(folder, listing) if listing else _by_scene(folder):
+        yield from _usable(functools.partial(_sid_case, short, long, gain), unusable)
 
 
 def eld(folder: Path, *, gain: float | None = None, unusable: Callable[[ValueError], None] = refuse) -> Iterator[Case]:
     """The ELD protocol: scene-*/IMG_00NN.*, three short exposures of x100 and x200, each with the nearest long one.
 
-    unusable: told of each pair that is left out.
+    Whole frames; the ratio is that of ISO and exposure time, x100 and x200 are names of groups. gain, unusable: as of
+    `paired`.
     """
     for scene in sorted(folder.glob("**/scene-*"), key=lambda path: (path.parent, int(path.name.split("-")[-1]))):
-        numbered = {int(path.stem[-4:]): path for path in scene.iterdir() if path.stem[-4:].isdigit()}
-        for ratio, numbers in ELD_SHORT.items():
+        raws = [path for path in scene.iterdir() if path.suffix.lower() in RAW_SUFFIXES]  # JPEGs may lie beside them
+        numbered = {int(path.stem[-4:]): path for path in raws if path.stem[-4:].isdigit()}
+        for nominal, numbers in ELD_SHORT.items():
             for number in numbers:
                 nearest = min(ELD_LONG, key=lambda long, number=number: abs(long - number))  # type: ignore[misc]
                 if number in numbered and nearest in numbered:
                     pair = numbered[number], numbered[nearest]
-                    yield from _from_files(f"x{ratio}", *pair, float(ratio), gain, unusable)
+                    yield from _usable(functools.partial(_eld_case, f"x{nominal}", *pair, gain), unusable)
 
 
 def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[Case]:
@@ -120,18 +121,36 @@ def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[C
     long = shots[-1]
     for short in shots[:-1]:
         ratio = exposure(long) / exposure(short)
-        yield _case(f"x{ratio:.3g}", short, long, ratio, gain, crop=False)
+        case = _case(f"x{ratio:.3g}", short, long, ratio, _gain(short, gain))
+        yield replace(case, mask=case.clean < CLIPPED)
 
 
-def _from_files(
-    group: str, short: Path, long: Path, ratio: float, gain: float | None, unusable: Callable[[ValueError], None]
-) -> Iterator[Case]:
+def _usable(make: Callable[[], Case], unusable: Callable[[ValueError], None]) -> Iterator[Case]:
+    """One case, or none and word of it."""
     try:
-        case = _case(group, _read(short), _read(long), ratio, gain, crop=True)
+        case = make()
     except ValueError as error:
         unusable(error)
     else:
         yield case
+
+
+def _sid_case(short: Path, long: Path, gain: float | None) -> Case:
+    ratio = min(_seconds(long) / _seconds(short), SID_MOST)
+    case = _published_case(f"x{ratio:g}", _read(short), _read(long), ratio, gain)
+    h, w = case.clean.shape[1:]
+    if min(h, w) <= SID_CROP:
+        return case
+    return replace(case, crop=((h - SID_CROP) // 2, (w - SID_CROP) // 2, SID_CROP, SID_CROP))
+
+
+def _eld_case(group: str, short: Path, long: Path, gain: float | None) -> Case:
+    shots = _read(short), _read(long)
+    for shot in shots:
+        if not shot.iso * shot.exposure_s > 0:
+            raise ValueError(f"{shot.path}: it does not tell its ISO and exposure time, of which the ratio is made")
+    light = [shot.iso * shot.exposure_s for shot in shots]
+    return _published_case(group, *shots, light[1] / light[0], gain)
 
 
 def _read(path: Path) -> rawfile.RawFile:
@@ -141,40 +160,74 @@ def _read(path: Path) -> rawfile.RawFile:
         raise ValueError(f"{path}: {error}") from error
 
 
-def _case(
-    group: str, short: rawfile.RawFile, long: rawfile.RawFile, ratio: float, gain: float | None, *, crop: bool
+def _published_case(
+    group: str, short: rawfile.RawFile, long: rawfile.RawFile, ratio: float, gain: float | None
 ) -> Case:
+    """A case with the signal of published figures, which ends at the highest number of 14 bits for every camera.
+
+    White is only the unit of signal: electrons are K times fewer than DN whatever it is, so the loop stays exact.
+    """
+    known = _gain(short, gain)  # before, for the estimate looks for pixels that clip at the camera's own white
+    return _case(group, _to_full_white(short), _to_full_white(long), ratio, known)
+
+
+def _to_full_white(shot: rawfile.RawFile) -> rawfile.RawFile:
+    low, high = CALIBRATED_LEVELS
+    if shot.sensor.saturation < low or shot.sensor.white >= high:
+        return shot
+    return replace(shot, sensor=replace(shot.sensor, white=high - 1))
+
+
+def _case(group: str, short: rawfile.RawFile, long: rawfile.RawFile, ratio: float, gain: float) -> Case:
     if short.mosaic.shape != long.mosaic.shape or short.sensor.cfa != long.sensor.cfa:
         raise ValueError(f"{short.path.name} and {long.path.name} are not of one sensor")
-    if gain is None:
-        saturation, fit = short.sensor.saturation, functools.partial(fit_noise, short.mosaic, short.sensor)
-        gain, _ = choose_gain(short.model, short.iso, short.noise_profile, saturation, fit)
+    if ratio < 1:
+        raise ValueError(f"{short.path.name} is exposed longer than {long.path.name}, which is to be its truth")
     clean = pack(long.mosaic, long.sensor)
-    _, h, w = clean.shape
-    side = SID_CROP
-    centre = ((h - side) // 2, (w - side) // 2, side, side) if crop and min(h, w) > side else None
-    mask = None if crop else np.asarray(clean < CLIPPED)
-    return Case(group, short.path.name, short.mosaic, short.sensor, ratio, gain, clean, crop=centre, mask=mask)
+    return Case(group, short.path.name, short.mosaic, short.sensor, ratio, gain, clean)
 
 
-def _listed(folder: Path, listing: Path) -> Iterator[tuple[Path, Path]]:
-    for number, line in enumerate(listing.read_text().splitlines(), start=1):
+def _gain(shot: rawfile.RawFile, given: float | None) -> float:
+    """What the file tells; where it does not, the one given; and an estimate from its noise where none is given."""
+    fit = functools.partial(fit_noise, shot.mosaic, shot.sensor) if given is None else None
+    try:
+        return choose_gain(shot.model, shot.iso, shot.noise_profile, shot.sensor.saturation, fit)[0]
+    except ValueError:
+        if given is None:
+            raise
+        return given
+
+
+def _seconds(path: Path) -> float:
+    found = SECONDS.search(path.stem)
+    if not (found and float(found[1]) > 0):
+        raise ValueError(f"{path}: the name must end in the exposure time, like 00001_00_0.1s")
+    return float(found[1])
+
+
+def _listed_pairs(folder: Path, listing: Path) -> Iterator[tuple[Path, Path]]:
+    for line in listed(listing):
         words = line.split()
-        if not words or words[0].startswith("#"):
-            continue
         if len(words) < 2:
-            raise ValueError(f"{listing}, line {number}: a pair is two paths, the short exposure first")
-        pair = (folder / words[0], folder / words[1])
-        if absent := [path for path in pair if not path.is_file()]:
-            raise ValueError(f"{listing}, line {number}: {absent[0]} is not there")
-        yield pair
+            raise ValueError(f'{listing}: "{line}" is no pair; a line is two files, the short exposure first')
+        yield _located(folder, "short", words[0]), _located(folder, "long", words[1])
+
+
+def _located(folder: Path, side: str, word: str) -> Path:
+    """A file of a list, which gives a path from `folder`, from a folder above it, or the name alone."""
+    written = folder / word
+    return written if written.is_file() else folder / side / written.name
 
 
 def _by_scene(folder: Path) -> Iterator[tuple[Path, Path]]:
-    longs = {path.name[:5]: path for path in sorted((folder / "long").glob("*"))}
-    for short in sorted((folder / "short").glob("*")):
-        if short.name[:5] in longs:
-            yield short, longs[short.name[:5]]
+    shorts, longs = (
+        [path for path in sorted((folder / side).glob("*")) if path.suffix.lower() in RAW_SUFFIXES]
+        for side in ("short", "long")
+    )
+    truths = {path.name[:5]: path for path in longs}
+    for short in shorts:
+        if short.name[:5] in truths:
+            yield short, truths[short.name[:5]]
 
 
 def _clean(path: Path, shrink: int) -> NDArray[np.float32]:

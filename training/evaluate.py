@@ -99,24 +99,20 @@ def evaluate(cases: Iterable[Case], rows: Sequence[Row]) -> list[Score]:
     """Score the brightened input, the classical denoiser and every given one, at each of its numbers of passes."""
     scores = []
     for case in cases:
-        results = {("noisy input", 0): pack(case.mosaic, case.sensor, case.ratio)}
+        scores.append(score(case, "noisy input", 0, pack(case.mosaic, case.sensor, case.ratio)))
         if case.read_noise:
-            results["non-local means", 0] = non_local_means(case)
+            scores.append(score(case, "non-local means", 0, non_local_means(case)))
         for row in rows:
-            results.update({(row.name, number): row.denoiser(case, number) for number in row.passes})
-        scores += [score(case, method, number, image) for (method, number), image in results.items()]
+            scores += [score(case, row.name, number, row.denoiser(case, number)) for number in row.passes]
     return scores
 
 
 def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> Score:
     """Judge one result [4, h, w] in [0, 1]."""
-    from skimage.metrics import structural_similarity
-
     row, column, h, w = case.crop or (0, 0, *case.clean.shape[1:])
     judged = (slice(None), slice(row, row + h), slice(column, column + w))
     image, clean = image[judged], case.clean[judged]
     mask = np.ones(clean.shape, bool) if case.mask is None else case.mask[judged]
-    _, ssim = structural_similarity(clean, image, data_range=1.0, channel_axis=0, full=True)
     aligned = np.clip(image * oracle_gain(image[mask], clean[mask]), 0, 1)
     return Score(
         case.group,
@@ -125,8 +121,18 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
         passes,
         blind=psnr(image[mask], clean[mask]),
         oracle=psnr(aligned[mask], clean[mask]),
-        ssim=float(ssim[mask].mean()),
+        ssim=_ssim(image, clean, None if case.mask is None else mask),
     )
+
+
+def _ssim(image: NDArray[np.float32], clean: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float:
+    """As published: the mean without the border, where windows are cut. With a mask, the mean of all that it leaves."""
+    from skimage.metrics import structural_similarity
+
+    if mask is None:
+        return float(structural_similarity(clean, image, data_range=1.0, channel_axis=0))
+    _, local = structural_similarity(clean, image, data_range=1.0, channel_axis=0, full=True)
+    return float(local[mask].mean())
 
 
 def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
