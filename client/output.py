@@ -4,7 +4,6 @@ import contextlib
 import glob
 import itertools
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,13 +79,13 @@ def write(path: Path, file: RawFile, exposed: Exposed) -> None:
                 exposed.mosaic,
                 exposed.noise_profile,
                 noise_reduction=exposed.noise_reduction,
-                preview=_thumbnail(described, exposed.mosaic),
+                preview=_thumbnail(described, exposed.mosaic, part),
             )
             back = read(part, twice=False)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
             picture = render(file, exposed.in_file_levels, bits=16, linear=True)
-            tifffile.imwrite(part, picture, photometric="rgb", metadata=None)
+            _write_tiff(part, picture)
             same = np.array_equal(tifffile.imread(part), picture)
         else:
             picture = render(file, exposed.in_file_levels)
@@ -98,17 +97,22 @@ def write(path: Path, file: RawFile, exposed: Exposed) -> None:
             raise OSError(f"{path} reads differently than it was written; nothing is kept of it")
 
 
-def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16]) -> NDArray[np.uint8]:
+def _write_tiff(path: Path, picture: NDArray[np.uint16]) -> None:
+    content = iter([picture.tobytes()])  # an array is written by NumPy itself, which does not say that the disk is full
+    tifffile.imwrite(path, content, shape=picture.shape, dtype=picture.dtype, photometric="rgb", metadata=None)
+
+
+def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16], part: Path) -> NDArray[np.uint8]:
     """A small picture, as the sensor lies: the orientation tag turns it with the mosaic.
 
-    LibRaw develops a small copy of the DNG: decoding the source once more takes longer than all the rest.
+    LibRaw develops a small copy of the DNG: decoding the source once more takes longer than all the rest. It lies at
+    `part` until the DNG itself is written there, so that no other disk can be full.
     """
     factor = -(-max(mosaic.shape) // (2 * PREVIEW_SIDE))
     small = _binned(mosaic, factor) if min(mosaic.shape) >= factor * SMALLEST_SIDE else mosaic
-    with tempfile.TemporaryDirectory() as folder:
-        copy = replace(file, path=Path(folder, "small.dng"), crop=None, metadata=None)
-        write_dng(copy.path, copy, small)
-        picture = Image.fromarray(render(copy, small, half_size=True))
+    copy = replace(file, path=part, crop=None, metadata=None)
+    write_dng(part, copy, small)
+    picture = Image.fromarray(render(copy, small, half_size=True))
     turned = picture.transpose(UNDONE_BY[file.orientation]) if file.orientation in UNDONE_BY else picture
     turned.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     return np.asarray(turned)
@@ -119,9 +123,8 @@ def _binned(mosaic: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
     height, width = (side // (2 * factor) for side in mosaic.shape)
     cells = mosaic[: 2 * factor * height, : 2 * factor * width].reshape(height, factor, 2, width, factor, 2)
     total = np.zeros((height, 2, width, 2), np.uint32)
-    for row, column in itertools.product(
-        range(factor), repeat=2
-    ):  # NumPy's mean over these axes takes ten times longer
+    # NumPy's mean over these axes takes ten times longer.
+    for row, column in itertools.product(range(factor), repeat=2):
         total += cells[:, row, :, :, column, :]
     return (total // factor**2).astype(np.uint16).reshape(2 * height, 2 * width)
 

@@ -1,9 +1,14 @@
 """Tags from source to result: everything with a home in a DNG arrives, judged by exiftool, exiv2 and LibRaw."""
 
+import contextlib
+import errno
 import json
+import resource
 import shutil
 import struct
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -299,7 +304,8 @@ def test_results_of_every_width_are_what_was_written(tmp_path: Path, width: int)
     mosaic = np.random.default_rng(0).integers(512, 1000, (256, width)).astype(np.uint16)
     file = RawFile(tmp_path / "nowhere.dng", mosaic, SENSOR)
     output.write(tmp_path / "result.dng", file, Recipe(ratio=8).finish(file, mosaic, CHOICE))
-    small = output._thumbnail(file, np.broadcast_to(np.arange(width, dtype=np.uint16) + 512, mosaic.shape))
+    ramp = np.broadcast_to(np.arange(width, dtype=np.uint16) + 512, mosaic.shape)
+    small = output._thumbnail(file, ramp, tmp_path / "small.dng")
     assert (np.diff(small[small.shape[0] // 2, :, 1].astype(int)) >= -1).all()  # no tile of another place
 
 
@@ -325,12 +331,44 @@ def test_the_preview_of_a_large_frame_is_its_development(data: Path, tmp_path: P
     mosaic = np.tile(output.brightened(source, 8.0), (2, 2))
     large = replace(source, path=tmp_path / "large.dng", mosaic=mosaic)
     write_dng(large.path, large, mosaic)
-    preview = output._thumbnail(large, mosaic).astype(int)
+    preview = output._thumbnail(large, mosaic, tmp_path / "small.dng").astype(int)
     assert preview.shape == (556, 976, 3)
     developed = Image.fromarray(render(large, mosaic, half_size=True)).resize((976, 556), Image.Resampling.BOX)
     difference = np.abs(preview - np.asarray(developed))
     assert difference.mean() < 1  # of 255
     assert np.percentile(difference, 99) < 8
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Files end at `size` bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("suffix", ["dng", "tiff", "png", "jpg"])
+def test_what_the_system_says_of_a_failed_write_is_kept(tmp_path: Path, suffix: str) -> None:
+    """Its number: by it a run knows that no later file will fare better."""
+    mosaic = np.random.default_rng(0).integers(600, 4000, (256, 256)).astype(np.uint16)
+    path = tmp_path / "source.dng"
+    write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
+    with largest_file(4096), pytest.raises(OSError, match="File too large") as failed:
+        exposed(path, tmp_path / f"result.{suffix}")
+    assert failed.value.errno == errno.EFBIG
+    assert [entry.name for entry in tmp_path.iterdir()] == ["source.dng"]
+
+
+def test_a_result_needs_no_other_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    path = tmp_path / "source.dng"
+    write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    exposed(path, tmp_path / "result.dng")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["result.dng", "source.dng"]
 
 
 def test_what_reads_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
