@@ -14,7 +14,7 @@ import exposure
 from exposure.assets import MODEL_REPOSITORY
 
 from . import demo, denoise_command
-from .hardware import ENGINES, Choice, choose_config
+from .hardware import ENGINES, Configuration, choose_config
 from .sample import make_sample
 from .server import ServerOptions, held_folder, running_server
 from .triton import ServerError
@@ -56,7 +56,7 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     if not 1 <= options.in_flight <= 1_000_000:
         raise ValueError(f"--in-flight is {options.in_flight}; it is 1 to 1000000 megapixels")
-    choice = Choice(options.config, "as asked for") if options.config else choose_config(options.repository)
+    choice = Configuration(options.config, "as asked for") if options.config else choose_config(options.repository)
     print(f"configuration {choice.config_name}: {choice.why}", file=sys.stderr, flush=True)
     settings = ServerOptions(
         options.repository,

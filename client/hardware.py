@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from exposure.export.machine import outdated_driver, this_machine
 from exposure.kernels.library import CUDA, built
 
 from .triton import ServerError
@@ -14,14 +15,14 @@ RTX_MODULES = ("tensorrt_rtx_bindings", "cupy")
 
 
 @dataclass(frozen=True)
-class Choice:
+class Configuration:
     """config_name: for --model-config-name. why: the end of a sentence."""
 
     config_name: str
     why: str
 
 
-def choose_config(repository: Path) -> Choice:
+def choose_config(repository: Path) -> Configuration:
     """The configuration for the engines in a repository and the card in this machine.
 
     Raises ServerError where nothing fits, or where a choice would leave a card unused without saying so.
@@ -29,18 +30,16 @@ def choose_config(repository: Path) -> Choice:
     denoiser = repository / "denoiser" / "1"
     installed = {path.parent.name for path in denoiser.glob("*/manifest.json")}
     card = card_here()
-    missing = [module for module in RTX_MODULES if find_spec(module) is None]
-    if not _has_cuda_kernels():
-        missing.append("the CUDA kernels (which pip builds where nvcc is)")
-    if "tensorrt-rtx" in installed and card and not missing:
-        return Choice("rtx", f"{card} is here, and an engine of TensorRT for RTX")
+    hindrance = _hindrance()
+    if "tensorrt-rtx" in installed and card and not hindrance:
+        return Configuration("rtx", f"{card} is here, and an engine of TensorRT for RTX")
     if "tensorrt-rtx" in installed and card and "openvino" not in installed:
-        raise ServerError(f"{' and '.join(missing)} not installed, which the engine needs: pip install -e '.[rtx]'")
+        raise ServerError(f"the engine for {card} cannot run: {hindrance}")
     if "openvino" in installed:
         reason = "no NVIDIA card is here"
         if card:
-            reason = f"{card} is here, but {_unused(installed, missing)}"
-        return Choice("cpu", f"{reason}; the engine for the processor is used")
+            reason = f"{card} is here, but {_unused(installed, hindrance)}"
+        return Configuration("cpu", f"{reason}; the engine for the processor is used")
     if "tensorrt" in installed:
         raise ServerError(f"the TensorRT engine in {denoiser} is served by NVIDIA's container: deploy/README.md")
     if "tensorrt-rtx" in installed:
@@ -48,11 +47,20 @@ def choose_config(repository: Path) -> Choice:
     raise ServerError(f"no engine in {denoiser}; {_build()}")
 
 
-def _has_cuda_kernels() -> bool:
+def _hindrance() -> str:
+    """Why TensorRT for RTX cannot be served on the card that is here; "" where it can."""
+    outdated = outdated_driver(this_machine())
+    if outdated:
+        return outdated
+    modules = [module for module in RTX_MODULES if find_spec(module) is None]
+    if modules:
+        are, them = ("is", "it") if len(modules) == 1 else ("are", "them")
+        return f"{' and '.join(modules)} {are} missing, and the engine needs {them}: pip install -e '.[rtx]'"
     try:
-        return bool(built(CUDA))
-    except OSError:
-        return False
+        built(CUDA, "where nvcc is on PATH or named in CUDACXX")
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def card_here() -> str:
@@ -64,9 +72,9 @@ def card_here() -> str:
     return ""
 
 
-def _unused(installed: set[str], missing: list[str]) -> str:
+def _unused(installed: set[str], hindrance: str) -> str:
     if "tensorrt-rtx" in installed:
-        return f"{' and '.join(missing)} not installed (pip install -e '.[rtx]')"
+        return hindrance
     if "tensorrt" in installed:
         return "a TensorRT engine is served by NVIDIA's container alone (deploy/README.md)"
     return f"no engine for it ({_build('tensorrt-rtx')})"

@@ -27,6 +27,7 @@ from .triton import Client, ServerError, ServerGoneError
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+POOL_SLACK = 128 << 20  # of the card's: results on their way out, and what lies scattered
 MARK = ".temporary_folder_of_exposure"  # no other folder is ever removed, whatever its name is
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
@@ -58,11 +59,6 @@ class Server:
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, log: Path) -> None:
         self.process, self.address, self.log = process, address, log
-
-    def peak_memory_bytes(self) -> int:
-        """The most memory that the server has held so far (VmHWM of proc(5))."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
     def failure(self) -> str:
         """Why a model did not load, or what the server said last: the tail of an error message."""
@@ -208,9 +204,18 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--metrics-port={options.metrics_port}",
         "--exit-timeout-secs=5",
         f"--backend-config=exposure,megapixels-in-flight={options.megapixels_in_flight}",
-        # the default of 64 MB sends the tensors of a 12 MP frame through the CPU's memory
-        *(["--cuda-memory-pool-byte-size=0:536870912"] if options.config_name == "rtx" else []),
+        *(_card_memory(options.megapixels_in_flight) if options.config_name == "rtx" else []),
     ]
+
+
+def _card_memory(megapixels: int) -> list[str]:
+    """Card 0 holds the tensors between models: of each request three images at most, 4 bytes a pixel each.
+
+    The third is the one being computed. What does not fit goes into the host's memory, which must not be pinned: the
+    Python backend leaves an output there unwritten, and calls that a success (server issues 7148 and 8177).
+    """
+    pool = 12_000_000 * megapixels + POOL_SLACK
+    return [f"--cuda-memory-pool-byte-size=0:{pool}", "--pinned-memory-pool-byte-size=0"]
 
 
 def _environment() -> dict[str, str]:

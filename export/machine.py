@@ -10,6 +10,7 @@ LIBRARIES = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings",),
 }
+LEAST_CUDA, LEAST_DRIVER = 13, 580  # of the wheels that pyproject.toml names: tensorrt-rtx-cu13, cupy-cuda13x
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 
@@ -43,6 +44,13 @@ def this_machine() -> Machine:
     cuda.cuDriverGetVersion(ctypes.byref(number))
     newest = f"{number.value // 1000}.{number.value % 1000 // 10}"
     return Machine(name.value.decode(), capability, newest, _driver())
+
+
+def outdated_driver(machine: Machine) -> str:
+    """Why TensorRT for RTX cannot run beside this machine's driver; "" where it can, and where there is no card."""
+    if not machine.card or int(machine.cuda.partition(".")[0]) >= LEAST_CUDA:
+        return ""
+    return f"the driver knows CUDA {machine.cuda}; tensorrt-rtx needs driver {LEAST_DRIVER} or later"
 
 
 def _driver() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .cache import cache_folder
+from .machine import outdated_driver, this_machine
 from .manifest import EngineError
 
 PLAN = "model.plan"
@@ -36,7 +37,10 @@ class PlanOptions:
 
 
 def load_tensorrt(target: str) -> Any:
-    """The Python module of a target. Raises EngineError with the remedy when it is not installed."""
+    """The Python module of a target. Raises EngineError when it is not installed, or the driver too old for it."""
+    outdated = outdated_driver(this_machine()) if target == "tensorrt-rtx" else ""
+    if outdated:
+        raise EngineError(outdated)
     try:
         return importlib.import_module(MODULES[target])
     except (ImportError, OSError) as error:
@@ -53,6 +57,8 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
     try:
         builder = trt.Builder(logger)
     except TypeError as error:  # how the binding says that CUDA could not be initialised
+        if this_machine().card:
+            raise EngineError(f"{target} cannot start a builder on {this_machine().card}: {error}") from error
         raise EngineError(f"{target} finds no NVIDIA card here; {REMEDIES['tensorrt']}") from error
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
@@ -69,9 +75,9 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
 
 
 def _network_flags(trt: Any) -> int:
-    """Strongly typed, and the explicit batch that TensorRT 8 and 9 still ask for."""
+    """Strongly typed; TensorRT 11 has no flag for it, since it knows nothing else."""
     known = trt.NetworkDefinitionCreationFlag.__members__
-    return sum(1 << int(known[name]) for name in ("STRONGLY_TYPED", "EXPLICIT_BATCH") if name in known)
+    return 1 << int(known["STRONGLY_TYPED"]) if "STRONGLY_TYPED" in known else 0
 
 
 def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOptions) -> Any:

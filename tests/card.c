@@ -1,4 +1,4 @@
-// A driver with one card, whose name and compute capability the environment tells: what no test machine here has.
+// A driver with one card, whose name, compute capability and CUDA (13000 for 13.0) the environment tells: what no test machine here has.
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,4 +11,7 @@ int cuDeviceGetAttribute(int* value, int attribute, int device) {
     int capability = atoi(getenv("CARD_CAPABILITY"));
     return *value = attribute == 75 ? capability / 10 : capability % 10, device;
 }
-int cuDriverGetVersion(int* version) { return *version = 13000, 0; }
+int cuDriverGetVersion(int* version) {
+    const char* cuda = getenv("CARD_CUDA");
+    return *version = cuda ? atoi(cuda) : 13000, 0;
+}

@@ -1,7 +1,11 @@
 """Which configuration is served, and what is said of it; the configurations as Triton's own protobuf reads them."""
 
+import os
 import re
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +16,11 @@ from tritonclient.grpc import model_config_pb2
 
 from exposure.assets import MODEL_REPOSITORY
 from exposure.client import hardware
+from exposure.client import server as launcher
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
 from exposure.export.ensembles import install_configs
+from exposure.export.machine import Machine, outdated_driver
 
 FOR_RTX = {"library": "tensorrt-rtx-cu13-bindings", "library_version": "1.7.1.116", "compute_capability": "86"}
 
@@ -25,10 +31,10 @@ FOR_RTX = {"library": "tensorrt-rtx-cu13-bindings", "library_version": "1.7.1.11
         ("openvino", "", True, "cpu", "no NVIDIA card is here"),
         ("openvino tensorrt-rtx", "", True, "cpu", "no NVIDIA card is here"),
         ("openvino tensorrt-rtx", "RTX A5000", True, "rtx", "RTX A5000 is here, and an engine of TensorRT for RTX"),
-        ("openvino tensorrt-rtx", "RTX A5000", False, "cpu", "is here, but .* not installed"),
+        ("openvino tensorrt-rtx", "RTX A5000", False, "cpu", "is here, but tensorrt_rtx_bindings and cupy are missing"),
         ("openvino", "RTX A5000", True, "cpu", r"RTX A5000 is here, but no engine for it \(build one with: .*rtx\)"),
         ("openvino tensorrt", "H100", True, "cpu", "served by NVIDIA's container alone"),
-        ("tensorrt-rtx", "RTX A5000", False, None, "not installed, which the engine needs"),
+        ("tensorrt-rtx", "RTX A5000", False, None, "cannot run: .* and cupy are missing, and the engine needs them"),
         ("tensorrt-rtx", "", True, None, "needs an NVIDIA card, and none is here; build one with: .* openvino"),
         ("tensorrt", "H100", True, None, "is served by NVIDIA's container: deploy/README.md"),
         ("", "", True, None, "no engine in"),
@@ -47,7 +53,7 @@ def test_what_is_served_and_why(
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
     monkeypatch.setattr(hardware, "CARDS", tmp_path / "gpus")
     monkeypatch.setattr(hardware, "find_spec", lambda _: object() if modules else None)
-    monkeypatch.setattr(hardware, "built", lambda name: Path(name))
+    monkeypatch.setattr(hardware, "built", lambda name, _: Path(name))
     if card:
         (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
         (tmp_path / "gpus" / "0000:01:00.0" / "information").write_text(f"Model: \t\t {card}\nIRQ: 1\n")
@@ -61,8 +67,8 @@ def test_what_is_served_and_why(
 
 
 def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Path:
-        raise OSError(f"{name} is not built")
+    def missing(name: str, how: str) -> Path:
+        raise OSError(f"{name} is not built; install the project with pip, {how}")
 
     for target in ("openvino", "tensorrt-rtx"):
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
@@ -71,7 +77,37 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
     monkeypatch.setattr(hardware, "built", missing)
     chosen = hardware.choose_config(tmp_path)
     assert chosen.config_name == "cpu"
-    assert "RTX A5000 is here, but the CUDA kernels (which pip builds where nvcc is) not installed" in chosen.why
+    assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with" in chosen.why
+
+
+def test_a_driver_that_is_too_old_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Machine("RTX A5000", "86", "12.4", "550.54")
+    plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)
+    monkeypatch.setattr(hardware, "card_here", lambda: old.card)
+    monkeypatch.setattr(hardware, "this_machine", lambda: old)
+    sentence = "cannot run: the driver knows CUDA 12.4; tensorrt-rtx needs driver 580 or later"
+    with pytest.raises(ServerError, match=sentence):
+        hardware.choose_config(tmp_path)
+    plan_for(tmp_path / "denoiser" / "1" / "openvino", "openvino", {"library": "openvino"})
+    assert hardware.choose_config(tmp_path).config_name == "cpu"
+    assert outdated_driver(replace(old, cuda="13.0")) == outdated_driver(Machine()) == ""
+
+
+def test_a_build_beside_an_old_driver_ends_at_once(tmp_path: Path) -> None:
+    """Before minutes are spent; the driver is a made-up one."""
+    driver = ["gcc", "-shared", "-fPIC", PROJECT / "tests" / "card.c", "-o", tmp_path / "libcuda.so.1"]
+    subprocess.run(driver, check=True)
+    made_up = {"CARD_NAME": "A card", "CARD_CAPABILITY": "86", "CARD_CUDA": "12040"}
+    command = [sys.executable, PROJECT / "export" / "build_engine.py", "--target", "tensorrt-rtx"]
+    result = subprocess.run(
+        [*command, "--repository", tmp_path / "repository"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **made_up, "LD_LIBRARY_PATH": str(tmp_path)},
+    )
+    assert result.returncode == 1
+    assert result.stderr == "build_engine: the driver knows CUDA 12.4; tensorrt-rtx needs driver 580 or later\n"
 
 
 def test_the_rtx_denoiser_refuses_to_start_without_its_card(tmp_path: Path) -> None:
@@ -84,9 +120,11 @@ def test_the_rtx_denoiser_refuses_to_start_without_its_card(tmp_path: Path) -> N
         shutil.rmtree(tmp_path / other)
     config = tmp_path / "denoiser" / "configs" / "rtx.pbtxt"
     options = ServerOptions(tmp_path, "rtx", grpc_port=0, http_port=0, metrics_port=0)
-    with pytest.raises(ServerError, match="KIND_GPU but no GPUs are available"), running_server(options):
+    with pytest.raises(ServerError, match="invalid or unsupported gpu id 0"), running_server(options):
         pass
-    config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))  # so that Triton lets model.py speak
+    config.write_text(
+        config.read_text().replace("KIND_GPU count: 1 gpus: [ 0 ]", "KIND_CPU count: 1")
+    )  # so that Triton lets model.py speak
     sentence = "was built for cards of compute capability 86, and this machine has no NVIDIA card"
     with pytest.raises(ServerError, match=sentence), running_server(options):
         pass
@@ -96,4 +134,16 @@ def test_the_rtx_denoiser_refuses_to_start_without_its_card(tmp_path: Path) -> N
 def test_configurations_are_what_triton_reads(config: Path) -> None:
     parsed = text_format.Parse(config.read_text(), model_config_pb2.ModelConfig())
     assert parsed.name == config.relative_to(MODEL_REPOSITORY).parts[0]
-    assert PROJECT in config.parents
+    for group in parsed.instance_group:  # the card that plans are built, judged and held against the manifest for
+        assert list(group.gpus) == [0] * (group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU)
+
+
+def test_the_card_holds_what_waits_between_models() -> None:
+    """Else the host does, and what Triton pins there the Python backend does not fill."""
+    flags = dict(flag.partition("=")[::2] for flag in launcher._command(ServerOptions(config_name="rtx"), Path()))
+    assert flags["--pinned-memory-pool-byte-size"] == "0"
+    card, pool = flags["--cuda-memory-pool-byte-size"].split(":")
+    assert card == "0"
+    assert int(pool) > 3 * 4 * 1_000_000 * ServerOptions.megapixels_in_flight  # images of FP32, of 4 planes
+    on_cpu = " ".join(launcher._command(ServerOptions(), Path()))
+    assert "pool" not in on_cpu
