@@ -3,7 +3,8 @@
 Written against the documented API of both; it has not been run on a card yet.
 """
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ class CardFullError(EngineError):
     """The memory of the card does not suffice now; it may later."""
 
 
+class CardError(EngineError):
+    """The card or its driver failed; the message is CUDA's own."""
+
+
 def cupy_is_installed() -> bool:
     """CuPy allocates and copies on the card."""
     return find_spec("cupy") is not None
@@ -29,8 +34,8 @@ def cupy_is_installed() -> bool:
 class PlanEngine:
     """clean = engine(image, photon_gain[, original]): FP32 arrays, in CUDA memory (CuPy) or in the host's.
 
-    TensorRT for RTX compiles kernels when a shape first comes, keeps them in a cache that the next start finds, and
-    captures a CUDA graph of each shape by itself. Raises EngineError where there is no card or the plan is refused.
+    TensorRT for RTX compiles kernels when a shape first comes; they are kept in a cache that the next start finds.
+    Raises EngineError where there is no card or the plan is refused, CardFullError and CardError for what CUDA says.
     """
 
     def __init__(self, plan: Path, target: str) -> None:
@@ -38,9 +43,10 @@ class PlanEngine:
             raise EngineError(f"{plan} needs an NVIDIA card, and this machine has none")
         if not cupy_is_installed():
             raise EngineError("CuPy is not installed, and plans run on its memory: pip install -e '.[rtx]'")
+        self._trt = load_tensorrt(target)
         import cupy
 
-        self._cupy, self._trt = cupy, load_tensorrt(target)
+        self._cupy = cupy
         self._logger = self._trt.Logger(self._trt.Logger.ERROR)
         self._runtime = self._trt.Runtime(self._logger)
         self._runtime.engine_host_code_allowed = True  # of portable plans; ours are held against their hash
@@ -52,7 +58,9 @@ class PlanEngine:
         self._context, self._kernels = make_context(self._trt, self._engine, known)
         if self._context is None:
             raise EngineError(f"the memory of {this_machine().card} does not suffice for {plan}")
-        self._stream = cupy.cuda.Stream(non_blocking=True)
+        with self._told():
+            self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._shapes: set[tuple[int, ...]] = set()
         self._inputs = [name for name in self._names() if self._mode(name) == self._trt.TensorIOMode.INPUT]
 
     @classmethod
@@ -63,14 +71,23 @@ class PlanEngine:
 
     def __call__(self, *arrays: Any) -> NDArray[np.float32]:
         """Arrays of the host in and out."""
-        return self._cupy.asnumpy(self.on_card(*(self._cupy.asarray(array) for array in arrays)))
+        with self._told():
+            return self._cupy.asnumpy(self._computed(*(self._cupy.asarray(array) for array in arrays)))
 
     def on_card(self, *arrays: Any) -> Any:
         """Arrays of the card in and out; the result is complete when this returns."""
-        try:
+        with self._told():
             return self._computed(*arrays)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """CuPy's errors as ours."""
+        try:
+            yield
         except self._cupy.cuda.memory.OutOfMemoryError as error:
             raise CardFullError(f"the card's memory does not suffice: {error}") from error
+        except self._cupy.cuda.runtime.CUDARuntimeError as error:
+            raise CardError(f"{this_machine().card} failed: {error}") from error
 
     def _computed(self, *arrays: Any) -> Any:
         cupy, context = self._cupy, self._context
@@ -86,8 +103,11 @@ class PlanEngine:
             clean = cupy.empty(tuple(context.get_tensor_shape("CLEAN")), cupy.float32)
             context.set_tensor_address("CLEAN", clean.data.ptr)
             if not context.execute_async_v3(self._stream.ptr):
-                raise EngineError("the engine failed on the card")
+                raise CardError("the engine failed on the card")
         self._stream.synchronize()
+        if clean.shape not in self._shapes:
+            self._shapes.add(clean.shape)
+            self.keep_kernels()
         return clean
 
     def keep_kernels(self) -> None:
@@ -116,7 +136,9 @@ def make_context(trt: Any, engine: Any, known: bytes = b"") -> tuple[Any, Any]:
     if not hasattr(engine, "create_runtime_config") or not hasattr(trt, "CudaGraphStrategy"):
         return engine.create_execution_context(), None
     config = engine.create_runtime_config()
-    config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+    # A graph holds the addresses of its tensors, and Triton's differ from pass to pass: it would be captured each time.
+    # A pass takes so much longer than its launches that they hide behind it.
+    config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
     # The default compiles beside the first calls, which slower kernels answer: a warm-up would end too soon.
     config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
     kernels = config.create_runtime_cache()

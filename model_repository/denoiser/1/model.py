@@ -8,7 +8,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # the server's own module
 
 from exposure.export.manifest import EngineError, read_manifest
-from exposure.export.tensorrt_runtime import CardFullError, PlanEngine, cupy_is_installed
+from exposure.export.tensorrt_runtime import CardError, CardFullError, PlanEngine, cupy_is_installed
 
 
 class TritonPythonModel:
@@ -19,14 +19,13 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"] / "tensorrt-rtx"
         self._names = [tensor["name"] for tensor in json.loads(args["model_config"])["input"]]
         self._card = int(args["model_instance_device_id"])
-        if cupy_is_installed():
-            self._use_card()
         try:
+            if cupy_is_installed():
+                self._use_card()
             self._engine = PlanEngine.installed(folder, "tensorrt-rtx")
             for sides in read_manifest(folder).planes:
                 self._warm_up(sides)
-            self._engine.keep_kernels()
-        except EngineError as error:
+        except RuntimeError as error:  # ours, and CuPy's
             raise pb_utils.TritonModelException(str(error)) from error
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -34,18 +33,20 @@ class TritonPythonModel:
         self._use_card()
         return [self._answer(request) for request in requests]
 
+    def finalize(self) -> None:
+        """Keep what was compiled for the sizes of users."""
+        self._engine.keep_kernels()
+
     def _answer(self, request: Any) -> Any:
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._names]
         try:
             clean = self._engine.on_card(*(self._array(tensor) for tensor in tensors))
         except EngineError as error:
-            full = isinstance(error, CardFullError)
-            code = pb_utils.TritonError.UNAVAILABLE if full else pb_utils.TritonError.INVALID_ARG
-            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+            return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), _code(error)))
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("CLEAN", clean)])
 
     def _use_card(self) -> None:
-        """The card of this instance: Triton makes one for each, and CuPy would use the first for all."""
+        """The card of this instance, whatever thread calls."""
         import cupy
 
         cupy.cuda.Device(self._card).use()
@@ -57,7 +58,14 @@ class TritonPythonModel:
         return cupy.asarray(tensor.as_numpy()) if tensor.is_cpu() else cupy.from_dlpack(tensor)
 
     def _warm_up(self, sides: list[int]) -> None:
-        """Compile kernels and capture the graph of a frame before a user's request needs them."""
+        """Compile the kernels of a frame before a user's request needs them."""
         image = np.zeros((1, 4, *sides), np.float32)
         for _ in range(2):
             self._engine(*(np.ones(1, np.float32) if name == "PHOTON_GAIN" else image for name in self._names))
+
+
+def _code(error: EngineError) -> Any:
+    """For the client, who may ask again later, can do nothing, or must ask otherwise."""
+    if isinstance(error, CardFullError):
+        return pb_utils.TritonError.UNAVAILABLE
+    return pb_utils.TritonError.INTERNAL if isinstance(error, CardError) else pb_utils.TritonError.INVALID_ARG

@@ -1,0 +1,170 @@
+"""What runs a plan, without a card: TensorRT and CuPy are stand-ins, which compute nothing."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from exposure.export import tensorrt_engine
+from exposure.export import tensorrt_runtime as runtime
+from exposure.export.machine import Machine
+from exposure.export.manifest import EngineError
+
+NAMES = ("IMAGE", "PHOTON_GAIN", "CLEAN")
+A_CARD = Machine("A card", "86", "13.0", "580.1")
+
+
+class OutOfMemoryError(MemoryError):
+    """CuPy's."""
+
+
+class CUDARuntimeError(RuntimeError):
+    """CuPy's."""
+
+
+class Stream:
+    ptr = 7
+
+    def __init__(self, non_blocking: bool = True) -> None:
+        assert non_blocking
+
+    def synchronize(self) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Array(np.ndarray[Any, Any]):
+    """An array of the card: one that tells its address."""
+
+    @property
+    def data(self) -> Any:
+        return SimpleNamespace(ptr=id(self))
+
+
+def on_card(array: Any, dtype: Any = None) -> Any:
+    return np.ascontiguousarray(array, dtype).view(Array)
+
+
+class Context:
+    """Sides of more than 100 are beyond the profile."""
+
+    def __init__(self, config: Any) -> None:
+        self.config, self.shape, self.addresses = config, (), set[str]()
+
+    def set_input_shape(self, name: str, shape: Any) -> bool:
+        self.shape = shape if name == "IMAGE" else self.shape
+        return max(shape) <= 100
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        assert address
+        self.addresses.add(name)
+
+    def get_tensor_shape(self, name: str) -> Any:
+        assert name == "CLEAN"
+        return self.shape
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.addresses == set(NAMES)
+        return stream == Stream.ptr
+
+
+class Engine:
+    num_io_tensors = len(NAMES)
+
+    def get_tensor_name(self, index: int) -> str:
+        return NAMES[index]
+
+    def get_tensor_mode(self, name: str) -> str:
+        return "output" if name == "CLEAN" else "input"
+
+    def create_runtime_config(self) -> Any:
+        kernels = SimpleNamespace(serialize=lambda: b"kernels")
+        return SimpleNamespace(create_runtime_cache=lambda: kernels, set_runtime_cache=lambda _: None)
+
+    def create_execution_context(self, config: Any) -> Context:
+        return Context(config)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """The stand-in for CuPy; TensorRT's, and a card, are there too."""
+    errors = {"memory": SimpleNamespace(OutOfMemoryError=OutOfMemoryError)}
+    errors["runtime"] = SimpleNamespace(CUDARuntimeError=CUDARuntimeError)
+    cuda = SimpleNamespace(Stream=Stream, get_current_stream=Stream, **errors)
+    arrays = {"asarray": on_card, "ascontiguousarray": on_card, "empty": lambda *how: on_card(np.zeros(*how))}
+    fake = SimpleNamespace(float32=np.float32, asnumpy=np.asarray, cuda=cuda, **arrays)
+    trt = SimpleNamespace(
+        Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda *_: None}),
+        Runtime=lambda _: SimpleNamespace(deserialize_cuda_engine=lambda _: Engine()),
+        TensorIOMode=SimpleNamespace(INPUT="input"),
+        CudaGraphStrategy=SimpleNamespace(DISABLED="no graphs"),
+        DynamicShapesKernelSpecializationStrategy=SimpleNamespace(EAGER="at once"),
+    )
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    monkeypatch.setattr(runtime, "cupy_is_installed", lambda: True)
+    monkeypatch.setattr(runtime, "load_tensorrt", lambda _: trt)
+    monkeypatch.setattr(runtime, "this_machine", lambda: A_CARD)
+    monkeypatch.setenv("EXPOSURE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model.plan").write_bytes(b"plan")
+    return fake
+
+
+def ask(engine: runtime.PlanEngine, side: int) -> Any:
+    return engine(np.ones((1, 4, side, side), np.float32), np.ones(1, np.float32))
+
+
+def test_kernels_are_kept_when_a_shape_first_came(cupy: Any, tmp_path: Path) -> None:
+    del cupy
+    engine = runtime.PlanEngine(tmp_path / "model.plan", "tensorrt-rtx")
+    assert engine._context.config.cuda_graph_strategy == "no graphs"
+    for side, written in ((16, True), (16, False), (32, True)):
+        assert ask(engine, side).shape == (1, 4, side, side)
+        kept = list((tmp_path / "cache").rglob("*.cache"))
+        assert [file.read_bytes() for file in kept] == [b"kernels"] * written
+        for file in kept:
+            file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "sentence"),
+    [
+        (OutOfMemoryError("5 bytes"), runtime.CardFullError, "the card's memory does not suffice: 5 bytes"),
+        (CUDARuntimeError("cudaErrorLaunchFailure"), runtime.CardError, "A card failed: cudaErrorLaunchFailure"),
+    ],
+)
+def test_what_cuda_says_is_one_sentence(
+    cupy: Any, tmp_path: Path, error: Exception, kind: type[EngineError], sentence: str
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    engine = runtime.PlanEngine(tmp_path / "model.plan", "tensorrt-rtx")
+    with pytest.raises(EngineError, match=r"IMAGE is .*; the engine's profile does not take it"):
+        ask(engine, 101)
+    cupy.empty = fails
+    with pytest.raises(kind, match=sentence):
+        ask(engine, 16)
+    cupy.cuda.Stream = fails
+    with pytest.raises(kind, match=sentence):
+        runtime.PlanEngine(tmp_path / "model.plan", "tensorrt-rtx")
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [(Machine(), "finds no NVIDIA card here"), (A_CARD, "cannot start a builder on A card: factory function returned")],
+)
+def test_a_builder_that_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine, sentence: str
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise TypeError("factory function returned nullptr")
+
+    trt = SimpleNamespace(Logger=type("Logger", (), {"ERROR": 0, "__init__": lambda *_: None}), Builder=fails)
+    monkeypatch.setattr(tensorrt_engine, "load_tensorrt", lambda _: trt)
+    monkeypatch.setattr(tensorrt_engine, "this_machine", lambda: machine)
+    options = tensorrt_engine.PlanOptions((16, 16), (16, 16), (16, 16))
+    with pytest.raises(EngineError, match=sentence):
+        tensorrt_engine.plan_from_onnx(tmp_path / "graph.onnx", tmp_path / "plan", "tensorrt", options)
