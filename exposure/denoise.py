@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .kernels.library import has_cuda_library
 from .kernels.ops import poisson
 from .schedule import PUBLISHED_PHOTON_UNIT, Step, unroll
 from .sensor import pad, shape_text
@@ -36,8 +38,7 @@ def denoise(
     ratio: R, at least 1. gain: K in DN per electron. saturation: S, white - black in DN.
     passes: network evaluations. seed: of the photon noise, unsigned 64-bit.
     noise: "poisson", or "mean" to replace every draw by its expectation, for exact comparisons.
-    Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything else than described, and OSError for
-    an image on a GPU where the CUDA kernels were not built.
+    Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything else than described.
     """
     import torch
 
@@ -74,7 +75,11 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
 
-    def draw_after(index: int) -> Draw:  # the server's own arithmetic, where the image lies: same seed, same electrons
-        return lambda rate: poisson(rate.float(), seed=seed, step=index).to(rate)
+    return [partial(_counts, seed=seed, step=index) for index in range(passes - 1)]
 
-    return [draw_after(index) for index in range(passes - 1)]
+
+def _counts(rate: Tensor, *, seed: int, step: int) -> Tensor:
+    """The server's own arithmetic: same seed, same electrons. Where the kernels for the GPU were not built, the CPU's
+    draw the same bits."""
+    within_reach = rate.float() if has_cuda_library() else rate.float().cpu()
+    return poisson(within_reach, seed=seed, step=step).to(rate)

@@ -68,11 +68,20 @@ def check_cuda(error: int) -> None:
 
 def built(name: str, need: str = "which needs a C++17 compiler") -> Path:
     """Where a compiled library lies. Raises OSError, one sentence, where it was not built."""
+    found = _found(name)
+    if found is None:
+        raise OSError(f"{name} is not built; install the project with pip, {need}")
+    return found
+
+
+def has_cuda_library() -> bool:
+    """Whether the kernels on a GPU were built; pip leaves them out where there is no nvcc."""
+    return _found(CUDA) is not None
+
+
+def _found(name: str) -> Path | None:
     # an editable install keeps the sources in the tree and the library in site-packages: look in both
-    for folder in exposure.kernels.__path__:
-        if (Path(folder) / name).is_file():
-            return Path(folder) / name
-    raise OSError(f"{name} is not built; install the project with pip, {need}")
+    return next((Path(folder) / name for folder in exposure.kernels.__path__ if (Path(folder) / name).is_file()), None)
 
 
 def threads() -> int:
