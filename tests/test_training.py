@@ -11,13 +11,16 @@ from PIL import Image
 
 from exposure.client.command import main
 from exposure.denoise import denoise
-from exposure.networks import CheckpointError, UNet, load_checkpoint
+from exposure.kernels.library import threads
+from exposure.networks import CheckpointError, UNet, load_checkpoint, save_checkpoint
 from exposure.networks.checkpoint import CheckpointInfo
 from exposure.schedule import PUBLISHED_PHOTON_UNIT
 from exposure.training import command as training_command
+from exposure.training import loop, scenes
 from exposure.training.diffusion import Diffusion, diffusion_losses, load_diffusion, sample
 from exposure.training.leaves import dead_leaves
-from exposure.training.loop import Plan, Trainer, rollout
+from exposure.training.loop import Plan, Trainer, rollout, straight_through
+from exposure.training.report import Report
 from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
 from exposure.training.shots import Range, Shots
 from exposure.training.start import fresh, widened, with_origin
@@ -98,15 +101,44 @@ def test_a_shot_is_its_scene_with_noise() -> None:
     assert abs(np.mean(errors)) < 1e-3
 
 
-def test_rollout_judges_every_pass_and_feeds_gradients_through() -> None:
-    network = narrow()
+def one_batch() -> list[torch.Tensor]:
     shot = Shots(Scenes(side=32), Range())[0]
-    batch = [torch.from_numpy(np.asarray(part))[None] for part in shot]
-    losses, auxiliary = rollout(network, *batch, passes=3, generator=torch.Generator().manual_seed(0))
-    assert len(losses) == len(auxiliary) == 3
-    last_only = torch.autograd.grad(losses[-1], list(network.parameters()))
-    assert all(torch.isfinite(gradient).all() for gradient in last_only)
-    assert any(gradient.abs().max() > 0 for gradient in last_only)
+    return [torch.from_numpy(np.asarray(part))[None] for part in shot]
+
+
+def test_rollout_judges_every_pass_and_feeds_gradients_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = narrow()
+
+    def last_loss_and_its_gradients() -> tuple[float, torch.Tensor]:
+        losses, auxiliary = rollout(network, *one_batch(), passes=3, generator=torch.Generator().manual_seed(0))
+        assert len(losses) == len(auxiliary) == 3
+        gradients = torch.autograd.grad(losses[-1], list(network.parameters()))
+        return losses[-1].item(), torch.cat([gradient.ravel() for gradient in gradients])
+
+    loss, through = last_loss_and_its_gradients()
+    assert torch.isfinite(through).all()
+    monkeypatch.setattr(loop, "straight_through", lambda *given: straight_through(*given).detach())
+    same_loss, cut = last_loss_and_its_gradients()
+    assert same_loss == loss
+    assert (through - cut).norm() > 0.01 * through.norm()  # the earlier passes' share
+
+
+def test_a_draw_is_poissons_with_the_gradient_of_its_rate() -> None:
+    rate = torch.full((10_000,), 7.0, requires_grad=True)
+    drawn = straight_through(rate, torch.Generator().manual_seed(3))
+    torch.testing.assert_close(drawn, torch.poisson(rate.detach(), torch.Generator().manual_seed(3)))
+    (3 * drawn).sum().backward()
+    assert rate.grad is not None
+    assert (rate.grad == 3).all()
+
+
+def test_a_networks_own_photon_unit_is_trained_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen = narrow(), []
+    inputs = network.inputs
+    monkeypatch.setattr(network, "inputs", lambda x, gain, image: seen.append(gain) or inputs(x, gain, image))
+    for network.photon_unit in (PUBLISHED_PHOTON_UNIT, PUBLISHED_PHOTON_UNIT / 4):
+        rollout(network, *one_batch(), passes=1)
+    torch.testing.assert_close(seen[1], 4 * seen[0])
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
@@ -209,6 +241,62 @@ def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     assert network.conv5_1.out_channels == 12
 
 
+def test_a_run_keeps_the_photon_unit_that_it_started_with(tmp_path: Path) -> None:
+    save_checkpoint(narrow(), tmp_path / "first.safetensors", CheckpointInfo(photon_unit=4000.0))
+    flags = f"--init {tmp_path / 'first.safetensors'} --out {tmp_path} --iterations 1 --batch 1 --side 16 --passes 1"
+    assert main(["train", *flags.split()]) == 0
+    assert load_checkpoint(tmp_path / "unet.safetensors").photon_unit == 4000.0
+
+
+def test_the_result_is_written_before_the_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(Report, "quality", fails)
+    flags = f"--out {tmp_path} --iterations 1 --batch 1 --side 16 --widths 2 3 4 5 6"
+    assert main(["train", *flags.split()]) == 1
+    assert load_checkpoint(tmp_path / "unet.safetensors").with_photon
+
+
+def test_a_gpu_is_given_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Plan().workers == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Plan().workers == min(8, threads())
+    assert Plan(workers=3).workers == 3
+
+
+def test_pictures_are_decoded_when_they_are_needed(photographs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+
+    def watched(path: Path) -> Image.Image:
+        decoded.append(path)
+        with Image.open(path) as image:
+            return image.convert("RGB")
+
+    monkeypatch.setattr(scenes, "read_picture", watched)
+    many = Scenes(photographs, side=32, leaves=0, seed=7)
+    assert not decoded
+    crops = [many[index] for index in range(8)]
+    assert sorted(decoded) == photographs  # each once
+    monkeypatch.setattr(scenes, "DECODED_BYTES", 1)
+    few = Scenes(photographs, side=32, leaves=0, seed=7)
+    for index, crop in enumerate(crops):
+        np.testing.assert_array_equal(few[index], crop)
+    assert len(decoded) > 2 * len(photographs)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_picture_is_one_sentence(tmp_path: Path, workers: int) -> None:
+    path = tmp_path / "broken.jpg"
+    Image.fromarray((255 * dead_leaves(160, 1)).astype(np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    plan = Plan(iterations=1, batch=1, side=32, workers=workers)
+    trainer = Trainer(narrow(), plan, tmp_path)
+    with pytest.raises(ValueError, match=rf"^{path}: not a picture that can be read$"):
+        trainer.run(Shots(Scenes([path], side=32, leaves=0), Range()), Silent())  # type: ignore[arg-type]
+
+
 def test_a_fresh_network_is_that_of_its_seed() -> None:
     """Whatever was drawn before it in this process."""
     torch.manual_seed(1)
@@ -233,7 +321,7 @@ def test_held_out_pictures_are_never_trained_on(
 
     monkeypatch.setattr(training_command, "Scenes", Watched)
     held_out = tmp_path / "held_out.txt"
-    held_out.write_text(f"{photographs[0].name}\nanother.jpg\n")
+    held_out.write_text(f"# a comment\r\n\r\n{photographs[0].name}\r\nanother.jpg\r\n", newline="")
     folder = photographs[0].parent
     flags = f"--photos {folder} --held-out {held_out} --out {tmp_path / 'run'} --side 16 --iterations 1 --batch 1"
     assert main(["train", *flags.split(), "--widths", "2", "3", "4", "5", "6"]) == 0
@@ -254,6 +342,9 @@ def test_refusals(tmp_path: Path) -> None:
         Scenes([tmp_path / "deep.png"], side=32)
     with pytest.raises(ValueError, match="--warm-up is 0"):
         Plan(warm_up=0)
+    for network in (narrow(), Diffusion(NARROW)):
+        with pytest.raises(ValueError, match="--side is 40; crops for this network are multiples of 16 wide"):
+            Trainer(network, Plan(side=40), tmp_path)
     with pytest.raises(ValueError, match="8 inputs mean photon planes"):
         with_origin(narrow(with_photon=False))
     with pytest.raises(ValueError, match="share of dead leaves"):

@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,21 +19,24 @@ from .scenes import SUFFIXES, Scenes, listed, pictures_in
 from .shots import Range, Shots
 
 if TYPE_CHECKING:  # imported on call, so that the command line starts without torch
-    from exposure.networks import Network
+    from exposure.networks import CheckpointInfo, Network
+
+    from .loop import Plan, Trainer
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
+EXAMPLES = 8  # crops that reports judge
 MEANINGS = {  # of the fields of `Plan`
     "iterations": "updates of the weights, in all",
     "batch": "crops in each",
-    "side": "of a crop, in pixels of a plane",
+    "side": "of a crop, in pixels of a plane; a multiple of the network's own, 16 or 32",
     "passes": "of the network on each crop",
     "learning_rate": "in the first half; then halved, and falling to 0 in the last quarter",
-    "warm_up": "iterations until it is reached",
-    "averaging": "how much of the running average stays in each iteration",
+    "warm_up": "iterations over which the learning rate rises",
+    "averaging": "share of the running average kept each iteration",
     "seed": "of everything random",
     "save_every": "iterations from one save to the next",
-    "report_every": "the same, of reports to TensorBoard",
-    "workers": "processes that make crops; 0: the one that trains",
+    "report_every": "iterations between reports to TensorBoard",
+    "workers": "processes that make crops, 0: the one that trains; with a GPU one for each core, up to 8, else 0",
 }
 
 
@@ -51,48 +54,60 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="channels of the five levels")
     parser.add_argument("--diffusion", action="store_true", help="train the conditional diffusion baseline instead")
     parser.add_argument("--licence", default="unknown", help="licence of the weights, for the file's metadata")
-    for field in fields(Plan):
-        flag, meaning = "--" + field.name.replace("_", "-"), f"{MEANINGS[field.name]} (default: %(default)s)"
-        parser.add_argument(flag, type=type(field.default), default=field.default, metavar="N", help=meaning)
+    for name, default in vars(Plan()).items():
+        flag, meaning = "--" + name.replace("_", "-"), f"{MEANINGS[name]} (default: %(default)s)"
+        parser.add_argument(flag, type=type(default), default=default, metavar="N", help=meaning)
     parser.set_defaults(run=train)
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on training, and write `unet.safetensors` (or `diffusion.safetensors`) into the run's folder."""
-    from exposure.networks import CheckpointInfo, save_checkpoint
-    from exposure.networks.unet import WIDTHS
+    from exposure.networks import save_checkpoint
 
-    from .diffusion import Diffusion, diffusion_losses
-    from .loop import Plan, Trainer, rollout
+    from .loop import Plan
     from .report import Report, denoised, sampled
 
-    plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
+    plan = Plan(**{name: getattr(arguments, name) for name in MEANINGS})
     pictures = pictures_in(arguments.photos) if arguments.photos else []
     names = set(listed(arguments.held_out))
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
-    if arguments.diffusion:
-        if arguments.init or arguments.widen > 1 or arguments.concat_origin:
-            raise ValueError("--diffusion starts at random weights; --init, --widen and --concat-origin are not for it")
-        diffusion = Diffusion(arguments.widths or WIDTHS, plan.seed)
-        trainer = Trainer(diffusion, plan, arguments.out, diffusion_losses)
-    else:
-        trainer = Trainer(_start(arguments), plan, arguments.out, rollout)
+    trainer = _trainer(arguments, plan)
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
-    examples = Shots(Scenes(unseen, side=min(128, plan.side), leaves=0, seed=plan.seed + 1), limits)
+    shown = Shots(Scenes(unseen[:EXAMPLES], side=min(128, plan.side), leaves=0, seed=plan.seed + 1), limits)
     result = sampled if arguments.diffusion else denoised
-    report = Report(arguments.out / "tensorboard", [examples[index] for index in range(8)], result)
+    report = Report(arguments.out / "tensorboard", [shown[index] for index in range(EXAMPLES)], result)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
+    path = arguments.out / ("diffusion.safetensors" if arguments.diffusion else "unet.safetensors")
+    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits))
+    print(f"{path} written", flush=True)
+    report.quality(trainer.iteration, trainer.average)  # after, for whatever may befall it
+    return 0
+
+
+def _trainer(arguments: argparse.Namespace, plan: "Plan") -> "Trainer":
+    from exposure.networks.unet import WIDTHS
+
+    from .diffusion import Diffusion, diffusion_losses
+    from .loop import Trainer, rollout
+
+    if not arguments.diffusion:
+        return Trainer(_start(arguments), plan, arguments.out, rollout)
+    if arguments.init or arguments.widen > 1 or arguments.concat_origin:
+        raise ValueError("--diffusion starts at random weights; --init, --widen and --concat-origin are not for it")
+    return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses)
+
+
+def _info(arguments: argparse.Namespace, trainer: "Trainer", limits: Range) -> "CheckpointInfo":
+    from exposure.networks import CheckpointInfo
+
     info = CheckpointInfo(
         training_noise=" and ".join(limits.noise),
         licence=arguments.licence,
-        origin=f"{trainer.iteration} iterations of {plan.batch} crops, {trainer.seconds / 3600:.1f} h",
+        origin=f"{trainer.iteration} iterations of {trainer.plan.batch} crops, {trainer.seconds / 3600:.1f} h",
     )
-    path = arguments.out / ("diffusion.safetensors" if arguments.diffusion else "unet.safetensors")
-    save_checkpoint(trainer.average, path, info)
-    print(f"{path} written")
-    return 0
+    return info if arguments.diffusion else replace(info, photon_unit=trainer.average.photon_unit)
 
 
 def _start(arguments: argparse.Namespace) -> "Network":

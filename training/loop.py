@@ -4,7 +4,7 @@ import copy
 import ctypes
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from exposure.denoise import expose
+from exposure.kernels.library import threads
 from exposure.networks import Network
-from exposure.schedule import PUBLISHED_PHOTON_UNIT, step_between
+from exposure.schedule import step_between
 
 from .muon import Muon
 from .report import Report
@@ -25,6 +26,14 @@ from .shots import Shots
 
 Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
 """`rollout`, or what takes its place: the losses of each pass, and auxiliary ones, of a batch."""
+
+
+MOST_WORKERS = 8  # by default: enough to keep a GPU busy
+
+
+def default_workers() -> int:
+    """A GPU waits for one process that makes crops; on a CPU, they would take cores from the network."""
+    return min(MOST_WORKERS, threads()) if torch.cuda.is_available() else 0
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Plan:
     seed: int = 0
     save_every: int = 200
     report_every: int = 1000
-    workers: int = 0
+    workers: int = field(default_factory=default_workers)
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "side", "passes", "warm_up", "save_every", "report_every"):
@@ -59,6 +68,8 @@ class Trainer:
     """A run in a folder: `latest.pt` holds all that is needed to go on where it stopped, in the published format."""
 
     def __init__(self, network: Any, plan: Plan, folder: Path, objective: Objective | None = None) -> None:
+        if plan.side % network.multiple:
+            raise ValueError(f"--side is {plan.side}; crops for this network are multiples of {network.multiple} wide")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.folder, self.iteration, self.seconds = plan, folder, 0, 0.0
         self.objective = objective or rollout
@@ -75,7 +86,10 @@ class Trainer:
             self._resume(torch.load(folder / "latest.pt", map_location=self.device, weights_only=True))
 
     def run(self, shots: Shots, report: Report) -> None:
-        """Train to the end of the plan; stopped at any moment, the next run goes on from the last save."""
+        """Train to the end of the plan; stopped at any moment, the next run goes on from the last save.
+
+        Reports while it goes; the last report is the caller's, who may want to write the result first.
+        """
         keep_freed_memory()
         batches = self._batches(shots)
         progress = tqdm(batches, initial=self.iteration, total=self.plan.iterations, unit="it", mininterval=5)
@@ -90,7 +104,7 @@ class Trainer:
                 report.losses(self.iteration, [float(loss) for loss in losses], self.plan.rate_at(self.iteration))
             if self.iteration % self.plan.save_every == 0 or self.iteration == self.plan.iterations:
                 self.save()
-            if self.iteration % self.plan.report_every == 0 or self.iteration == self.plan.iterations:
+            if self.iteration % self.plan.report_every == 0 and self.iteration < self.plan.iterations:
                 report.quality(self.iteration, self.average)
 
     def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
@@ -149,7 +163,10 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             persistent_workers=self.plan.workers > 0,
         )
-        return iter(loader)
+        try:
+            yield from loader
+        except ValueError as error:  # of a picture; a worker puts its traceback before the sentence
+            raise ValueError(str(error).strip().rpartition("\n")[2].removeprefix("ValueError: ")) from error
 
 
 def rollout(
@@ -173,7 +190,7 @@ def rollout(
     exposures += [1 + (ratio - 1) * fraction.reshape(-1, 1, 1, 1) for fraction in between.T]
     x, losses, auxiliary = image, [], []
     for now, after in zip(exposures, [*exposures[1:], ratio], strict=True):
-        step = step_between(now, after, full_well, PUBLISHED_PHOTON_UNIT)
+        step = step_between(now, after, full_well, network.photon_unit)
         output = network.last(network.features(network.inputs(x, step.photon_gain, image))).float()
         estimate = network.blend(output, x)
         losses.append((estimate - clean).abs().mean())

@@ -4,7 +4,8 @@ Unprocessing (Brooks et al., "Unprocessing Images for Learned Raw Denoising", CV
 light, camera colours, white balance, exposure. Every choice is drawn anew for each crop, from a seed.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from .leaves import dead_leaves
 
 SUFFIXES: Set[str] = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp"}
 CANVAS, REUSED = 320, 40  # side of a canvas of leaves in pixels; how many crops are cut from it, for it takes long
+DECODED_BYTES = 2**29  # of decoded pictures that a process keeps; others are decoded again for each crop
 ZOOM = 3.0  # at most, pictures are shrunk by; that frees them of JPEG blocks too
 
 
@@ -79,10 +81,9 @@ class Scenes:
     def __init__(self, photographs: Sequence[Path] = (), *, side: int, leaves: float = 0.3, seed: int = 0) -> None:
         if not 0 <= leaves <= 1:
             raise ValueError(f"share of dead leaves is {leaves:g}; it must lie in [0, 1]")
-        self.photographs = [read_picture(path) for path in photographs]
-        for path, picture in zip(photographs, self.photographs, strict=True):
-            if min(picture.size) < 2 * side:
-                raise ValueError(f"{path} is {picture.width}x{picture.height}; a crop needs {2 * side} pixels a side")
+        self.photographs, sizes = photographs, [_bytes_decoded(path, 2 * side) for path in photographs]
+        kept = max(1, DECODED_BYTES * len(sizes) // max(1, sum(sizes)))
+        self._photograph = lru_cache(maxsize=kept)(read_picture)
         self.side, self.seed = side, seed
         self.leaves = leaves if self.photographs else 1.0
         self._canvas = lru_cache(maxsize=4)(lambda number: dead_leaves(max(CANVAS, 2 * side), (seed << 32) + number))
@@ -100,7 +101,7 @@ class Scenes:
         return np.ascontiguousarray(planes[:, ::down, ::right])
 
     def _from_photograph(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        image = self.photographs[generator.integers(len(self.photographs))]
+        image = self._photograph(self.photographs[generator.integers(len(self.photographs))])
         pixels = 2 * self.side
         zoom = generator.uniform(1.0, min(ZOOM, min(image.size) / pixels))  # smaller is sharper
         x, y = (generator.uniform(0, side - zoom * pixels) for side in image.size)
@@ -130,10 +131,24 @@ def listed(path: Path) -> list[str]:
 
 def read_picture(path: Path) -> Image.Image:
     """A picture as sRGB. Raises ValueError, one sentence, for what is none."""
+    with _opened(path) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """A picture whose header is read, and nothing more."""
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):  # which the conversion clips to white
                 raise ValueError(f"{path}: a grey picture of more than 8 bits; save it with 8")
-            return image.convert("RGB")
+            yield image
     except OSError as error:
         raise ValueError(f"{path}: not a picture that can be read") from error
+
+
+def _bytes_decoded(path: Path, crop: int) -> int:
+    with _opened(path) as picture:
+        if min(picture.size) < crop:
+            raise ValueError(f"{path} is {picture.width}x{picture.height}; a crop needs {crop} pixels a side")
+        return 3 * picture.width * picture.height
