@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from . import manifest, output
 from .access import ServerError, ServerGoneError
-from .inputs import Source
+from .inputs import PREVIEW, Source
 from .rawfile import RawFile, RawFileError
 from .reader import Readers, readers
 from .recipe import Choice, Recipe
@@ -170,7 +169,7 @@ class Batch:
             try:
                 exposed, checkpoint = self._exposed(file, choice)
                 with self._writing:
-                    self._write(file, exposed, choice, targets)
+                    self._write(content, file, exposed, choice, targets)
                     write_copies(sidecars)
             except BaseException:
                 self._manifest.abandon(targets)
@@ -226,13 +225,18 @@ class Batch:
             )
         return self.recipe.finish(file, denoised, choice), told[0]
 
-    def _write(self, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]) -> None:
+    def _write(
+        self, content: str, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]
+    ) -> None:
+        """Write the results; each is noted before it gets its name, so that it is known after a kill."""
         for target in targets:
-            write = partial(output.write, target, file, exposed)
-            if target.stem.endswith("_preview"):
-                ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
-                write = partial(output.write_preview, target, file, exposed.in_file_levels, ratio)
-            write()
+            with output.whole(target) as part:
+                if target.stem.endswith(PREVIEW):
+                    ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
+                    output.write_preview(part, file, exposed.in_file_levels, ratio)
+                else:
+                    output.write(part, file, exposed)
+                self._manifest.renaming(content, target, part)
 
     def _progress(self, share: float) -> None:
         with self._telling:

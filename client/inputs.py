@@ -6,48 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # What folders are searched for; a file that is named itself may have any suffix.
-SUFFIXES = frozenset(
-    f".{name}"
-    for name in (
-        *(
-            "3fr",
-            "arw",
-            "bay",
-            "cr2",
-            "cr3",
-            "crw",
-            "dcr",
-            "dcs",
-            "dng",
-            "erf",
-            "fff",
-            "gpr",
-            "iiq",
-            "k25",
-            "kdc",
-            "mef",
-        ),
-        *(
-            "mos",
-            "mrw",
-            "nef",
-            "nrw",
-            "orf",
-            "pef",
-            "ptx",
-            "raf",
-            "raw",
-            "rw2",
-            "rwl",
-            "rwz",
-            "sr2",
-            "srf",
-            "srw",
-            "x3f",
-        ),
-    )
+SUFFIXES = (
+    {".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng", ".erf", ".fff"}
+    | {".gpr", ".iiq", ".k25", ".kdc", ".mef", ".mos", ".mrw", ".nef", ".nrw", ".orf", ".pef"}
+    | {".ptx", ".raf", ".raw", ".rw2", ".rwl", ".rwz", ".sr2", ".srf", ".srw", ".x3f"}
 )
 RESULT = "_exposed"  # ends the stem of every result
+PREVIEW = "_preview"  # of before and after side by side
 
 
 @dataclass(frozen=True)
@@ -61,7 +26,7 @@ class Source:
         """Where its results go: OUT/folder/stem_exposed.suffix."""
         place = out / self.folder
         found = [place / f"{self.path.stem}{RESULT}.{suffix}" for suffix in formats]
-        return [*found, place / f"{self.path.stem}_preview.png"] if preview else found
+        return [*found, place / f"{self.path.stem}{PREVIEW}.png"] if preview else found
 
 
 def find_sources(named: Sequence[Path], out: Path, *, recursive: bool) -> list[Source]:

@@ -36,7 +36,16 @@ CREATE TABLE IF NOT EXISTS begun (
     modified INTEGER
 )
 """
+PARTS = """
+CREATE TABLE IF NOT EXISTS parts (    -- files that were about to be given the name of a target
+    target TEXT NOT NULL,
+    content TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    modified INTEGER NOT NULL
+)
+"""
 CLOCK_NS = 2_000_000_000  # some file systems round times to 2 s
+Identity = tuple[int | None, int | None]  # size and time of modification, in ns
 
 
 class TakenError(RawFileError):
@@ -92,6 +101,12 @@ class Manifest:
                     (self._name(target), content, settings, str(source), *_identity(target)),
                 )
 
+    def renaming(self, content: str, target: Path, part: Path) -> None:
+        """Note the file that is about to be given a target's name, which changes neither its size nor its time."""
+        with self._database() as database:
+            row = (self._name(target), content, *_identity(part))
+            database.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", row)
+
     def finish(self, targets: Sequence[Path], checkpoint: str) -> None:
         """Note that the results are there, whole, and which network made them."""
         with self._database() as database:
@@ -101,7 +116,8 @@ class Manifest:
                     " SELECT target, content, settings, source, ?, ?, ? FROM begun WHERE target = ?",
                     (checkpoint, *_identity(target), self._name(target)),
                 )
-                database.execute("DELETE FROM begun WHERE target = ?", (self._name(target),))
+                for table in ("begun", "parts"):
+                    database.execute(f"DELETE FROM {table} WHERE target = ?", (self._name(target),))
 
     def abandon(self, targets: Sequence[Path]) -> None:
         """Forget what was begun and not written: what was there before is what it was."""
@@ -115,18 +131,15 @@ class Manifest:
     def _foreign(self, database: sqlite3.Connection, content: str, target: Path) -> str:
         """Why a file may not be replaced; "" where it may."""
         name, identity = self._name(target), _identity(target)
-        begun = database.execute("SELECT content, size, modified FROM begun WHERE target = ?", (name,)).fetchone()
-        if begun and begun[0] == content and begun[1:] != identity:
+        parts = database.execute("SELECT size, modified FROM parts WHERE target = ? AND content = ?", (name, content))
+        if any(_is_same(part, identity) for part in parts):
             return ""  # written by a run that was ended before it could note so
         row = database.execute(
             "SELECT content, source, size, modified FROM results WHERE target = ?", (name,)
         ).fetchone()
         if row is None or row[0] != content:
             return f"is made from {row[1]}" if row else "is not a result of this command"
-        _, _, size, modified = row
-        resized = size is not None and size != identity[0]
-        touched = modified is not None and abs(modified - target.stat().st_mtime_ns) > CLOCK_NS
-        return "was changed since it was made" if resized or touched else ""
+        return "" if _is_same(row[2:], identity) else "was changed since it was made"
 
     def _name(self, target: Path) -> str:
         return target.relative_to(self._folder).as_posix()
@@ -137,6 +150,7 @@ class Manifest:
             with contextlib.closing(sqlite3.connect(self._path, timeout=60)) as database, database:
                 database.execute(RESULTS)
                 database.execute(BEGUN)
+                database.execute(PARTS)
                 _add_columns(database)
                 yield database
         except sqlite3.DatabaseError as error:
@@ -145,12 +159,20 @@ class Manifest:
             ) from error
 
 
-def _identity(target: Path) -> tuple[int | None, int | None]:
+def _identity(target: Path) -> Identity:
     """Size and time of modification, in ns, of a file; None where there is none."""
     if not target.exists():
         return None, None
     found = target.stat()
     return found.st_size, found.st_mtime_ns
+
+
+def _is_same(noted: Identity, found: Identity) -> bool:
+    """Whether a file still is the one that was noted, as far as the note goes."""
+    (size, modified), (size_now, modified_now) = noted, found
+    if size is not None and size != size_now:
+        return False
+    return modified is None or modified_now is None or abs(modified - modified_now) <= CLOCK_NS
 
 
 def _add_columns(database: sqlite3.Connection) -> None:
@@ -215,5 +237,6 @@ def _locked(path: Path) -> int | None:
 def _remove_parts_of(lock: Path) -> None:
     """Remove the temporary files of the targets that a lock names."""
     for name in lock.read_text().splitlines():
-        for part in parts_of(lock.with_name(name)):
-            part.unlink(missing_ok=True)
+        for written in (name, f".{name}"):  # what is to be renamed was written under a temporary name, too
+            for part in parts_of(lock.with_name(written)):
+                part.unlink(missing_ok=True)

@@ -268,6 +268,7 @@ def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
     with claimed([target]):
         part = tmp_path / f".a_exposed.77{output.PART}.dng"
         part.touch()
+        part.with_name(f".{part.stem}.77{output.PART}.dng").touch()  # it is written under a temporary name, too
         with pytest.raises(TakenError, match=r"another run is writing a_exposed\.dng"), claimed([target]):
             pass
         manifest.remove_leftovers([tmp_path])
@@ -356,11 +357,18 @@ def test_a_read_only_source(address: str, tmp_path: Path) -> None:
     assert (path.read_bytes(), visible(tmp_path / "in")) == (content, [path.name])
 
 
+def write_as_a_run_does(notes: Manifest, target: Path, content: bytes) -> None:
+    part = target.with_name(f".{target.stem}.77{output.PART}{target.suffix}")
+    part.write_bytes(content)
+    notes.renaming("content", target, part)
+    part.replace(target)
+
+
 def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
     notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
     assert notes.made_by("content", "settings", [target]) is None
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
-    target.write_bytes(b"12345")
+    write_as_a_run_does(notes, target, b"12345")
     assert notes.made_by("content", "settings", [target]) is None  # begun, not finished
     for _ in range(2):  # after a crash, and one more before it wrote anything: its own
         notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
@@ -401,6 +409,56 @@ def test_a_result_that_was_edited_is_not_replaced(tmp_path: Path) -> None:
     target.write_bytes(b"12345")
     os.utime(target, ns=(written, written + 1_000_000_000))  # a memory card rounds times
     begin()
+
+
+def test_a_killed_run_owns_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
+    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+
+    def begin() -> None:
+        notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
+
+    begin()  # and killed; then somebody puts a file of their own there
+    target.write_bytes(b"theirs")
+    with pytest.raises(RawFileError, match="exists and is not a result of this command"):
+        begin()
+    target.unlink()
+    begin()
+    write_as_a_run_does(notes, target, b"12345")  # and killed
+    begin()
+    (tmp_path / "part").write_bytes(b"123")
+    notes.renaming("content", target, tmp_path / "part")  # and killed before that got its name
+    begin()
+    notes.finish([target], "checkpoint")
+    begin()  # to do it again, and killed; then somebody edits what was there
+    target.write_bytes(b"12345 and a keyword")
+    with pytest.raises(RawFileError, match="exists and was changed since it was made"):
+        begin()
+
+
+def test_what_was_edited_after_a_kill_is_kept(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_files(tmp_path / "in", 1)
+    base = (tmp_path / "in", "--out", tmp_path, "--server", address, "--preview")
+
+    def killed(*_: object) -> None:
+        raise batch.OutputError("killed")
+
+    def die(*more: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(Manifest, "finish", killed)
+            assert denoise(*base, *more) == 1
+
+    die()
+    assert denoise(*base) == 0  # its own
+    die("--overwrite")
+    result = tmp_path / "DSC0000_exposed.dng"
+    edited = result.read_bytes() + b"a keyword"
+    result.write_bytes(edited)
+    capsys.readouterr()
+    assert denoise(*base) == 1
+    assert "exists and was changed since it was made" in capsys.readouterr().err
+    assert result.read_bytes() == edited
 
 
 def test_a_file_of_others_stays_theirs_when_replacing_it_failed(tmp_path: Path) -> None:
