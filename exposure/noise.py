@@ -167,7 +167,7 @@ def noise_profile(gain: float, read_noise: float, saturation: float) -> tuple[fl
 def choose_gain(
     model: str,
     iso: float,
-    noise_profile: Sequence[float],
+    profile: Sequence[float],
     saturation: float,
     fit: Callable[[], NoiseFit] | None = None,
 ) -> tuple[float, str]:
@@ -181,9 +181,9 @@ def choose_gain(
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
     useless = ""
-    if noise_profile:
+    if profile:
         try:
-            return gain_from_noise_profile(noise_profile, saturation), "noise profile of the file"
+            return gain_from_noise_profile(profile, saturation), "noise profile of the file"
         except ValueError as error:
             useless = f"its {error}, and "
     if fit:

@@ -147,10 +147,12 @@ def test_counts_are_poisson(rate: float) -> None:
 
 
 def test_uniforms_are_uniform() -> None:
-    """Half a million counts at a rate where the count is 0 or 1 almost always: the first uniform of each stream."""
+    """A count below 10 electrons is 0 exactly where its stream's first uniform is below exp(-rate): three quantiles,
+    200,000 streams each."""
     rates = np.repeat(np.float32(-np.log([0.1, 0.5, 0.9])), 4 * 50_000).reshape(3, 4, 200, 250).astype(np.float32)
     zeros = (ops.poisson(rates, seed=5, step=1) == 0).reshape(3, -1).mean(1)
     expected = np.exp(-rates.reshape(3, -1)[:, 0].astype(float))
+    # 4.5 standard deviations of a share of 200,000: seven in a million of such tests would fail by chance
     assert (abs(zeros - expected) < 4.5 * np.sqrt(expected * (1 - expected) / 200_000)).all()
 
 
