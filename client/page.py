@@ -3,10 +3,12 @@
 What is done to a file is what `exposure denoise` does; here are only the widgets and the pictures.
 """
 
+import contextlib
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,7 @@ import gradio as gr
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, pack
@@ -26,6 +26,7 @@ from exposure.sensor import Sensor, pack
 from .before_after import before_after
 from .inputs import Source
 from .output import FORMATS, Exposed, brightened, write
+from .page_guard import Guard
 from .rawfile import RawFile
 from .reader import Readers, readers
 from .recipe import Choice, Recipe
@@ -34,21 +35,35 @@ from .triton import Client, ServerError
 
 AUTOMATIC, RATIO, EV = "automatic", "ratio", "EV"
 STOPS = np.arange(-12, 0.25, 0.25)  # edges of the histogram, below white
-# What the page loads comes from this server alone; its scripts are evaluated from templates.
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+LARGEST_UPLOAD = 1 << 30  # bytes: three times the largest Bayer files, those of 150 MP with 16 bits
 UPLOADS_KEPT_S = 86_400  # what a page left open keeps of files that it no longer shows
 
 
 def show(client: Client, folder: Path, host: str, port: int) -> None:
     """Serve the page until the process is told to end. folder: of temporary files, GRADIO_TEMP_DIR."""
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port is {port}; it is a number from 1 to 65535")
     with readers(2) as children:
         blocks = _layout(Desk(client, children, folder))
+        address = _launched(blocks, folder, host.strip("[]"), port)
         try:
+            print(f"the page is at {address}; stop with Ctrl-C", flush=True)
+            threading.Event().wait()
+        finally:
+            blocks.close(verbose=False)
+
+
+def _launched(blocks: gr.Blocks, folder: Path, host: str, port: int) -> str:
+    """Begin to serve the page; its address."""
+    shown = f"[{host}]" if ":" in host else host  # IPv6
+    try:
+        with _without_proxies():
             _, address, _ = blocks.launch(
-                server_name=host,
+                server_name=shown,
                 server_port=port,
                 allowed_paths=[str(folder)],
-                app_kwargs={"middleware": [Middleware(OwnSourcesOnly)]},
+                max_file_size=LARGEST_UPLOAD,
+                app_kwargs={"middleware": [Middleware(Guard, host=host)]},
                 theme=gr.themes.Base(font="sans-serif", font_mono="monospace"),  # others are fetched from Google
                 prevent_thread_lock=True,
                 quiet=True,
@@ -58,13 +73,24 @@ def show(client: Client, folder: Path, host: str, port: int) -> None:
                 enable_monitoring=False,
                 footer_links=[],
             )
-        except OSError as error:
-            raise OSError(f"cannot listen on {host}:{port}; try another --port or --host") from error
-        try:
-            print(f"the page is at {address}; stop with Ctrl-C", flush=True)
-            threading.Event().wait()
-        finally:
-            blocks.close(verbose=False)
+    except Exception as error:  # of many kinds, by what is odd about the address
+        reason = "" if isinstance(error, OSError) else f" ({error})"
+        raise OSError(f"cannot listen on {shown}:{port}{reason}; try another --port or --host") from error
+    return str(address)
+
+
+@contextlib.contextmanager
+def _without_proxies() -> Iterator[None]:
+    """Gradio asks its page whether it is there, which no proxy can tell."""
+    names = ("NO_PROXY", "no_proxy")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, "*"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +206,7 @@ class Desk:
             progress(sum(shares), desc="the server computes")
 
         progress(0, desc="the server computes")
-        with watch.request(f"request, {recipe.passes} passes", self.client):
+        with watch.request(f"request, {recipe.passes} pass{'es' * (recipe.passes > 1)}", self.client):
             return self.client.denoise(
                 file.mosaic,
                 file.sensor,
@@ -294,18 +320,3 @@ def _layout(desk: Desk) -> gr.Blocks:
             api_visibility="private",
         )
     return blocks
-
-
-class OwnSourcesOnly:
-    """ASGI middleware: tells the browser to load nothing from other servers (Content Security Policy, level 3)."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
-            await send(message)
-
-        await self._app(scope, receive, sent)

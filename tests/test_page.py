@@ -1,5 +1,6 @@
 """`exposure ui` as people meet it: the real command, the real server, a real Chromium."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,8 +9,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ sys.addaudithook(told)
 HERE = {"127.0.0.1", "localhost", "::1"}
 PATIENCE_S = 30
 
-pytestmark = pytest.mark.skipif(
+in_a_browser = pytest.mark.skipif(
     shutil.which("chromium") is None or shutil.which("chromedriver") is None,
     reason="chromium and chromium-driver are not here: the page is not tried",
 )
@@ -71,19 +75,38 @@ def page(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pag
     around = tmp_path_factory.mktemp("around")
     folder, reached = tmp_path_factory.mktemp("temporary"), around / "reached"
     (around / "sitecustomize.py").write_text(LISTENER)
+    environment = {"TMPDIR": str(folder), "PYTHONPATH": str(around), "REACHED": str(reached)}
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://192.0.2.1:9")  # nobody is there
+    with begun(address, "127.0.0.1", environment | proxies) as (url, process):
+        yield Page(url, process, folder, reached)
+
+
+@contextlib.contextmanager
+def begun(server: str, host: str, environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`exposure ui` on a free port of `host`, and where the page is."""
     with socket.socket() as trial:
         trial.bind(("127.0.0.1", 0))
         port = trial.getsockname()[1]
-    environment = {**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(around), "REACHED": str(reached)}
-    arguments = [sys.executable, "-m", "exposure.client.command", "ui", "--server", address, "--port", str(port)]
-    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE) as process:
+    flags = ["--server", server, "--host", host, "--port", str(port)]
+    arguments = [sys.executable, "-m", "exposure.client.command", "ui", *flags]
+    with subprocess.Popen(arguments, env=os.environ | environment, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout
-            line = process.stdout.readline().decode()
-            assert line == f"the page is at http://127.0.0.1:{port}/; stop with Ctrl-C\n"
-            yield Page(f"http://127.0.0.1:{port}/", process, folder, reached)
+            url = f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+            assert process.stdout.readline().decode() == f"the page is at {url}; stop with Ctrl-C\n"
+            yield url, process
         finally:
             process.kill()
+
+
+def asked(url: str, headers: dict[str, str], path: str = "", body: bytes | None = None) -> tuple[int, Message, str]:
+    """Status, headers and text of an answer, whichever it is."""
+    request = urllib.request.Request(url + path, body, headers)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=PATIENCE_S) as answer:
+            return answer.status, answer.headers, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers, error.read().decode()
 
 
 class Browser:
@@ -149,6 +172,69 @@ def browser(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Br
         driver.quit()
 
 
+def test_other_sites_are_refused(page: Page) -> None:
+    """By the name that a browser asks for, and by the one whose page has it ask."""
+    port = page.url.rstrip("/").rpartition(":")[2]
+    status, headers, _ = asked(page.url, {})
+    assert status == 200
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    for own in ("127.0.0.1", "localhost", "[::1]", "192.168.0.7", socket.gethostname()):
+        assert asked(page.url, {"Host": f"{own}:{port}", "Origin": f"http://{own}:{port}"})[0] == 200
+    for other in ("evil.example", "127.0.0.1.evil.example", "[::1", "", "127.1"):
+        assert asked(page.url, {"Host": f"{other}:{port}"})[0] == 403
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        status, _, told = asked(page.url, {"Origin": origin}, "gradio_api/upload", b"")
+        assert (status, told) == (403, "the page answers only where it was opened: see exposure ui --host\n")
+
+
+def test_uploads_have_an_end(page: Page) -> None:
+    """What the page was told when it was loaded; Gradio refuses more."""
+    config = json.loads(asked(page.url, {}, "config")[2])
+    assert config["max_file_size"] == 1 << 30
+
+
+def test_a_page_in_ipv6(address: str) -> None:
+    with socket.socket(socket.AF_INET6) as trial:
+        try:
+            trial.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with begun(address, "::1", {}) as (url, _):
+        assert asked(url, {})[0] == 200
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "99999"])
+def test_ports_that_are_none_are_refused(address: str, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["ui", "--server", address, "--port", port]) == 1
+    assert capsys.readouterr().err == f"exposure: --port is {port}; it is a number from 1 to 65535\n"
+
+
+def test_hosts_that_are_none_are_refused(address: str) -> None:
+    arguments = [sys.executable, "-m", "exposure.client.command", "ui", "--server", address, "--host", "192.0.2.1"]
+    ended = subprocess.run(arguments, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("exposure: cannot listen on 192.0.2.1:7860; try another --port or --host\n")
+    assert "Traceback" not in ended.stderr
+
+
+def test_what_else_is_odd_about_an_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradio lets through what its libraries raise, of any kind; proxies are what they were."""
+    from exposure.client import page  # here, for it takes seconds
+
+    def launch(*_: object, **__: object) -> None:
+        assert os.environ["no_proxy"] == "*"
+        raise RuntimeError("it is odd")
+
+    monkeypatch.setattr(page.gr.Blocks, "launch", launch)
+    monkeypatch.setenv("no_proxy", "example")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(OSError, match=r"^cannot listen on \[::2\]:7860 \(it is odd\); try another --port or --host$"):
+        page.show(None, tmp_path, "::2", 7860)  # type: ignore[arg-type]
+    assert os.environ["no_proxy"] == "example"
+    assert "NO_PROXY" not in os.environ
+
+
+@in_a_browser
 def test_what_is_refused_is_one_sentence(page: Page, browser: Browser, sample: Path, tmp_path: Path) -> None:
     half, text = tmp_path / "half.dng", tmp_path / "notes--1.dng"
     half.write_bytes(sample.read_bytes()[: sample.stat().st_size // 2])
@@ -169,6 +255,7 @@ def test_what_is_refused_is_one_sentence(page: Page, browser: Browser, sample: P
     assert page.process.poll() is None
 
 
+@in_a_browser
 def test_a_file_is_exposed_on_the_page(
     page: Page, browser: Browser, sample: Path, address: str, tmp_path: Path
 ) -> None:
@@ -187,7 +274,7 @@ def test_a_file_is_exposed_on_the_page(
     _check_pictures(browser)
     assert browser.until(lambda: browser.all("#histogram canvas, #histogram svg.marks"))
     timings = browser.one("#timings").text
-    for stage in ("read the RAW file", "request, 1 passes", "of which denoiser", "write the DNG", "write the TIFF"):
+    for stage in ("read the RAW file", "request, 1 pass ", "of which denoiser", "write the DNG", "write the TIFF"):
         assert stage in timings
 
     _download(browser, by_command, "sample_exposed.dng", "sample_exposed.tiff")
