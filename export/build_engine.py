@@ -50,6 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = Settings(
         frames=tuple(options.frame or [USUAL_FRAME]),
         tile=options.tile,
+        fp32=options.fp32,
         compute_capability=options.compute_capability,
         level=options.optimization_level,
         portable=options.portable,
@@ -80,6 +81,8 @@ def build(checkpoint: Path, target: str, repository: Path, settings: Settings = 
     folder = repository / "denoiser" / "1" / target
     if target.startswith("tensorrt"):
         load_tensorrt(target)  # says what is missing before minutes are spent
+    if settings.fp32 and target != "openvino":
+        raise EngineError(f"--fp32 is for openvino; a {target} engine has its precision from the graph")
     if target == "tensorrt" and not this_machine().card:
         raise EngineError(f"tensorrt builds for the card in the machine, and there is none; {REMEDIES['tensorrt']}")
     built_from = _built_from(checkpoint, network, target, settings)
@@ -197,6 +200,7 @@ def _command(checkpoint: Path, target: str, repository: Path, settings: Settings
     words += [] if repository == MODEL_REPOSITORY else ["--repository", str(repository)]
     words += [] if settings.frames == (USUAL_FRAME,) else [f"--frame {w}x{h}" for w, h in settings.frames]
     words += [] if settings.tile == AS_SHIPPED.tile else [f"--tile {settings.tile:g}"]
+    words += ["--fp32"] if settings.fp32 else []
     words += [f"--compute-capability {settings.compute_capability}"] if settings.compute_capability else []
     words += [] if settings.level is None else [f"--optimization-level {settings.level}"]
     return " ".join([*words, *(["--portable"] if settings.portable else [])])
@@ -239,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MP",
         help="most megapixels of a request, as callers say with their --tile: fewer take less memory (default: 13)",
     )
+    add("--fp32", action="store_true", help="of an openvino engine: FP32, also where BF16 is fast and accurate enough")
     add("--compute-capability", type=int, choices=RTX_CARDS, help="card of a tensorrt-rtx engine")
     add("--optimization-level", type=int, choices=range(6), help="of NVIDIA's builder (default: its own)")
     add("--portable", action="store_true", help="for other NVIDIA cards too (TensorRT: and later versions), slower")

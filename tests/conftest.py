@@ -20,6 +20,7 @@ from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.export.build_engine import build
+from exposure.export.manifest import read_manifest
 from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 
@@ -65,10 +66,16 @@ def network() -> Network:
 
 
 @pytest.fixture(scope="session")
-def repository() -> Path:
-    """The project's own model repository, with an engine for this CPU."""
-    build(CHECKPOINT, "openvino", MODEL_REPOSITORY)
-    return MODEL_REPOSITORY
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository whose engine computes in FP32, to be held against torch: the project's own, or, where that one
+    computes in BF16, another.
+    """
+    installed = build(CHECKPOINT, "openvino", MODEL_REPOSITORY)
+    if read_manifest(installed).precision == "f32":
+        return MODEL_REPOSITORY
+    own = tmp_path_factory.mktemp("f32") / "model_repository"
+    build(CHECKPOINT, "openvino", own, Settings(fp32=True))
+    return own
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +83,7 @@ def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository of its own, beside its checkpoint, for what any network shows: its engine starts in a second."""
     folder = tmp_path_factory.mktemp("small")
     save_checkpoint(small_naf(8, True), folder / "small.safetensors", CheckpointInfo(), dtype=torch.float32)
-    build(folder / "small.safetensors", "openvino", folder / "repository", Settings(frames=((96, 64),)))
+    build(folder / "small.safetensors", "openvino", folder / "repository", Settings(frames=((96, 64),), fp32=True))
     return folder / "repository"
 
 

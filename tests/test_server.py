@@ -29,8 +29,10 @@ from exposure.assets import CHECKPOINT
 from exposure.client.manifest import content_of
 from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
+from exposure.export import openvino_engine
 from exposure.export.build_engine import build
 from exposure.export.ensembles import ORIGIN_IMAGE_LINE
+from exposure.export.gate import ALLOWANCES, Allowance
 from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
@@ -277,9 +279,9 @@ def test_a_missing_engine_is_one_sentence(tmp_path: Path, small_repository: Path
 def test_a_broken_engine_is_told_at_start(tmp_path: Path, small_repository: Path) -> None:
     copy = tmp_path / "repository"
     shutil.copytree(small_repository, copy)
-    (copy / "denoiser" / "1" / "openvino" / "model.bin").write_bytes(b"cut short")
+    (copy / "denoiser" / "1" / "openvino" / "1.f32.bin").write_bytes(b"cut short")
     before = shared_memory()
-    with pytest.raises(ServerError, match=r"model\.bin is not the file that was built") as caught:
+    with pytest.raises(ServerError, match=r"1\.f32\.bin is not the file that was built") as caught:
         running_server(ServerOptions(copy, **FREE)).__enter__()
     assert "\n" not in str(caught.value)
     assert shared_memory() == before
@@ -529,6 +531,30 @@ def test_a_running_server_keeps_its_network(tmp_path: Path, small_repository: Pa
         mosaic = dark((48, 112), sensor)
         served = client.denoise(mosaic, sensor, ratio=50, gain=3, passes=1)
         assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=1)) <= 1
+
+
+def test_an_engine_in_parts_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """BF16 between FP32 ends, where the processor is fast at BF16; the same parts in FP32, where it is not."""
+    repository = tmp_path / "repository"
+    with monkeypatch.context() as any_processor:
+        any_processor.setattr(openvino_engine, "bf16_is_fast", lambda: True)
+        any_processor.setitem(ALLOWANCES, "bf16", Allowance(40, 300))  # the gate is tested elsewhere
+        folder = build(CHECKPOINT, "openvino", repository, Settings(frames=((96, 64),)))
+    names = sorted(path.name for path in folder.glob("*.xml"))
+    assert names == ["1.f32.xml", "2.bf16.xml", "3.f32.xml"]
+    network, engine = load_checkpoint(CHECKPOINT), openvino_engine.OpenVinoEngine(folder)
+    assert engine.precision == ("bf16" if openvino_engine.bf16_is_fast() else "f32")
+
+    def forward(image: torch.Tensor, photon_gain: float, original: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(engine(image.numpy(), np.array([photon_gain], np.float32), original.numpy()).copy())
+
+    monkeypatch.setattr(network, "forward", forward)
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    with running_server(ServerOptions(repository, **FREE)) as server, Client(server.address) as client:
+        for shape in [(64, 96), (130, 61)]:  # that of the frame it was made ready for, and another
+            mosaic = dark(shape, sensor)
+            served = client.denoise(mosaic, sensor, ratio=50, gain=3, passes=3)
+            assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=3)) == 0
 
 
 def test_a_cold_start_is_short(tmp_path: Path, repository: Path) -> None:

@@ -1,17 +1,15 @@
 #include "openvino_engine.h"
 
-#include "manifest.h"
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
+#include <set>
+#include <stdexcept>
 #include <thread>
 
-#include <openvino/opsets/opset13.hpp>
-
-// Packed pixels of all frame sizes kept compiled: their activations take about 1.7 kB a pixel.
+// Packed pixels of all frame sizes kept compiled: their activations take about 0.7 kB a pixel.
 static const int64_t COMPILED_PIXELS = 4000000;
 static const size_t CACHED_MODELS = 16;  // on disk, 31 MB each
 
@@ -45,14 +43,21 @@ static void prune(const std::string& folder) {
     for (size_t i = 0; i + CACHED_MODELS < blobs.size(); i++) fs::remove(blobs[i].second, error);
 }
 
-OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, int threads)
-    : network_(core().read_model(folder + "/model.xml")), cache_(cache_folder()), bf16_(false), threads_(threads) {
+OpenVinoEngine::OpenVinoEngine(const std::string& folder, Size usual, int threads)
+    : cache_(cache_folder()), threads_(threads) {
+    bool fast_bf16 = false;  // emulated BF16 is slower than FP32
     for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
-        bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
-    for (const auto& input : network_->inputs())
+        fast_bf16 = fast_bf16 || capability == "BF16";
+    std::set<std::filesystem::path> files;  // in order: 1.f32.xml, 2.bf16.xml, ...
+    for (const auto& entry : std::filesystem::directory_iterator(folder))
+        if (entry.path().extension() == ".xml") files.insert(entry.path());
+    if (files.empty()) throw std::runtime_error(folder + " holds no part of an engine");
+    for (const auto& file : files) {
+        bool bf16 = fast_bf16 && file.stem().extension() == ".bf16";
+        network_.push_back({core().read_model(file.string()), bf16 ? ov::element::bf16 : ov::element::f32});
+    }
+    for (const auto& input : network_[0].model->inputs())
         wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
-    Size usual;
-    usual_frame(folder, usual.first, usual.second);
     if (usual.first > 0) compiled(usual);  // at the server's start, so that no request waits for it
 }
 
@@ -60,19 +65,16 @@ void OpenVinoEngine::infer(const float* image, const float* photon_gain, const f
                            int64_t width, float* clean) {
     ov::Shape shape{1, 4, (size_t)height, (size_t)width};
     auto wrap = [&](const float* data) { return ov::Tensor(ov::element::f32, shape, const_cast<float*>(data)); };
-    std::vector<ov::InferRequest>& parts = compiled({height, width}).parts;
+    std::vector<ov::InferRequest>& parts = compiled({height, width});
     parts[0].set_tensor("IMAGE", wrap(image));
     parts[0].set_tensor("PHOTON_GAIN", ov::Tensor(ov::element::f32, {1}, const_cast<float*>(photon_gain)));
     if (wants_original_) parts[0].set_tensor("ORIGIN_IMAGE", wrap(original));
-    if (parts.size() == 2) {
-        parts[0].infer();
-        parts[1].set_tensor("IMAGE", wrap(image));
-    }
+    parts.back().set_tensor("IMAGE", wrap(image));
     parts.back().set_tensor("CLEAN", wrap(clean));
-    parts.back().infer();
+    for (ov::InferRequest& part : parts) part.infer();
 }
 
-OpenVinoEngine::Compiled& OpenVinoEngine::compiled(Size size) {
+std::vector<ov::InferRequest>& OpenVinoEngine::compiled(Size size) {
     auto found = compiled_.find(size);
     if (found == compiled_.end()) {
         int64_t pixels = size.first * size.second;
@@ -88,31 +90,23 @@ OpenVinoEngine::Compiled& OpenVinoEngine::compiled(Size size) {
     return found->second;
 }
 
-OpenVinoEngine::Compiled OpenVinoEngine::compile(Size size) {
-    std::shared_ptr<ov::Model> model = network_->clone();
-    std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
-    for (const auto& input : model->inputs())
-        shapes[input] = input.get_any_name() == "PHOTON_GAIN" ? ov::PartialShape{1}
-                                                              : ov::PartialShape{1, 4, size.first, size.second};
-    model->reshape(shapes);
-    if (!bf16_) return {{request(model, ov::element::f32)}};
-
-    // Cut before the last convolution: it and the blend stay in FP32, where BF16 would band smooth skies.
-    std::shared_ptr<ov::Node> last;
-    for (const auto& node : model->get_ordered_ops())
-        if (std::string(node->get_type_name()) == "Convolution") last = node;
-    ov::Output<ov::Node> source = last->input_value(0);
-    auto body = std::make_shared<ov::Model>(ov::OutputVector{source}, model->get_parameters())->clone();
-    auto features = std::make_shared<ov::opset13::Parameter>(ov::element::f32, source.get_partial_shape());
-    features->output(0).set_names({"FEATURES"});
-    last->input(0).replace_source_output(features->output(0));
-    ov::ParameterVector inputs{features};
-    for (const auto& input : model->get_parameters())
-        if (input->output(0).get_any_name() == "IMAGE") inputs.push_back(input);
-    auto tail = std::make_shared<ov::Model>(model->get_results(), inputs);
-    Compiled both{{request(body, ov::element::bf16), request(tail, ov::element::f32)}};
-    both.parts[1].set_tensor("FEATURES", both.parts[0].get_output_tensor(0));
-    return both;
+// Every part for one size; each writes where the next one reads.
+std::vector<ov::InferRequest> OpenVinoEngine::compile(Size size) {
+    ov::PartialShape planes{1, 4, size.first, size.second};
+    std::map<std::string, ov::PartialShape> sides{{"IMAGE", planes}, {"ORIGIN_IMAGE", planes}, {"PHOTON_GAIN", {1}}};
+    std::vector<ov::InferRequest> parts;
+    std::string joint;
+    for (const Part& part : network_) {
+        std::shared_ptr<ov::Model> model = part.model->clone();
+        std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
+        for (const auto& input : model->inputs()) shapes[input] = sides.at(input.get_any_name());
+        model->reshape(shapes);
+        parts.push_back(request(model, part.precision));
+        if (parts.size() > 1) parts.back().set_tensor(joint, parts[parts.size() - 2].get_output_tensor(0));
+        joint = model->output().get_any_name();
+        sides[joint] = model->output().get_partial_shape();
+    }
+    return parts;
 }
 
 ov::InferRequest OpenVinoEngine::request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision) {

@@ -10,9 +10,11 @@
 
 class OpenVinoEngine {
   public:
-    // folder: model.xml as installed; bf16: the gate allows a BF16 body; threads: of this instance, which is one of several
-    // where they are not all of the machine's.
-    OpenVinoEngine(const std::string& folder, bool bf16, int threads);
+    using Size = std::pair<int64_t, int64_t>;  // height, width of the planes
+
+    // folder: the parts as installed; usual: compiled at once, unless 0; threads: of this instance, which is one of several
+    // where they are not all of the machine's. Throws std::runtime_error where there is no part.
+    OpenVinoEngine(const std::string& folder, Size usual, int threads);
 
     // image, original: [1, 4, height, width]; photon_gain: [1]; original may be nullptr where the network needs none.
     void infer(const float* image, const float* photon_gain, const float* original, int64_t height, int64_t width,
@@ -21,19 +23,19 @@ class OpenVinoEngine {
     bool wants_original() const { return wants_original_; }
 
   private:
-    using Size = std::pair<int64_t, int64_t>;
-    struct Compiled {
-        std::vector<ov::InferRequest> parts;  // the network; or its body in BF16 and its tail in FP32
+    struct Part {
+        std::shared_ptr<ov::Model> model;  // as it was when the server started, whatever is installed since
+        ov::element::Type precision;
     };
 
-    Compiled& compiled(Size size);
-    Compiled compile(Size size);
+    std::vector<ov::InferRequest>& compiled(Size size);
+    std::vector<ov::InferRequest> compile(Size size);
     ov::InferRequest request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision);
 
-    std::shared_ptr<ov::Model> network_;  // as it was when the server started, whatever is installed since
+    std::vector<Part> network_;  // one in FP32; or BF16 between two in FP32
     std::string cache_;
-    bool bf16_, wants_original_ = false;
+    bool wants_original_ = false;
     int threads_;
-    std::map<Size, Compiled> compiled_;
+    std::map<Size, std::vector<ov::InferRequest>> compiled_;
     std::list<Size> recent_;  // most recently used first
 };
