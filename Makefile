@@ -37,7 +37,10 @@ bench: engine
 
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_machine.py  # or one sentence, where there is no card
-	@if $(MAKE) --no-print-directory .venv/installed; then $(BIN)/python benchmarks/gpu_check.py; \
+	@if $(MAKE) --no-print-directory .venv/installed; then \
+	  for extra in rtx tensorrt; do $(MAKE) --silent .venv/with-$$extra >/dev/null 2>&1 \
+	    || echo "gpu-check: pip cannot install .[$$extra] here; what needs it is not checked"; done; \
+	  $(BIN)/python benchmarks/gpu_check.py; \
 	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py; fi
 
 engine: .venv/installed
@@ -46,4 +49,9 @@ engine: .venv/installed
 .venv/installed: pyproject.toml kernels/CMakeLists.txt $(wildcard kernels/csrc/* kernels/backend/*)
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+# for gpu-check: libraries of a card
+.venv/with-%: .venv/installed
+	$(BIN)/pip install --quiet --editable '.[dev,$*]'
 	@touch $@

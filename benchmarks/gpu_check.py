@@ -9,9 +9,12 @@ import argparse
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from gpu_machine import CUDA_HOME, Card, NoCardError, first_card, found, nvcc, p
 PROJECT = Path(__file__).resolve().parents[1]
 BUILD = PROJECT / "build" / "gpu_check"
 TOOL_TIMEOUT_S = 540.0
+CHECK_TIMEOUT_S = 1200.0
 Check = Callable[[], dict[str, Any]]
 
 
@@ -31,6 +35,9 @@ class NotCheckedError(Exception):
 def main(arguments: list[str] | None = None) -> int:
     """Find, build, check, write."""
     options = _parser().parse_args(arguments)
+    if options.only:
+        write(options.result, outcome_of(options.only, checks()[options.only]))
+        return 0
     try:
         card = first_card()
     except NoCardError as error:
@@ -41,10 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
     for name, text in machine.items():
         print(f"  {name:18}{text}")
     path, results = options.out / f"{card.slug}.json", {}
-    for name, check in checks().items():
-        results[name] = outcome_of(name, check)
-        write(path, report(card, machine, results))  # each time: a check may take the process with it
+    for name in checks():
+        results[name] = apart(name)
+        if "package" in results[name]:  # of what was just built, for all that follows and the processes it starts
+            _prepend("PYTHONPATH", results[name]["package"])
+        write(path, report(card, machine, results))
     print(f"written: {path}")
+    print(not_made(results))
     return exit_status(results)
 
 
@@ -63,6 +73,28 @@ def checks() -> dict[str, Check]:
     }
 
 
+def apart(name: str, script: Path = Path(__file__), limit_s: float = CHECK_TIMEOUT_S) -> dict[str, Any]:
+    """Run one check in a process of its own: what one does to a card spoils CUDA for the rest of its process."""
+    with tempfile.TemporaryDirectory(prefix="exposure_gpu_check_") as folder:
+        result = Path(folder) / "result.json"
+        command = [sys.executable, script, "--only", name, "--result", result]
+        sys.stdout.flush()  # what it prints comes after
+        process = subprocess.Popen(command, start_new_session=True)  # to be ended with all that it starts
+        try:
+            status = process.wait(limit_s)
+            why = f"its process was ended by signal {-status}" if status < 0 else f"its process ended with {status}"
+        except subprocess.TimeoutExpired:
+            why = f"it took more than {limit_s:.0f} s"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if result.exists():
+            return dict(json.loads(result.read_text()))
+    print(f"{'failed':12} {name}: {why}", flush=True)
+    return {"outcome": "failed", "why": why}
+
+
 def outcome_of(name: str, check: Check) -> dict[str, Any]:
     """Run one check; its result, with an `outcome` of passed, failed or not checked. An exception is a failure."""
     try:
@@ -79,6 +111,15 @@ def exit_status(results: dict[str, dict[str, Any]]) -> int:
     """0 when a kernel was compared on the card and nothing failed."""
     failed = any(result["outcome"] == "failed" for result in results.values())
     return int(failed or results["kernel parity"]["outcome"] != "passed")
+
+
+def not_made(results: dict[str, dict[str, Any]]) -> str:
+    """The last line: how many of all checks were not made, and why; each engine is one."""
+    checks: dict[str, dict[str, Any]] = {}
+    for name, result in results.items():
+        checks |= result.get("engines") or {name: result}
+    reasons = [f"{name} ({check['why']})" for name, check in checks.items() if check["outcome"] == "not checked"]
+    return f"{len(reasons)} of {len(checks)} checks not made" + (f": {'; '.join(reasons)}" if reasons else "")
 
 
 def report(card: Card, machine: dict[str, str], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -112,22 +153,15 @@ def build_check() -> dict[str, Any]:
         raise NotCheckedError("the CUDA kernels are not built and no cmake is here to build them with")
     prefix = _prefix()
     backend = "ON" if found()["openvino"] != "not found" else "OFF"
-    configure = [
-        "-S",
-        PROJECT / "kernels",
-        "-B",
-        BUILD / "cmake",
-        "-DEXPOSURE_CUDA=ON",
-        f"-DEXPOSURE_BACKEND={backend}",
-    ]
-    compilers = [f"-DCMAKE_CUDA_COMPILER={nvcc()}", f"-DPython_EXECUTABLE={sys.executable}"]
-    _cmake(*configure, *compilers)
+    options = ["-DEXPOSURE_CUDA=ON", f"-DEXPOSURE_BACKEND={backend}"]
+    options += [f"-DCMAKE_CUDA_COMPILER={nvcc()}", f"-DPython_EXECUTABLE={sys.executable}"]
+    _cmake("-S", PROJECT / "kernels", "-B", BUILD / "cmake", *options)
     _cmake("--build", BUILD / "cmake", "--parallel")
     _cmake("--install", BUILD / "cmake", "--prefix", prefix)
     importlib.invalidate_caches()
     if not _built():
         raise RuntimeError(f"the build left no CUDA kernels in {prefix}")
-    return {"kernels": "built now", "backend": backend}
+    return {"kernels": "built now", "backend": backend} | ({"package": str(BUILD)} if prefix == BUILD else {})
 
 
 def parity_check() -> dict[str, Any]:
@@ -143,7 +177,8 @@ def bandwidth_check() -> dict[str, Any]:
     with gpu:
         if not all(result["outcome"] == "passed" for result in kernels.parity(gpu, whole_frame=False).values()):
             raise RuntimeError("a kernel differs from the CPU's: nothing was timed")
-        return {"frame": "12 MP", "rounds": kernels.ROUNDS, "kernels": kernels.bandwidth(gpu)}
+        how = {"frame": "12 MP", "rounds": kernels.ROUNDS, "launches_of_each": kernels.LAUNCHES}
+        return how | {"kernels": kernels.bandwidth(gpu)}
 
 
 def sanitizer_check() -> dict[str, Any]:
@@ -153,20 +188,9 @@ def sanitizer_check() -> dict[str, Any]:
     _kernels()[0].close()
     tools = {}
     for kind in ("memcheck", "initcheck"):
-        command = [
-            tool,
-            "--tool",
-            kind,
-            "--error-exitcode",
-            "9",
-            sys.executable,
-            PROJECT / "benchmarks" / "gpu_kernels.py",
-        ]
-        path = os.pathsep.join(entry for entry in sys.path if entry)
-        environment = os.environ | {"PYTHONPATH": path}
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False, env=environment
-        )
+        script = PROJECT / "benchmarks" / "gpu_kernels.py"
+        command = [tool, "--tool", kind, "--error-exitcode", "9", sys.executable, script]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
         said = " ".join((result.stdout + result.stderr).split())
         if "not supported" in said and "ERROR SUMMARY" not in said:
             raise NotCheckedError(f"compute-sanitizer does not support this device here: {said[-200:]}")
@@ -178,8 +202,6 @@ def sanitizer_check() -> dict[str, Any]:
 
 def engines_check() -> dict[str, Any]:
     """Engines of the shipped checkpoint, built on the card, held against FP32 torch and timed."""
-    if not _built():
-        raise NotCheckedError("the CUDA kernels are not built")
     from gpu_engine import check_engines
 
     from exposure.assets import CHECKPOINT
@@ -246,6 +268,10 @@ def _package_in_build() -> Path:
     return BUILD
 
 
+def _prepend(variable: str, entry: str) -> None:
+    os.environ[variable] = os.pathsep.join([entry, *filter(None, [os.environ.get(variable)])])
+
+
 def _cmake(*arguments: Any) -> None:
     command = [program("cmake"), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
@@ -256,6 +282,8 @@ def _cmake(*arguments: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results", metavar="FOLDER")
+    parser.add_argument("--only", help=argparse.SUPPRESS)  # one check, in this process
+    parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # where to
     return parser
 
 

@@ -20,7 +20,7 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[1]
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 ROUNDS = 20
-TORCH_MODULES = ("torch", "numpy", "safetensors")
+TORCH_MODULES = ("torch", "numpy", "safetensors", "PIL")
 PLAN_MODULES = (*TORCH_MODULES, "onnx", "onnxscript", "onnxruntime")
 Outcomes = dict[str, dict[str, Any]]
 
@@ -33,7 +33,7 @@ def check_engines(checkpoint: Path, frame: tuple[int, int]) -> Outcomes:
     outcomes: Outcomes = {}
     for target, modules in (("tensorrt", PLAN_MODULES), ("tensorrt-rtx", PLAN_MODULES), ("torch", TORCH_MODULES)):
         reason = _missing(modules)
-        work = functools.partial(_check_torch) if target == "torch" else functools.partial(_check, target)
+        work = _check_torch if target == "torch" else functools.partial(_check, target)
         name = "FP16 graph in torch on this card" if target == "torch" else f"{target} engine on this card"
         outcomes[name] = _told(reason) if reason else _guarded(functools.partial(work, checkpoint, frame))
     return outcomes

@@ -11,6 +11,7 @@ from conftest import PROJECT
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu_check
+import gpu_kernels
 from gpu_machine import Card, NoCardError, first_card, found
 
 PASSED, FAILED, MISSING = ({"outcome": outcome} for outcome in ("passed", "failed", "not checked"))
@@ -105,3 +106,60 @@ def test_every_check_is_reported_where_the_kernels_are_not_built(monkeypatch: py
     outcomes = {name: gpu_check.outcome_of(name, check) for name, check in gpu_check.checks().items()}
     assert {outcome["outcome"] for outcome in outcomes.values()} == {"not checked"}
     assert gpu_check.exit_status(outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "limit_s", "why"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", 60.0, "its process was ended by signal 11"),
+        ("sys.exit(3)", 60.0, "its process ended with 3"),
+        ("time.sleep(600)", 0.5, "it took more than 0 s"),
+        ("open(sys.argv[4], 'w').write('{\"outcome\": \"passed\"}'); os.abort()", 60.0, None),  # after it had finished
+    ],
+)
+def test_a_check_that_breaks_its_process_breaks_no_other(
+    tmp_path: Path, body: str, limit_s: float, why: str | None
+) -> None:
+    script = tmp_path / "check.py"
+    script.write_text(f"import os, signal, sys, time\n{body}\n")
+    outcome = gpu_check.apart("a", script, limit_s)
+    assert outcome == ({"outcome": "failed", "why": why} if why else PASSED)
+
+
+def test_a_check_runs_in_a_process_of_its_own() -> None:
+    """The real script; nothing is built where the kernels are, and nothing is compared where no card is."""
+    outcome = gpu_check.apart("torch tensors")
+    if has_card():
+        pytest.skip("a card is here: run make gpu-check")
+    assert outcome["outcome"] == "not checked"
+
+
+def test_what_was_not_checked_is_counted() -> None:
+    results = {"a": PASSED, "b": MISSING | {"why": "no torch"}}
+    assert gpu_check.not_made({"a": PASSED}) == "0 of 1 checks not made"
+    assert gpu_check.not_made(results) == "1 of 2 checks not made: b (no torch)"
+    engines = {"c": PASSED | {"engines": {"d": PASSED, "e": MISSING | {"why": "no onnx"}}}}
+    assert gpu_check.not_made(results | engines) == "2 of 4 checks not made: b (no torch); e (no onnx)"
+
+
+def test_timing_counts_every_launch() -> None:
+    class Clock:
+        """Of a card on which every launch takes a millisecond."""
+
+        launches = 0
+
+        def mark(self) -> int:
+            return self.launches
+
+        def wait(self) -> None: ...
+
+        def seconds_between(self, first: int, second: int) -> float:
+            return (second - first) / 1e3
+
+        def run(self, buffers: int) -> None:
+            assert buffers < gpu_kernels.BUFFER_SETS
+            self.launches += 1
+
+    clock = Clock()
+    speed = gpu_kernels._speed(clock, 10**6, clock.run)  # type: ignore[arg-type]
+    assert speed == {"median_us": 1000, "least_us": 1000, "most_us": 1000, "gb_per_s": 1}
