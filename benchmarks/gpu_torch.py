@@ -18,7 +18,7 @@ TIPPED = 0.02  # of all pixels: a rounding of the network's tips a draw over, an
 def tensors_check() -> dict[str, Any]:
     """pack, poisson, expose and unpack on CUDA tensors, on a stream that is not the default one."""
     torch = _torch()
-    mosaic, step = torch.from_numpy(dark((1001, 1203))), unroll(50, 3.0, 15583, 3)[0]
+    mosaic, step = torch.from_numpy(dark((1001, 1203))), unroll(50, 3.0, SENSOR.saturation, 3)[0]
     pairs = []
     with torch.cuda.stream(torch.cuda.Stream()):
         for dtype in ops.PLANES:
