@@ -1,6 +1,7 @@
 """The same network by every means at hand, each in a process of its own: memory and idle threads are its own."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_peers import OnCard, cuda_compiled, cuda_eager, cuda_half, no_card
 from harness import peak_bytes
 from int8 import quantised
 from numpy.typing import NDArray
@@ -28,6 +30,7 @@ Run = Callable[..., NDArray[np.float32]]
 ENGINE_FOLDER = MODEL_REPOSITORY / "denoiser" / "1" / "openvino"
 CLOSE_S = 5.0
 REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and named
+TUNING_S = 900.0  # the same where kernels are tried out first
 PHOTON_GAIN = 0.5  # a middle one, for timing
 LOW_PRECISION_DB = 50.0  # below, a peer computes something else
 # Large planes are allocated anew in every layer; without these, page faults dominate.
@@ -46,13 +49,16 @@ class PeerError(RuntimeError):
 class Peer:
     """build: (network, ONNX graph) to a function of arrays. absent: why it cannot be here, or None.
 
-    least_db: agreement with FP32 torch below which it is not timed.
+    least_db: agreement with FP32 torch below which it is not timed. reply_s: longest wait for one answer. on_card:
+    whether it computes on a card, where the processor's roofline says nothing and its memory is the card's.
     """
 
     build: Callable[[Network, Path], Run]
     absent: Callable[[], str | None] = lambda: None
     environment: Mapping[str, str] = field(default_factory=dict)
     least_db: float = FP32_AGREEMENT_DB
+    reply_s: float = REPLY_S
+    on_card: bool = False
 
 
 def eager(network: Network, _: Path) -> Run:
@@ -77,42 +83,28 @@ def onnx_runtime(_: Network, graph: Path) -> Run:
     return onnx_runner(graph)
 
 
-def openvino_f32(_: Network, __: Path) -> Run:
-    return OpenVinoEngine(ENGINE_FOLDER, "f32")
+def openvino_f32(_: Network, graph: Path) -> Run:
+    return _openvino(graph, graph.with_name("f32"))
 
 
-def openvino_bf16(_: Network, __: Path) -> Run:
-    """Ours: body in BF16, last convolution and blend in FP32."""
-    return OpenVinoEngine(ENGINE_FOLDER, "bf16")
+def openvino_bf16(network: Network, graph: Path) -> Run:
+    """Ours, where the gate lets it pass: BF16 between two ends in FP32."""
+    return _openvino(graph, graph.with_name("bf16"), bf16_in=network)
 
 
 def openvino_int8(network: Network, graph: Path) -> Run:
     """Inner levels in INT8; not offered as an engine, for it would not pass the accuracy gate."""
-    folder = graph.with_name("int8")
-    folder.mkdir()
-    openvino_from_onnx(quantised(network, graph), folder)
-    return OpenVinoEngine(folder, "f32")
+    return _openvino(quantised(network, graph), graph.with_name("int8"))
 
 
-def cuda_eager(network: Network, _: Path) -> Run:
-    return _torch(network, device="cuda")
-
-
-def cuda_half(network: Network, _: Path) -> Run:
-    return _torch(network, device="cuda", memory=torch.channels_last, autocast=torch.float16)
-
-
-def cuda_compiled(network: Network, _: Path) -> Run:
-    module = torch.compile(network, dynamic=False, mode="max-autotune")
-    return _torch(module, device="cuda", memory=torch.channels_last, autocast=torch.float16)
+def _openvino(graph: Path, folder: Path, bf16_in: Network | None = None) -> Run:
+    folder.mkdir(exist_ok=True)
+    openvino_from_onnx(graph, folder, bf16_in=bf16_in)
+    return OpenVinoEngine(folder)
 
 
 def no_fast_bf16() -> str | None:
     return None if bf16_is_fast() else "this processor has no BF16 arithmetic"
-
-
-def no_card() -> str | None:
-    return None if torch.cuda.is_available() else "torch sees no NVIDIA card here"
 
 
 OURS, PUBLISHED = "OpenVINO FP32", "torch FP32 eager"
@@ -123,16 +115,18 @@ PEERS = {
     "torch BF16 channels-last": Peer(bf16, no_fast_bf16, TUNED_MALLOC, LOW_PRECISION_DB),
     "ONNX Runtime FP32": Peer(onnx_runtime),
     OURS: Peer(openvino_f32),
-    "OpenVINO BF16, FP32 tail": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB),
+    "OpenVINO BF16, FP32 ends": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB),
     "OpenVINO INT8 inside": Peer(openvino_int8, least_db=LOW_PRECISION_DB),
-    "torch CUDA FP32 eager": Peer(cuda_eager, no_card),
-    "torch CUDA FP16 channels-last": Peer(cuda_half, no_card, least_db=LOW_PRECISION_DB),
-    "torch.compile CUDA FP16 channels-last": Peer(cuda_compiled, no_card, least_db=LOW_PRECISION_DB),
+    "torch CUDA FP32 eager": Peer(cuda_eager, no_card, on_card=True),
+    "torch CUDA FP16 channels-last": Peer(cuda_half, no_card, least_db=LOW_PRECISION_DB, on_card=True),
+    "torch.compile CUDA FP16 channels-last": Peer(
+        cuda_compiled, no_card, least_db=LOW_PRECISION_DB, reply_s=TUNING_S, on_card=True
+    ),
 }
 
 
 class Worker:
-    """A peer at work. Raises PeerError, one sentence, when it fails or takes longer than REPLY_S."""
+    """A peer at work. Raises PeerError, one sentence, when it fails or takes longer than its `reply_s`."""
 
     def __init__(self, name: str, graph: Path, cores: Sequence[int] | None = None) -> None:
         self.name, self.peer = name, PEERS[name]
@@ -181,9 +175,9 @@ class Worker:
     def _ask(self, *question: Any) -> Any:
         try:
             self._pipe.send(question)
-            if not self._pipe.poll(REPLY_S):
+            if not self._pipe.poll(self.peer.reply_s):
                 self.close()
-                raise PeerError(f"it took more than {REPLY_S:.0f} s for one answer")
+                raise PeerError(f"it took more than {self.peer.reply_s:.0f} s for one answer")
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:  # OSError also where it was closed before
             self._process.join()
@@ -220,8 +214,7 @@ def peers_at_work(
 def _serve(name: str, graph: Path, pipe: Connection) -> None:
     """A worker's life: build, answer, until the other side is gone."""
     run: Run | None = None
-    planes: dict[tuple[int, int], NDArray[np.float32]] = {}
-    gain = np.array([PHOTON_GAIN], np.float32)
+    passes: dict[tuple[int, int], Callable[[], Any]] = {}
     while True:
         try:
             kind, *arguments = pipe.recv()
@@ -233,29 +226,34 @@ def _serve(name: str, graph: Path, pipe: Connection) -> None:
                 pipe.send(np.array(run(*arguments)))
             elif kind == "planes":
                 height, width = arguments
-                if (height, width) not in planes:
-                    planes.clear()
-                    planes[height, width] = np.random.default_rng(0).random((1, 4, height, width), np.float32)
-                run(planes[height, width], gain, planes[height, width])
+                if (height, width) not in passes:
+                    passes.clear()  # with their planes
+                    passes[height, width] = _one_pass(run, height, width)
+                passes[height, width]()
                 pipe.send(None)
             else:
-                pipe.send(peak_bytes())
+                pipe.send(run.peak_bytes() if isinstance(run, OnCard) else peak_bytes())
         except Exception as error:  # told, not raised: the other side decides
             pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 
-def _torch(
-    module: Any, *, device: str = "cpu", memory: torch.memory_format = torch.contiguous_format, autocast: Any = None
-) -> Run:
-    module.to(device=device, memory_format=memory)
+def _one_pass(run: Run, height: int, width: int) -> Callable[[], Any]:
+    """Over random planes, which stay where the peer computes."""
+    planes = np.random.default_rng(0).random((1, 4, height, width), np.float32)
+    gain = np.array([PHOTON_GAIN], np.float32)
+    return run.over(planes, gain) if isinstance(run, OnCard) else functools.partial(run, planes, gain, planes)
+
+
+def _torch(module: Any, *, memory: torch.memory_format = torch.contiguous_format, autocast: Any = None) -> Run:
+    module.to(memory_format=memory)
 
     def run(
         image: NDArray[np.float32], gain: NDArray[np.float32], original: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        planes = torch.from_numpy(image).to(device).contiguous(memory_format=memory)
-        first = planes if original is image else torch.from_numpy(original).to(device).contiguous(memory_format=memory)
-        with torch.inference_mode(), torch.autocast(device, autocast, enabled=autocast is not None):
-            return module(planes, torch.from_numpy(gain).to(device), first).float().cpu().numpy()
+        planes = torch.from_numpy(image).contiguous(memory_format=memory)
+        first = planes if original is image else torch.from_numpy(original).contiguous(memory_format=memory)
+        with torch.inference_mode(), torch.autocast("cpu", autocast, enabled=autocast is not None):
+            return module(planes, torch.from_numpy(gain), first).float().numpy()
 
     return run
 

@@ -7,11 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from conftest import PROJECT
 
 from exposure.export import tensorrt_engine
 from exposure.export import tensorrt_runtime as runtime
 from exposure.export.machine import Machine
 from exposure.export.manifest import EngineError
+from exposure.networks import Network
+
+sys.path.insert(0, str(PROJECT / "benchmarks"))
+import gpu_peers
 
 NAMES = ("IMAGE", "PHOTON_GAIN", "CLEAN")
 A_CARD = Machine("A card", "86", "13.0", "580.1")
@@ -168,3 +174,22 @@ def test_a_builder_that_cannot_start(
     options = tensorrt_engine.PlanOptions((16, 16), (16, 16), (16, 16))
     with pytest.raises(EngineError, match=sentence):
         tensorrt_engine.plan_from_onnx(tmp_path / "graph.onnx", tmp_path / "plan", "tensorrt", options)
+
+
+def test_a_peer_on_a_card_computes_what_the_network_does(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
+    """Its planes go up once; the processor stands in for the card."""
+    uploads = []
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: uploads.append(tensor) or tensor)
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, **_: module)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    peer = gpu_peers.OnCard(network)
+    assert torch.backends.cudnn.allow_tf32 is False
+    image, original = (np.random.default_rng(seed).random((1, 4, 32, 48), np.float32) for seed in range(2))
+    gain = np.array([0.5], np.float32)
+    with torch.no_grad():
+        expected = network(*map(torch.from_numpy, (image, gain, original)))
+    np.testing.assert_array_equal(peer(image, gain, original), expected.numpy())
+    one_pass = peer.over(image, gain)
+    uploads.clear()
+    one_pass()
+    assert not uploads
