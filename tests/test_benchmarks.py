@@ -76,9 +76,10 @@ def test_int8_inside_is_near_the_network_and_keeps_the_full_size_level(tmp_path:
     assert agreement(network, onnx_runner(graph), 45, "INT8") < 80  # dB: INT8 indeed, or it were better
 
 
-@pytest.mark.usefixtures("repository")
 def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path) -> None:
-    dying, living = (peers.Worker(peers.OURS, tmp_path) for _ in range(2))
+    graph = tmp_path / "f32.onnx"
+    onnx_from_network(load_checkpoint(CHECKPOINT), graph)
+    dying, living = (peers.Worker(peers.OURS, graph) for _ in range(2))
     probe = ceilings.Probe()
     look = probe.run
 
