@@ -3,7 +3,6 @@
 python benchmarks/engine.py [--rounds 2] [--megapixels 12] [--quick] [--out FILE.json]
 """
 
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT
 from exposure.export.graph import onnx_from_network
 from exposure.networks import Network
+from exposure.sensor import plane_side
 
 SMALL_ROUNDS = 4  # times as many where a pass takes a tenth
 
@@ -99,7 +99,7 @@ def described(timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceiling
 
 def planes_of(mosaic: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
     """Sides of the padded planes of a mosaic."""
-    height, width = (math.ceil(side / (2 * multiple)) * multiple for side in mosaic)
+    height, width = (plane_side(side, multiple) for side in mosaic)
     return height, width
 
 

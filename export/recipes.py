@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.networks import Network
-from exposure.sensor import SMALLEST_SIDE
+from exposure.sensor import SMALLEST_SIDE, plane_side
 
 from .gate import pass_gate
 from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
@@ -49,12 +49,12 @@ class Settings:
         holds what the gate runs.
         """
         planes = self.planes(multiple)
-        smallest, longest = _plane_side(SMALLEST_SIDE, multiple), max(*map(max, planes), REAL_CROP // 2)
+        smallest, longest = plane_side(SMALLEST_SIDE, multiple), max(*map(max, planes), REAL_CROP // 2)
         return {"smallest": (smallest, smallest), "usual": planes[0], "largest": (longest, longest)}
 
     def planes(self, multiple: int) -> list[tuple[int, int]]:
         """Plane sides, (height, width), of what callers send of each frame."""
-        return [(_plane_side(height, multiple), _plane_side(width, multiple)) for height, width in self._requests()]
+        return [(plane_side(height, multiple), plane_side(width, multiple)) for height, width in self._requests()]
 
     def gated_frame(self) -> tuple[int, int]:
         """Height and width of the largest mosaic that is sent at once."""
@@ -176,11 +176,6 @@ def _runs_on(target: str) -> dict[str, str]:
 def _rtx_card(here: str) -> int:
     """The machine's own card where TensorRT for RTX builds for it, else an RTX A5000."""
     return int(here) if here and int(here) in RTX_CARDS else 86
-
-
-def _plane_side(side: int, multiple: int) -> int:
-    cell = 2 * multiple
-    return (side + cell - 1) // cell * multiple
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,8 +107,16 @@ def check_tile(shape: Sequence[int], origin: Sequence[int]) -> None:
         raise ValueError(f"origin is {list(origin)}; it must lie in the frame, at 0 or more")
 
 
-def pad(image, multiple: int):  # type: ignore[no-untyped-def]  # NumPy array or torch tensor, returned in kind
-    """Pad the last two axes to the next multiple by reflection at the bottom and right; any size, any array kind."""
+def plane_side(side: int, multiple: int) -> int:
+    """Side of the planes of a mosaic's side: half of it, rounded up to `multiple`."""
+    return -(-side // (2 * multiple)) * multiple
+
+
+def pad(image: Any, multiple: int) -> Any:
+    """Pad the last two axes to the next multiple by reflection at the bottom and right; any size.
+
+    image: a NumPy array or a torch tensor, returned in kind.
+    """
     height, width = image.shape[-2:]
     if height % multiple == 0 and width % multiple == 0:
         return image

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.schedule import MOST_ELECTRONS, Step, unroll
-from exposure.sensor import Sensor, shape_text
+from exposure.sensor import Sensor, plane_side, shape_text
 
 from .arrays import Array, address, checked, empty, images, lies_on_gpu, run
 from .library import Field, Injection, Layout, library
@@ -29,7 +29,7 @@ def pack(mosaic: Array, sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1
     mosaic = checked("mosaic", mosaic, "uint16", 2)
     if min(mosaic.shape) < 2 or multiple < 1:
         raise ValueError(f"mosaic is {shape_text(mosaic.shape)}, multiple {multiple}; they must be at least 2x2 and 1")
-    h, w = (-(-side // (2 * multiple)) * multiple for side in mosaic.shape)
+    h, w = (plane_side(side, multiple) for side in mosaic.shape)
     _check_dtype(dtype)
     image = empty((4, h, w), dtype, mosaic)
     factors = [ratio / (sensor.white - black) for black in sensor.black]

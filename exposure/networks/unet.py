@@ -64,7 +64,7 @@ class UNet(Network):
         return self.conv10_1
 
     def features(self, inputs: Tensor) -> Tensor:
-        """[N, 4 | 8 | 12, h, w] to [N, 32, h, w]."""
+        """[N, 4 | 8 | 12, h, w] to [N, widths[0], h, w]."""
         c1 = self._level(1, inputs)
         c2 = self._level(2, F.max_pool2d(c1, 2))
         c3 = self._level(3, F.max_pool2d(c2, 2))

@@ -10,11 +10,11 @@ static const int64_t ROUNDS = 4;  // passes of the longest ensemble: how often a
 uint64_t Admission::enter(int64_t pixels, Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
     if (computing_ == 0 && now - last_ > QUIET) forget_all();
-    while (!entries_.empty() && answered_ - entries_.begin()->second.answered > ROUNDS * (limit_ + entries_.begin()->second.pixels))
-        forget(entries_.begin());
+    auto gone = [&](const Entry& entry) { return answered_ - entry.answered > ROUNDS * (limit_ + entry.pixels); };
+    while (!entries_.empty() && gone(entries_.begin()->second)) forget(entries_.begin());
     if (under_way_ > 0 && under_way_ + pixels > limit_)
-        throw Busy(sentence("the server is busy: requests of %.1f megapixels are under way, and it takes %.1f; ask again later",
-                            under_way_ / 1e6, limit_ / 1e6));
+        throw Busy(sentence("the server is busy: requests of %.1f megapixels are under way, and it takes %.1f; ask again "
+                            "later", under_way_ / 1e6, limit_ / 1e6));
     entries_[++tickets_] = {pixels, answered_};
     under_way_ += pixels;
     last_ = now;

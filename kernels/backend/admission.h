@@ -24,10 +24,10 @@ class Admission {
     uint64_t enter(int64_t pixels, Clock::time_point now = Clock::now());
     // It has been answered, or has failed.
     void leave(uint64_t ticket);
-    // A model behind `pack` computes from `began` to `ended`. Requests that are cancelled, or fail on their way, never leave.
-    // Models take requests in turn, and of others no more than the limit are ahead of one in each pass; so where many times
-    // as much has been answered since one came, that one is gone. And where for a while none was let in and none of these
-    // models computed, none is under way, however often others ask.
+    // A model behind `pack` computes from `began` to `ended`. Requests that are cancelled, or fail on their way, never leave;
+    // `enter` forgets them in two ways. In each pass at most the limit of other pixels is ahead of a request: once several
+    // times that has been answered since it entered, it is gone. And once nothing has been let in and nothing computed for
+    // a while, nothing is under way.
     void began();
     void ended(Clock::time_point now = Clock::now());
 
