@@ -1,9 +1,11 @@
-// A driver with one card, whose name, compute capability and CUDA (13000 for 13.0) the environment tells: what no test machine here has.
+// A driver with one card, what no test machine here has; the environment tells its name, compute capability and CUDA (12040
+// for 12.4; 13.0 unless told).
 #include <stdlib.h>
 #include <string.h>
 
 int cuInit(unsigned flags) { return (int)flags; }
 int cuDeviceGetCount(int* count) { return *count = 1, 0; }
+int cuDeviceGet(int* device, int ordinal) { return *device = ordinal, 0; }
 int cuDeviceGetName(char* name, int size, int device) {
     return strncpy(name, getenv("CARD_NAME"), (size_t)size), device;
 }

@@ -1,6 +1,8 @@
 """`make gpu-check` where no card is: what it says, what it writes, how it judges. The checks themselves need a card."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,15 @@ from typing import Any
 
 import pytest
 from conftest import PROJECT
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+from exposure.assets import MODEL_REPOSITORY
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu_check
 import gpu_kernels
+import gpu_server
 from gpu_machine import Card, NoCardError, first_card, found
 
 PASSED, FAILED, MISSING = ({"outcome": outcome} for outcome in ("passed", "failed", "not checked"))
@@ -163,3 +170,31 @@ def test_timing_counts_every_launch() -> None:
     clock = Clock()
     speed = gpu_kernels._speed(clock, 10**6, clock.run)  # type: ignore[arg-type]
     assert speed == {"median_us": 1000, "least_us": 1000, "most_us": 1000, "gb_per_s": 1}
+
+
+def test_what_is_built_is_seen_by_what_follows(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server and its Python model, too: they get the environment, not this process's path."""
+    seen = []
+
+    def apart(name: str) -> dict[str, Any]:
+        seen.append(os.environ["PYTHONPATH"])
+        return PASSED | ({"package": "/built"} if name == "build" else {})
+
+    monkeypatch.setenv("PYTHONPATH", "/before")
+    monkeypatch.setattr(gpu_check, "first_card", lambda: Card("A card", "8.6", "13.0"))
+    monkeypatch.setattr(gpu_check, "checks", lambda: dict.fromkeys(("build", "kernel parity")))
+    monkeypatch.setattr(gpu_check, "apart", apart)
+    assert gpu_check.main(["--out", str(tmp_path)]) == 0
+    assert seen == ["/before", f"/built{os.pathsep}/before"]
+    assert capsys.readouterr().out.endswith("0 of 2 checks not made\n")
+    assert json.loads((tmp_path / "a_card.json").read_text())["checks"]["kernel parity"] == PASSED
+
+
+def test_models_move_to_the_card_that_is_checked(tmp_path: Path) -> None:
+    for leaf in gpu_server.ON_CARD:
+        shutil.copytree(MODEL_REPOSITORY / leaf, tmp_path / leaf)
+    for config in gpu_server._on_card(tmp_path).glob("*/configs/cpu.pbtxt"):
+        (group,) = text_format.Parse(config.read_text(), model_config_pb2.ModelConfig()).instance_group
+        assert (group.kind, list(group.gpus)) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, [0])
