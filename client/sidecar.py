@@ -31,8 +31,9 @@ class Sidecars:
 def with_sidecars(file: RawFile, result: Path) -> Sidecars:
     """Each sidecar goes where the programs that write it look for it when they open the DNG `result`.
 
-    IMG.xmp is Adobe's, who read a DNG's XMP inside it and nowhere else: it becomes the DNG's own, unless the source has
-    one inside; then it goes beside, for nothing is merged. IMG.ARW.xmp is that of darktable and digiKam, who look
+    IMG.xmp is Adobe's, who read a DNG's XMP inside it and nowhere else: it becomes the DNG's own, in place of what a
+    camera wrote into its RAW file. If the source is a DNG, its own was edited by programs and stays; then IMG.xmp goes
+    beside, for nothing is merged. IMG.ARW.xmp is that of darktable and digiKam, who look
     beside any file, under its whole name: it is copied there.
     """
     source, copies, problems = file.path, {}, []
@@ -47,7 +48,7 @@ def with_sidecars(file: RawFile, result: Path) -> Sidecars:
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} beside it is left out ({getattr(error, 'strerror', None) or error})")
             continue
-        if wanted is adobes and XMP not in metadata.description:
+        if wanted is adobes and (XMP not in metadata.description or source.suffix.lower() != ".dng"):
             packet = _packet(content)
             inside = {**metadata.description, XMP: Entry(BYTE, len(packet), packet)}
             file = replace(file, metadata=replace(metadata, description=inside))

@@ -61,12 +61,23 @@ def test_adobes_goes_inside_and_darktables_beside(
 
 
 def test_nothing_is_merged(source: Path) -> None:
-    """A source with XMP of its own keeps it; the sidecar goes beside the result, whole."""
+    """A DNG with XMP of its own keeps it; the sidecar goes beside the result, whole."""
     source.with_suffix(".XMP").write_text(ADOBE)
     file = replace(read(source), metadata=Metadata("<", description={XMP: Entry(1, 3, b"own")}))
     sidecars = with_sidecars(file, Path("out/a_exposed.dng"))
     assert sidecars.file is file
     assert sidecars.copies == {Path("out/a_exposed.xmp"): ADOBE.encode()}
+
+
+def test_the_cameras_own_rating_does_not_hide_what_was_edited(source: Path, tmp_path: Path) -> None:
+    """A CR2 or CR3 has XMP inside, with the rating set on the camera; Adobe's programs keep all they know in IMG.xmp."""
+    (tmp_path / "in" / "IMG.xmp").write_text(ADOBE)
+    inside = Metadata("<", description={XMP: Entry(1, 3, b"own")})
+    file = replace(read(source), path=tmp_path / "in" / "IMG.CR3", metadata=inside)
+    sidecars = with_sidecars(file, Path("out/a_exposed.dng"))
+    assert sidecars.copies == {}
+    assert sidecars.file.metadata is not None
+    assert ADOBE.encode() in sidecars.file.metadata.description[XMP].data
 
 
 @pytest.mark.parametrize("start", ["", "\ufeff", '<?xml version="1.0"?>\n', '\ufeff<?xml version="1.0"?>'])
