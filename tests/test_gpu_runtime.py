@@ -1,5 +1,6 @@
 """What runs a plan, without a card: TensorRT and CuPy are stand-ins, which compute nothing."""
 
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import torch
 from conftest import PROJECT
 
+from exposure.assets import MODEL_REPOSITORY
 from exposure.export import tensorrt_engine
 from exposure.export import tensorrt_runtime as runtime
 from exposure.export.machine import Machine
@@ -193,3 +195,12 @@ def test_a_peer_on_a_card_computes_what_the_network_does(monkeypatch: pytest.Mon
     uploads.clear()
     one_pass()
     assert not uploads
+
+
+def test_the_client_is_told_whether_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes = SimpleNamespace(UNAVAILABLE="later", INVALID_ARG="otherwise", INTERNAL="never")
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", SimpleNamespace(TritonError=codes))
+    code = runpy.run_path(str(MODEL_REPOSITORY / "denoiser" / "1" / "model.py"))["_code"]
+    assert code(runtime.CardFullError("")) == code(OutOfMemoryError("")) == "later"
+    assert code(EngineError("")) == "otherwise"
+    assert code(runtime.CardError("")) == code(CUDARuntimeError("")) == "never"

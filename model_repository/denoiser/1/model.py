@@ -41,7 +41,7 @@ class TritonPythonModel:
         tensors = [pb_utils.get_input_tensor_by_name(request, name) for name in self._names]
         try:
             clean = self._engine.on_card(*(self._array(tensor) for tensor in tensors))
-        except EngineError as error:
+        except (RuntimeError, MemoryError) as error:  # ours, and CuPy's
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), _code(error)))
         return pb_utils.InferenceResponse([pb_utils.Tensor.from_dlpack("CLEAN", clean)])
 
@@ -64,8 +64,9 @@ class TritonPythonModel:
             self._engine(*(np.ones(1, np.float32) if name == "PHOTON_GAIN" else image for name in self._names))
 
 
-def _code(error: EngineError) -> Any:
-    """For the client, who may ask again later, can do nothing, or must ask otherwise."""
-    if isinstance(error, CardFullError):
+def _code(error: Exception) -> Any:
+    """For the client, who may ask again later, must ask otherwise, or can do nothing."""
+    if isinstance(error, (CardFullError, MemoryError)):
         return pb_utils.TritonError.UNAVAILABLE
-    return pb_utils.TritonError.INTERNAL if isinstance(error, CardError) else pb_utils.TritonError.INVALID_ARG
+    asked_wrong = isinstance(error, EngineError) and not isinstance(error, CardError)
+    return pb_utils.TritonError.INVALID_ARG if asked_wrong else pb_utils.TritonError.INTERNAL
