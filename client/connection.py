@@ -113,12 +113,12 @@ class Connection:
         """DENOISED and CHECKPOINT. Raises ServerGoneError where another try may help, ServerError where it will not."""
         return self._answered(lambda: self._infer(request))
 
-    def checkpoint(self) -> str:
+    def checkpoint(self, deadline_s: float | None = None) -> str:
         """SHA-256 of the checkpoint that the server runs, "" where its repository is too old to tell.
 
-        Raises what `infer` raises.
+        deadline_s: a server that is silent for longer counts as gone. Raises what `infer` raises.
         """
-        return self._answered(self._checkpoint)
+        return self._answered(lambda: self._checkpoint(deadline_s))
 
     def _answered(self, ask: Callable[[], T]) -> T:
         """An answer; after a failure the server rests."""
@@ -141,10 +141,16 @@ class Connection:
         self.resting_until = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, most_s)
 
-    def _checkpoint(self) -> str:
+    def _checkpoint(self, deadline_s: float | None) -> str:
         request = smallest_request("pack")
         inputs = _tensors({"MOSAIC": request.mosaic, **request.small})
-        return self._call_telling("pack", inputs, [])[1]
+        try:
+            return self._call_telling("pack", inputs, [], deadline_s)[1]
+        except InferenceServerException as error:
+            if deadline_s is None or "DEADLINE" not in str(error.status()):
+                raise
+            self._pause_s = MOST_PAUSE_S  # each question to it takes so long
+            raise ServerGoneError(f"the server at {self.address} did not answer within {deadline_s:g} s") from error
 
     def _infer(self, request: Request) -> Answer:
         size = 2 * request.mosaic.nbytes
@@ -227,11 +233,14 @@ class Connection:
             return Answer(np.array(region.array(mosaic.shape, mosaic.nbytes)), checkpoint)
         return Answer(reply.as_numpy("DENOISED"), checkpoint)
 
-    def _call_telling(self, model: str, inputs: list[Any], outputs: list[Any]) -> tuple[Any, str]:
+    def _call_telling(
+        self, model: str, inputs: list[Any], outputs: list[Any], deadline_s: float | None = None
+    ) -> tuple[Any, str]:
         """A reply, and CHECKPOINT in the same reply: a server may be started anew between two."""
         if self._tells:
             try:
-                reply = self._call(model, inputs, [*outputs, grpc.InferRequestedOutput("CHECKPOINT")])
+                wanted = [*outputs, grpc.InferRequestedOutput("CHECKPOINT")]
+                reply = self._call(model, inputs, wanted, deadline_s)
                 return reply, bytes(reply.as_numpy("CHECKPOINT")[0]).decode()
             except InferenceServerException as error:
                 if not UNTOLD.search(str(error.message())):
@@ -239,7 +248,7 @@ class Connection:
                 self._tells = False
         return (self._call(model, inputs, outputs) if outputs else None), ""
 
-    def _call(self, model: str, inputs: list[Any], outputs: list[Any]) -> Any:
+    def _call(self, model: str, inputs: list[Any], outputs: list[Any], deadline_s: float | None = None) -> Any:
         """One call that `close` can end."""
         answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
         with self._lock:
@@ -250,7 +259,7 @@ class Connection:
                 inputs,
                 callback=lambda result, error: answers.put((result, error)),
                 outputs=outputs,
-                client_timeout=self._access.timeout_s,
+                client_timeout=deadline_s or self._access.timeout_s,
                 headers=self._headers(),
             )
             self._calls.add(call)

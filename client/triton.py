@@ -18,7 +18,7 @@ from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, check_tile
 
 from .access import Access, ServerBusyError, ServerError, ServerGoneError
-from .connection import Answer, Connection, Request, smallest_request
+from .connection import READY_TIMEOUT_S, Answer, Connection, Request, smallest_request
 from .tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
@@ -173,14 +173,16 @@ class Client:
         Raises ServerError also where servers differ: chance would decide which of them makes a result.
         """
         told = {}
+        several = len(self._connections) > 1  # then the others need not wait for a silent one
+        deadline_s = min(READY_TIMEOUT_S, self._timeout_s) if several else None
         for connection in self._connections:
             if connection.resting_until <= time.monotonic():
                 with suppress(ServerGoneError):
-                    told[connection.checkpoint()] = connection.address
+                    told[connection.checkpoint(deadline_s)] = connection.address
         if len(told) > 1:
             which = ", ".join(f"{address} runs {digest[:12] or 'one'}..." for digest, address in told.items())
             raise ServerError(f"the servers run different checkpoints ({which}); give those of one to --server")
-        return next(iter(told)) if told else self._patiently(Connection.checkpoint)
+        return next(iter(told)) if told else self._patiently(lambda one: one.checkpoint(deadline_s))
 
     def stage_seconds(self) -> dict[str, float]:
         """Seconds that each of the four models has spent computing since the servers that answer started."""
