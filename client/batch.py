@@ -2,18 +2,22 @@
 
 import errno
 import json
+import os
+import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from . import manifest, output
 from .access import ServerError, ServerGoneError
-from .inputs import PREVIEW, Source
+from .inputs import PREVIEW, Source, resolved
+from .manifest import OutputError
 from .rawfile import RawFile, RawFileError
 from .reader import Readers, readers
 from .recipe import Choice, Recipe
@@ -23,12 +27,10 @@ from .triton import Client
 READERS = 2
 WRITERS = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file will fare better
+MOST_BYTES_PER_PIXEL = 8  # of a result: a TIFF has three of 16 bits
+UNTOLD = (OSError, ValueError)  # a terminal that is gone, or cannot show a name: the files are done nevertheless
 
 DONE, HELD, FAILED, PLANNED = "done", "already done", "failed", "planned"
-
-
-class OutputError(OSError):
-    """Nothing more can be written: the batch ends."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Batch:
     def run(self) -> None:
         """Do all files. Raises ServerGoneError or OutputError when no further file can be done."""
         self._manifest = manifest.Manifest(self.out)
-        self._inputs = {source.path.resolve() for source in self.sources}
+        self._inputs = {resolved(source.path) for source in self.sources}
         self._asking = threading.BoundedSemaphore(self.in_flight)
         self._writing = threading.BoundedSemaphore(WRITERS)
         self._long: RawFile | None = None
@@ -124,10 +126,10 @@ class Batch:
         del settings["formats"], settings["preview"]  # each result is noted by itself
         if self.recipe.like is not None:
             try:
+                settings["like"] = _content_of(self.recipe.like)
                 self._long = readers.read(self.recipe.like)
             except RawFileError as error:
                 raise ValueError(f"--like {self.recipe.like}: {error}") from error
-            settings["like"] = manifest.content_of(self.recipe.like)
         return json.dumps(settings, sort_keys=True)
 
     def _one(self, source: Source) -> None:
@@ -145,16 +147,15 @@ class Batch:
             outcome = Outcome(
                 source.path, FAILED, reason=str(error) if known else f"it cannot be processed ({error!r})"
             )
-        with self._telling:
+        with self._telling, suppress(*UNTOLD):
             self.watcher.outcome(outcome)
 
     def _process(self, source: Source) -> Outcome:
+        if source.problem:
+            raise RawFileError(source.problem)
         targets = source.targets(self.out, self.recipe.formats, self.recipe.preview)
         self._refuse_collisions(source, targets)
-        try:
-            content = manifest.content_of(source.path)
-        except OSError as error:
-            raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
+        content = _content_of(source.path)
         made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
         if self.dry_run:
             return self._planned(source, targets, content, made_by)
@@ -164,7 +165,7 @@ class Batch:
         started = time.monotonic()
         file, choice, sidecars = self._chosen(source, targets)
         self._checkpoint()
-        with self._room(), manifest.claimed([*targets, *sidecars.copies]):
+        with self._room(file), manifest.claimed([*targets, *sidecars.copies]):
             self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
             try:
                 exposed, checkpoint = self._exposed(file, choice)
@@ -239,25 +240,43 @@ class Batch:
                 self._manifest.renaming(content, target, part)
 
     def _progress(self, share: float) -> None:
-        with self._telling:
+        with self._telling, suppress(*UNTOLD):
             self.watcher.progress(share)
 
     def _refuse_collisions(self, source: Source, targets: Sequence[Path]) -> None:
         with self._telling:
             for target in targets:
-                if target.resolve() in self._inputs:
+                if resolved(target) in self._inputs:
                     raise RawFileError(f"its result {target} is an input too; choose another --out")
                 if self._taken.setdefault(target, source.path) != source.path:
                     raise RawFileError(f"its result {target} is also that of {self._taken[target]}; give another --out")
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
+    def _room(self, file: RawFile) -> Iterator[None]:
         """A full or read-only disk ends the batch in one sentence."""
         try:
             yield
-        except OSError as error:
-            if error.errno in FULL:
-                raise OutputError(
-                    f"{self.out} takes no more files ({(error.strerror or str(error)).lower()})"
-                ) from error
+        except OutputError:
             raise
+        except OSError as error:
+            full = error.errno in FULL
+            if error.errno is None:  # some libraries tell no more than that writing failed
+                full = shutil.disk_usage(self.out).free < MOST_BYTES_PER_PIXEL * file.mosaic.size
+            if not full:
+                raise
+            reason = (error.strerror or os.strerror(errno.ENOSPC)).lower()
+            raise OutputError(f"{self.out} takes no more files ({reason})") from error
+
+
+def _content_of(path: Path) -> str:
+    """SHA-256 of a file that can be read to its end, as a pipe cannot. Raises RawFileError."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RawFileError("its path is not in UTF-8, as LibRaw wants it; rename it") from error
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise RawFileError("it is not a regular file")
+        return manifest.content_of(path)
+    except OSError as error:
+        raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error

@@ -1,7 +1,8 @@
 """Which files a batch is about: files, folders and patterns, and where the result of each goes."""
 
 import glob
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +18,11 @@ PREVIEW = "_preview"  # of before and after side by side
 
 @dataclass(frozen=True)
 class Source:
-    """A file to work on. folder: of its results, relative to the output folder."""
+    """A file to work on. folder: of its results, relative to the output folder. problem: why nothing can be done."""
 
     path: Path
     folder: Path = Path()
+    problem: str = ""
 
     def targets(self, out: Path, formats: Sequence[str], preview: bool) -> list[Path]:
         """Where its results go: OUT/folder/stem_exposed.suffix."""
@@ -38,21 +40,38 @@ def find_sources(named: Sequence[Path], out: Path, *, recursive: bool) -> list[S
     found: dict[Path, Source] = {}
     for path in named:
         for source in _sources(path, out, recursive):
-            found.setdefault(source.path.resolve(), source)
+            found.setdefault(resolved(source.path), source)
     return list(found.values())
 
 
+def without_results(sources: Sequence[Source], out: Path, made: Set[Path]) -> list[Source]:
+    """Without those that earlier runs made in this output folder, and those that bear the name of another's result."""
+    results = {resolved(path) for path in made}
+    stems = {resolved(out / source.folder / f"{source.path.stem}{RESULT}") for source in sources}
+    return [
+        source
+        for source in sources
+        if resolved(source.path) not in results and resolved(source.path.with_suffix("")) not in stems
+    ]
+
+
+def resolved(path: Path) -> Path:
+    """Without symbolic links. Path.resolve raises RuntimeError where they go in circles."""
+    return Path(os.path.realpath(path))
+
+
 def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
-    if path.is_dir():
-        sources = [Source(file, file.parent.relative_to(path)) for file in _raw_files(path, out, recursive)]
+    if _told(path.is_dir, otherwise=False):
+        sources = _in_folder(path, out, recursive)
         if not sources:
             deeper = "" if recursive else "; --recursive looks into its sub-folders"
             raise ValueError(f"{path} holds no RAW files{deeper}")
         yield from sources
-    elif not path.exists() and glob.has_magic(str(path)):
+    elif glob.has_magic(str(path)) and not _told(path.exists, otherwise=True):
         found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
-        results = out.resolve()
-        matches = [match for match in found if not match.is_dir() and not _is_result(match, results)]
+        results = resolved(out)
+        matches = [match for match in found if not _told(match.is_dir, otherwise=False)]
+        matches = [match for match in matches if not _is_result(match, results)]
         if not matches:
             raise ValueError(f"no file matches {path}")
         yield from (Source(match) for match in matches)
@@ -60,21 +79,35 @@ def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
         yield Source(path)
 
 
-def _raw_files(folder: Path, out: Path, recursive: bool) -> list[Path]:
+def _told(question: Callable[[], bool], *, otherwise: bool) -> bool:
+    """The answer of the file system; `otherwise` where it may not be asked: then opening the file tells why."""
+    try:
+        return question()
+    except OSError:
+        return otherwise
+
+
+def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Source]:
     """RAW files by suffix, without hidden ones and those in hidden folders, where deleted ones lie, and without results
-    of an earlier run in the output folder."""
-    files = folder.rglob("*") if recursive else folder.glob("*")
-    out = out.resolve()
-    return sorted(
-        file
-        for file in files
-        if file.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-        and not _is_result(file, out)
-        and file.is_file()
-    )
+    of an earlier run in the output folder; and the folders that cannot be looked into."""
+    found: list[Source] = []
+    results = resolved(out)
+
+    def closed(error: OSError) -> None:
+        reason = (error.strerror or str(error)).lower()
+        found.append(Source(Path(error.filename or folder), problem=f"it cannot be looked into ({reason})"))
+
+    for place, folders, names in os.walk(folder, onerror=closed):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        files = (Path(place, name) for name in names if not name.startswith("."))
+        found += [
+            Source(file, file.parent.relative_to(folder))
+            for file in files
+            if file.suffix.lower() in SUFFIXES and not _is_result(file, results) and _told(file.is_file, otherwise=True)
+        ]
+    return sorted(found, key=lambda source: source.path)
 
 
 def _is_result(file: Path, out: Path) -> bool:
     """Whether it was written by an earlier run into this output folder."""
-    return file.stem.endswith(RESULT) and out in file.resolve().parents
+    return file.stem.endswith(RESULT) and out in resolved(file).parents

@@ -44,8 +44,19 @@ CREATE TABLE IF NOT EXISTS parts (    -- files that were about to be given the n
     modified INTEGER NOT NULL
 )
 """
+HOPELESS = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CANTOPEN,
+}
+BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 CLOCK_NS = 2_000_000_000  # some file systems round times to 2 s
 Identity = tuple[int | None, int | None]  # size and time of modification, in ns
+
+
+class OutputError(OSError):
+    """Nothing more can be written: the batch ends."""
 
 
 class TakenError(RawFileError):
@@ -75,6 +86,14 @@ class Manifest:
                     return None
                 checkpoints.add(row[1])
         return checkpoints.pop() if len(checkpoints) == 1 else None
+
+    def results(self) -> set[Path]:
+        """What earlier runs made here."""
+        if not self._path.exists():
+            return set()
+        with self._database() as database:
+            rows = database.execute("SELECT target FROM results").fetchall()
+        return {self._folder / name for (name,) in rows}
 
     def refuse_others(self, content: str, targets: Sequence[Path]) -> None:
         """Raise RawFileError where a target exists and is no result of this source, or one that was changed since."""
@@ -154,9 +173,11 @@ class Manifest:
                 _add_columns(database)
                 yield database
         except sqlite3.DatabaseError as error:
-            raise OSError(
-                f"the manifest {self._path} cannot be used ({error}); without it, all is done anew"
-            ) from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above are details
+            if code in HOPELESS:
+                raise OutputError(f"the manifest {self._path} cannot be written ({error})") from error
+            remedy = "; without it, all is done anew" if code in BROKEN else ""
+            raise OSError(f"the manifest {self._path} cannot be used ({error}){remedy}") from error
 
 
 def _identity(target: Path) -> Identity:
@@ -196,7 +217,7 @@ def claimed(targets: Sequence[Path]) -> Iterator[None]:
         raise TakenError(f"another run is writing {targets[0].name}")
     try:
         _remove_parts_of(lock)
-        lock.write_text("\n".join(target.name for target in targets))
+        lock.write_bytes(b"\n".join(os.fsencode(target.name) for target in targets))
         yield
     finally:
         lock.unlink(missing_ok=True)
@@ -236,7 +257,7 @@ def _locked(path: Path) -> int | None:
 
 def _remove_parts_of(lock: Path) -> None:
     """Remove the temporary files of the targets that a lock names."""
-    for name in lock.read_text().splitlines():
+    for name in filter(None, os.fsdecode(lock.read_bytes()).split("\n")):
         for written in (name, f".{name}"):  # what is to be renamed was written under a temporary name, too
             for part in parts_of(lock.with_name(written)):
                 part.unlink(missing_ok=True)
