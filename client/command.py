@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from exposure.assets import MODEL_REPOSITORY
 
 from . import demo, denoise_command
 from .hardware import ENGINES, Configuration, choose_config
+from .reach import add_server_flags, client_for
 from .sample import make_sample
 from .server import ServerOptions, held_folder, running_server
 from .triton import ServerError
@@ -25,7 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     extra = {"train": "train", "evaluate": "train", "ui": "ui"}.get("".join(arguments[:1]), "demo")
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
-        signal.signal(ending, signal.default_int_handler)
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(ending, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
         options = _parser(arguments).parse_args(arguments)
         return int(options.run(options))
@@ -41,10 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ui(options: argparse.Namespace) -> int:
     """Show a page on which RAW files are dropped, until Ctrl-C or SIGTERM."""
-    with (
-        held_folder("ui") as folder,
-        denoise_command.client_for(options) as client,
-    ):
+    with held_folder("ui") as folder, client_for(options) as client:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it when it is loaded, which takes seconds
         from . import page
 
@@ -85,7 +87,7 @@ def sample(options: argparse.Namespace) -> int:
 
 def run_demo(options: argparse.Namespace) -> int:
     """Make the sample, denoise it, show what it brought."""
-    with denoise_command.client_for(options) as client:
+    with client_for(options) as client:
         demo.run(client, options.out)
     return 0
 
@@ -104,7 +106,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     this = commands.add_parser("ui", help="drop RAW files on a page in the browser", description=ui.__doc__)
     this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     this.add_argument("--port", type=int, default=7860, help="default: 7860")
-    denoise_command.add_server_flags(this)
+    add_server_flags(this)
     this.set_defaults(run=ui)
 
     _add_serve(commands)
@@ -118,7 +120,7 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
     this = commands.add_parser("demo", help="denoise a sample and show it", description=run_demo.__doc__)
     this.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="default: ./demo")
-    denoise_command.add_server_flags(this)
+    add_server_flags(this)
     this.set_defaults(run=run_demo)
 
     train = commands.add_parser("train", help="train a network of your own")
@@ -144,7 +146,8 @@ def _add_serve(commands: Any) -> None:
         type=int,
         default=ServerOptions.megapixels_in_flight,
         metavar="MP",
-        help="megapixels of all requests together, 16 MB each; more is told to ask again (default: %(default)s)",
+        help="megapixels of all requests together, 16 MB each; beyond that, clients are told to try again "
+        "(default: %(default)s)",
     )
     this.set_defaults(run=serve)
 

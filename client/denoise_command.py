@@ -15,22 +15,16 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from exposure.assets import MODEL_REPOSITORY
 from exposure.schedule import SERVED_PASSES
 
 from .access import ServerError, ServerGoneError
 from .batch import DONE, FAILED, HELD, PLANNED, Batch, Outcome
-from .hardware import choose_config
-from .inputs import find_sources
+from .inputs import Source, find_sources, without_results
+from .manifest import Manifest
 from .output import FORMATS
+from .reach import add_server_flags, addresses, client_for
 from .recipe import Recipe
-from .server import ServerOptions, running_server, server_is_installed
-from .tiles import TILE_PIXELS
 from .triton import IN_FLIGHT, Client
-
-SERVER = "EXPOSURE_SERVER"  # an environment variable
-DEFAULT_SERVER = os.environ.get(SERVER, "localhost:8001")
-TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
 
 
 def denoise_files(options: argparse.Namespace) -> int:
@@ -49,7 +43,7 @@ def denoise_files(options: argparse.Namespace) -> int:
         formats=tuple(options.format.split(",")),
         preview=options.preview,
     )
-    sources = find_sources(options.files, options.out, recursive=options.recursive)
+    sources = _sources(options)
     if not options.dry_run:
         prepare_folder(options.out)
     with _report(len(sources), options.json) as report, contextlib.ExitStack() as stack:
@@ -68,6 +62,21 @@ def denoise_files(options: argparse.Namespace) -> int:
         finally:
             report.summary()
     return 1 if report.failures else 0
+
+
+def _sources(options: argparse.Namespace) -> list[Source]:
+    """What the command line names, without results: whoever repeats a command with *.dng means the originals."""
+    found = find_sources(options.files, options.out, recursive=options.recursive)
+    sources = without_results(found, options.out, Manifest(options.out).results())
+    kept = set(sources)
+    left = [source.path for source in found if source not in kept]
+    if left:
+        which = f"{left[0]} is a result" if len(left) == 1 else f"{left[0]} and {len(left) - 1} more are results"
+        sentence = f"{which} of this command in {options.out}, left out; another --out exposes results once more"
+        if not sources:
+            raise ValueError(sentence)
+        print(f"exposure: {sentence}", file=sys.stderr)
+    return sources
 
 
 class Report:
@@ -134,7 +143,7 @@ def _report(files: int, as_json: bool) -> Iterator[Report]:
     sys.stderr.flush()
     stream = sys.stderr
     with contextlib.suppress(OSError):  # it may be no file at all
-        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", errors="backslashreplace")
     try:
         yield Report(files, as_json, stream)
     finally:
@@ -172,96 +181,6 @@ def prepare_folder(folder: Path) -> None:
         raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
 
 
-def addresses(server: str | None) -> list[str]:
-    """The servers of a --server flag or of $EXPOSURE_SERVER."""
-    return [address.strip() for address in (server or DEFAULT_SERVER).split(",")]
-
-
-@contextlib.contextmanager
-def client_for(options: argparse.Namespace) -> Iterator[Client]:
-    """A client of the servers that were named; without one, of a local server, started for the block if none runs."""
-    reach = {
-        "tls": options.tls,
-        "authorities": options.ca,
-        "certificate": options.client_certificate,
-        "key": options.client_key,
-        "headers": _headers(options.header),
-        "tile_pixels": round(1e6 * options.tile),
-        "timeout_s": options.timeout,
-    }
-    with Client(addresses(options.server), **reach) as client:
-        try:
-            client.check()
-        except ServerError as error:
-            refused = not isinstance(error, ServerGoneError)
-            if options.server or (refused and SERVER in os.environ):
-                raise
-            reason = f" ({error})" if refused or SERVER in os.environ else ""
-        else:
-            yield client
-            return
-    if not server_is_installed():
-        remedy = "give --server HOST:PORT, or pip install -e '.[server]'"
-        raise ServerError(f"no server is here and none is installed{reason}; {remedy}")
-    choice = choose_config(MODEL_REPOSITORY)
-    print(f"starting a server for this call{reason}: {choice.why} ...", file=sys.stderr)
-    own = ServerOptions(config_name=choice.config_name, grpc_port=0, http_port=0, metrics_port=0)
-    ours = {name: reach[name] for name in ("tile_pixels", "timeout_s")}
-    ours["patience_s"] = 0.1  # a server of our own that is gone stays so; a busy one is waited for
-    with running_server(own) as server, Client(server.address, **ours) as client:
-        yield client
-
-
-def _headers(given: list[str]) -> dict[str, str]:
-    headers = {}
-    for header in given:
-        name, colon, value = header.partition(":")
-        if not colon or not name.strip():
-            raise ValueError(f'--header is "{header}"; write "NAME: VALUE"')
-        headers[name.strip().lower()] = value.strip()
-    if os.environ.get(TOKEN):
-        headers.setdefault("authorization", f"Bearer {os.environ[TOKEN]}")
-    return headers
-
-
-def add_server_flags(this: Any) -> None:
-    """How a server is found and spoken to."""
-    reach = this.add_argument_group("the server")
-    reach.add_argument(
-        "--server",
-        metavar="HOST:PORT,...",
-        help=f"one, or several to share the work (default: {DEFAULT_SERVER}, else one started for the call)",
-    )
-    add_reach_flags(reach)
-
-
-def add_reach_flags(reach: Any) -> None:
-    """How a server that was named is spoken to."""
-    reach.add_argument("--tls", action="store_true", help="encrypt, trusting the system's authorities")
-    reach.add_argument("--ca", type=Path, metavar="PEM", help="encrypt, trusting these authorities")
-    reach.add_argument(
-        "--client-certificate", type=Path, metavar="PEM", help="encrypt, and tell a server that asks who we are"
-    )
-    reach.add_argument("--client-key", type=Path, metavar="PEM", help="the key of that certificate, unencrypted")
-    reach.add_argument(
-        "--header",
-        action="append",
-        default=[],
-        metavar="NAME:VALUE",
-        help=f"send it; ${TOKEN} is sent as a bearer token",
-    )
-    reach.add_argument(
-        "--tile",
-        type=float,
-        default=TILE_PIXELS / 1e6,
-        metavar="MP",
-        help=f"send larger frames in tiles of at most so many megapixels (default: {TILE_PIXELS / 1e6:g})",
-    )
-    reach.add_argument(
-        "--timeout", type=float, default=600, metavar="S", help="of one request, in seconds (default: 600)"
-    )
-
-
 def add_parser(commands: Any) -> None:
     """The `denoise` subcommand."""
     this = commands.add_parser("denoise", help="expose RAW files longer", description="Expose RAW files longer.")
@@ -280,7 +199,10 @@ def add_parser(commands: Any) -> None:
     this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
     this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")
     this.add_argument(
-        "--strength", type=float, default=1, help="share of the denoised result, the rest is the brightened file (1)"
+        "--strength",
+        type=float,
+        default=1,
+        help="share of the denoised result, the rest is the brightened file (default: 1)",
     )
     this.add_argument(
         "--keep-exposure", action="store_true", help="write the file at its own exposure, denoised, with more bits"

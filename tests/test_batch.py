@@ -14,6 +14,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,92 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
         find_sources([tmp_path / "*.NEF"], out, recursive=False)
     with pytest.raises(ValueError, match=r"no file matches .*empt\?"):
         find_sources([tmp_path / "empt?"], out, recursive=False)
+
+
+def test_a_repeated_command_takes_no_results(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`exposure denoise *.dng` in the folder of the files: the shell names the results, too."""
+    first, second = make_files(tmp_path, 2)
+    base = ("--out", tmp_path, "--server", address)
+    assert denoise(first, second, *base) == 0
+    second.unlink()
+    named = sorted(tmp_path.glob("*.dng"))
+    capsys.readouterr()
+    assert denoise(*named, *base) == 0
+    told = capsys.readouterr()
+    left = f"{tmp_path / 'DSC0000_exposed.dng'} and 1 more are results of this command in {tmp_path}, left out"
+    assert left in told.err
+    assert told.out == f"{first}: already done\n"
+    (tmp_path / manifest.NAME).unlink()  # then names tell
+    assert denoise(*named, *base) == 1
+    assert "DSC0000_exposed.dng is a result of this command" in capsys.readouterr().err
+    assert denoise(named[1], *base) == 0  # as asked, since nobody knows it
+    assert denoise(tmp_path / "DSC0000_exposed_exposed.dng", *base) == 1
+    assert "another --out exposes results once more" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="rights do not bind root")
+def test_what_cannot_be_looked_at_costs_itself(address: str, tmp_path: Path) -> None:
+    """A folder below one that was named, a file below one that was not, for a user whom rights bind."""
+    files = [make_files(tmp_path / name, 2)[1] for name in ("in", "in/locked")]
+    files.append(make_files(tmp_path / "other/locked", 1)[0])
+    (tmp_path / "in" / "DSC0000.dng").unlink()
+    for path in files[1:]:
+        path.parent.chmod(0)
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    flags = ["-r", tmp_path / "in", files[2], "--out", tmp_path / "out", "--server", address, "--json"]
+    program = [*bound, sys.executable, "-m", "exposure.client.command", "denoise", *FLAGS, *flags]
+    try:
+        told = subprocess.run(list(map(str, program)), capture_output=True, text=True, cwd=PROJECT, check=False)
+    finally:
+        for path in files[1:]:
+            path.parent.chmod(0o755)
+    outcomes = {line["file"]: line.get("reason") for line in map(json.loads, told.stdout.splitlines())}
+    assert outcomes == {
+        str(files[0]): None,
+        str(files[1].parent): "it cannot be looked into (permission denied)",
+        str(files[2]): "it cannot be opened (permission denied)",
+    }
+    assert told.returncode == 1
+
+
+def test_what_is_no_file_costs_itself(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (good,) = make_files(tmp_path / "in", 1)
+    loop, pipe = tmp_path / "loop.dng", tmp_path / "pipe.dng"
+    loop.symlink_to(loop)
+    os.mkfifo(pipe)
+    assert denoise(loop, pipe, good, "--out", tmp_path / "out", "--server", address) == 1
+    complaint = capsys.readouterr().err
+    assert f"{loop}: it cannot be opened (too many levels of symbolic links)" in complaint
+    assert f"{pipe}: it is not a regular file" in complaint
+    assert visible(tmp_path / "out") == ["DSC0000_exposed.dng"]
+    like = ["denoise", str(good), "--like", str(pipe), "--out", str(tmp_path)]
+    assert command.main(like) == 1
+    assert capsys.readouterr().err == f"exposure: --like {pipe}: it is not a regular file\n"
+
+
+def test_names_that_are_no_text(address: str, tmp_path: Path) -> None:
+    odd, _ = make_files(tmp_path / "in", 2)
+    odd.rename(odd.with_name(os.fsdecode(b"0\xe9.dng")))
+    flags = [tmp_path / "in", "--out", tmp_path / "out", "--server", address]
+    program = [sys.executable, "-m", "exposure.client.command", "denoise", *FLAGS, *map(str, flags)]
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    told = subprocess.run(program, capture_output=True, cwd=PROJECT, env=strict, check=False)
+    assert told.returncode == 1
+    assert "0\\udce9.dng: its path is not in UTF-8" in told.stderr.decode()
+    assert visible(tmp_path / "out") == ["DSC0001_exposed.dng"]
+
+
+def test_who_cannot_be_told_does_not_end_the_batch(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deaf(*_: object) -> None:
+        raise BrokenPipeError
+
+    make_files(tmp_path / "in", 3)
+    for name in ("outcome", "progress"):
+        monkeypatch.setattr(denoise_command.Report, name, deaf)
+    assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == 0
+    assert len(visible(tmp_path / "out")) == 3
 
 
 def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,7 +330,7 @@ def test_a_stop_ends_soon_and_leaves_nothing(address: str, tmp_path: Path) -> No
     process = started(tmp_path / "in", "--out", tmp_path / "out", "--server", address)
     wait_for_results(tmp_path / "out", 1)
     asked = time.monotonic()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
     assert time.monotonic() - asked < 5
@@ -299,6 +386,54 @@ def test_a_full_disk_ends_the_batch(
     monkeypatch.undo()
     assert denoise(tmp_path / "in", "--out", out, "--server", address) == 0
     assert len(visible(out)) == 6
+
+
+@pytest.mark.parametrize(("free", "told"), [(1 << 14, "takes no more files (no space left"), (1 << 30, "write error")])
+def test_a_library_that_does_not_say_why_it_cannot_write(
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    free: int,
+    told: str,
+) -> None:
+    make_files(tmp_path / "in", 2)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("write error")
+
+    monkeypatch.setattr(output, "write_dng", fail)
+    monkeypatch.setattr(batch.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == 1
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("pragma", "reason"),
+    [("max_page_count = 1", "database or disk is full"), ("query_only = 1", "attempt to write a readonly database")],
+)
+def test_a_manifest_that_cannot_be_written_ends_the_batch(
+    address: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    pragma: str,
+    reason: str,
+) -> None:
+    """With the reason, and not with the advice to go on without it."""
+    make_files(tmp_path / "in", 6)
+    connect = sqlite3.connect
+
+    def limited(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **options)
+        connection.execute(f"PRAGMA {pragma}")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", limited)
+    out = tmp_path / "out"
+    assert denoise(tmp_path / "in", "--out", out, "--server", address) == 1
+    assert capsys.readouterr().err == f"exposure: the manifest {out / manifest.NAME} cannot be written ({reason})\n"
+    assert visible(out) == []
 
 
 def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

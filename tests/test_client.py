@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from test_server import FREE, dark
 
 import exposure.client.server as launcher
 from exposure import Sensor
-from exposure.client import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError, command, denoise_command
+from exposure.client import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError, command, reach, triton
 from exposure.client.connection import Connection, Request, _tensors, smallest_request
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
@@ -113,6 +114,22 @@ def test_a_dead_server_among_several_loses_no_request(address: str) -> None:
             client.denoise(mosaic, SENSOR, **PHYSICS)
     with Client(["127.0.0.1:9", "127.0.0.1:10"]) as client, pytest.raises(ServerGoneError):
         client.denoise(mosaic, SENSOR, **PHYSICS)
+
+
+def test_a_silent_server_among_several_is_not_waited_for(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes connections and says nothing: what the others run is known in seconds."""
+    monkeypatch.setattr(triton, "READY_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent, Client(address) as alone:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        started = time.monotonic()
+        with Client([where, address]) as client:
+            assert client.checkpoint() == alone.checkpoint()
+            assert time.monotonic() - started < 5
+        with (
+            Client([where, where], patience_s=0) as client,
+            pytest.raises(ServerGoneError, match=rf"the server at {where} did not answer within 0\.5 s"),
+        ):
+            client.checkpoint()
 
 
 def ask_for_ever(client: Client, mosaic: NDArray[np.uint16]) -> None:
@@ -305,7 +322,7 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
         with Client(address, **access) as client:
             assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
         flags = ["--server", address, "--ca", str(certificate), "--header", "Triton-Grpc-Protocol-Token: secret"]
-        with denoise_command.client_for(command._parser([]).parse_args(["demo", *flags])) as client:
+        with reach.client_for(command._parser([]).parse_args(["demo", *flags])) as client:
             assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
         with Client(address, authorities=certificate) as client, pytest.raises(ServerError, match="token"):
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
@@ -317,10 +334,10 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
 
 def test_headers_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPOSURE_TOKEN", "abc")
-    assert denoise_command._headers(["X-One: a: b"]) == {"x-one": "a: b", "authorization": "Bearer abc"}
-    assert denoise_command._headers(["Authorization: Basic x"]) == {"authorization": "Basic x"}
+    assert reach._headers(["X-One: a: b"]) == {"x-one": "a: b", "authorization": "Bearer abc"}
+    assert reach._headers(["Authorization: Basic x"]) == {"authorization": "Basic x"}
     with pytest.raises(ValueError, match='write "NAME: VALUE"'):
-        denoise_command._headers(["secret"])
+        reach._headers(["secret"])
 
 
 @openssl
@@ -339,7 +356,7 @@ def test_client_certificates(small_repository: Path, tmp_path: Path, monkeypatch
     with guarded_server(small_repository, monkeypatch, flags, **access) as address:
         flags = ["--server", address, "--ca", str(certificate), "--client-certificate", str(own), "--client-key"]
         options = command._parser([]).parse_args(["demo", *flags, str(own_key)])
-        with denoise_command.client_for(options) as client:
+        with reach.client_for(options) as client:
             assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
         strangers: list[dict[str, Any]] = [{}, {"certificate": foreign, "key": foreign_key}]
         for shown in strangers:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,7 @@ import tifffile
 from conftest import shared_memory
 from PIL import Image
 
-from exposure.assets import MODEL_REPOSITORY
-from exposure.client import command, denoise_command, manifest
+from exposure.client import command, manifest, reach
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import read
 from exposure.client.sample import make_sample
@@ -88,7 +88,7 @@ def test_refused_files_leave_nothing(
     sentences = capsys.readouterr().err.splitlines()
     assert len(sentences) == len(files) + 1
     assert sentences[-1] == f"exposure: {len(files)} of {len(files)} files failed"
-    for path in files:  # in the order in which they were done
+    for path in files:  # in any order: files finish as they finish
         assert sum(sentence.startswith(f"exposure: {path}: ") for sentence in sentences) == 1
 
 
@@ -148,8 +148,8 @@ def test_an_unwritable_folder_is_one_sentence(
 def test_refused_files_start_no_server(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(denoise_command, "running_server", lambda _: pytest.fail("a server was started"))
-    monkeypatch.setattr(denoise_command, "DEFAULT_SERVER", "127.0.0.1:9")
+    monkeypatch.setattr(reach, "running_server", lambda _: pytest.fail("a server was started"))
+    monkeypatch.setattr(reach, "DEFAULT_SERVER", "127.0.0.1:9")
     bad = data / "corrupt" / "lfs_pointer.dng"
     assert command.main(["denoise", str(bad), "--ratio", "2", "--out", str(tmp_path)]) == 1
     assert "starting" not in capsys.readouterr().err
@@ -171,13 +171,25 @@ def test_a_refusal_of_the_server_costs_one_file(
 def test_a_result_never_replaces_an_input(
     address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = tmp_path / "x.dng", tmp_path / "x_exposed.dng"
+    first, second, link = (tmp_path / f"{name}.dng" for name in ("x", "x_exposed", "link"))
     for path in (first, second):
         shutil.copy(sample, path)
-    assert exposure(address, first, second, "--ratio", 20, "--out", tmp_path) == 1
+    link.symlink_to(second)
+    assert exposure(address, first, link, "--ratio", 20, "--out", tmp_path) == 1
     assert "is an input too" in capsys.readouterr().err
     assert second.read_bytes() == sample.read_bytes()
-    assert (tmp_path / "x_exposed_exposed.dng").exists()
+    assert (tmp_path / "link_exposed.dng").exists()
+
+
+def test_what_the_caller_ignores_stays_ignored() -> None:
+    """`nohup exposure denoise ...` goes on when the terminal is closed."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with pytest.raises(SystemExit):
+            command.main(["--version"])
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_an_iso_needs_a_calibrated_camera(
@@ -202,9 +214,9 @@ def test_an_absent_server_is_one_sentence(sample: Path, tmp_path: Path, capsys: 
     )
 
 
-def test_without_a_server_one_is_started(sample: Path, tmp_path: Path, repository: Path) -> None:
+@pytest.mark.usefixtures("repository")  # it builds the project's own engine
+def test_without_a_server_one_is_started(sample: Path, tmp_path: Path) -> None:
     """The installed command, from anywhere; nothing stays in shared memory."""
-    assert repository == MODEL_REPOSITORY
     before = shared_memory()
     program = Path(sys.executable).with_name("exposure")
     result = subprocess.run(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exposure.assets import CHECKPOINT
-from exposure.client.denoise_command import add_reach_flags, client_for
 from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
+from exposure.client.reach import add_reach_flags, client_for
 from exposure.noise import CAMERAS, NOISE_MODELS
 
 from . import cases, evaluate
