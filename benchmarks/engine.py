@@ -79,10 +79,11 @@ def described(timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceiling
         peers[name] = {
             "seconds": times,
             "passes_per_s": rounded(1 / times["median"]),
-            "share_of_roofline": round(limit / times["median"], 3),
             "gflops": rounded(cost.flops / times["median"] / 1e9),
             "peak_gib": timed["peaks"][name],
         }
+        if not PEERS[name].on_card:  # the ceilings are the processor's
+            peers[name]["share_of_roofline"] = round(limit / times["median"], 3)
         if PUBLISHED in seconds:
             peers[name]["speed_over_baseline"] = ratio(seconds[PUBLISHED], taken)
     for name, reason in timed["unable"].items():

@@ -138,11 +138,11 @@ def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
     from exposure.export.precision import Traced, choose_islands
     from exposure.export.scene import low_light_crops, simulated_scenes
     from exposure.networks import load_checkpoint
+    from exposure.sensor import plane_side
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 layers stay so
     network = load_checkpoint(checkpoint)
-    cell = 2 * network.multiple
-    height, width = (-(-side // cell) * network.multiple for side in (frame[1], frame[0]))
+    height, width = (plane_side(side, network.multiple) for side in (frame[1], frame[0]))
     islands = choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], height * width)
     half = Traced(network, half=True, islands=islands).cuda().to(memory_format=torch.channels_last)
 

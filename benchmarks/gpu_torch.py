@@ -24,7 +24,7 @@ def tensors_check() -> dict[str, Any]:
         for dtype in ops.PLANES:
             pairs.append([ops.pack(m, SENSOR, 50.0, multiple=16, dtype=dtype) for m in (mosaic.cuda(), mosaic)])
         images = [ops.pack(m, SENSOR, 50.0, multiple=16) for m in (mosaic.cuda(), mosaic)]
-        pairs.append([ops.poisson(image[None] * 800, seed=5, step=1) for image in images])
+        pairs.append([ops.poisson(image[None] * 800, seed=5, index=1) for image in images])
         for dtype in ops.PLANES:
             pairs.append([ops.expose(i, i, step, seed=5, index=0, dtype=dtype) for i in images])
         pairs.append([ops.unpack(image, SENSOR, (1001, 1203)) for image in images])

@@ -51,7 +51,7 @@ def geometry_seconds(benchmark: Benchmark, probe: Probe) -> dict[str, Any]:
     if not np.array_equal(ops.unpack(image, SENSOR, shape), unpack(image, SENSOR, shape)):
         sys.exit("unpack differs from its definition: nothing was timed")
     step = unroll(RATIO, GAIN, SENSOR.saturation, 3)[0]
-    drawn = expose(image, image, step, lambda rate: ops.poisson(rate, seed=1, step=0))
+    drawn = expose(image, image, step, lambda rate: ops.poisson(rate, seed=1, index=0))
     if not np.array_equal(ops.expose(image, image, step, seed=1, index=0), drawn):
         sys.exit("expose differs from its definition: nothing was timed")
     tensor = torch.from_numpy(image)
@@ -96,11 +96,11 @@ def draws(benchmark: Benchmark, rate: float) -> dict[str, Any]:
     """Poisson counts of one mean, against NumPy's generator and torch.poisson."""
     rates = np.full((4, 500, 100 if benchmark.quick else 1000), rate, np.float32)
     tensor, random = torch.from_numpy(rates), np.random.default_rng(0)
-    counts = ops.poisson(rates, seed=1, step=0)
+    counts = ops.poisson(rates, seed=1, index=0)
     if abs(counts.mean(dtype=np.float64) - np.float32(rate)) > DEVIATIONS * np.sqrt(rate / rates.size):
         sys.exit(f"the counts of mean {rate:g} are off: nothing was timed")
     works = {
-        "kernel": lambda: ops.poisson(rates, seed=1, step=0),
+        "kernel": lambda: ops.poisson(rates, seed=1, index=0),
         "NumPy": lambda: random.poisson(rates),
         "torch": lambda: torch.poisson(tensor),
     }

@@ -47,7 +47,8 @@ def engine(found: dict[str, Any]) -> str:
             agreement = result["peers"][peer]["agreement_db"]
             agreed = "same bits" if agreement >= SAME_BITS_DB else f"{agreement} dB"
             over = ratio(timed["speed_over_baseline"]) if "speed_over_baseline" in timed else ""
-            cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", percent(timed["share_of_roofline"]))
+            share = percent(timed["share_of_roofline"]) if "share_of_roofline" in timed else ""
+            cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", share)
             rows.append((peer, *cells, timed["peak_gib"], over, agreed))
         title = ("network by", "seconds", "passes/s", "of roofline", "peak GiB", f"faster than {base}", "agrees")
         parts.append(
@@ -61,8 +62,9 @@ def engine(found: dict[str, Any]) -> str:
 One pass of the network, each peer in a process of its own, verified against FP32 torch on simulated low light first.
 Ceilings of this machine, the best of {ceilings["looks"]} looks between the rounds: {ceilings["gflops"]:g} GFLOP/s
 (FP32, product of matrices) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every plane
-as moved once and a multiply-add as two operations; a Winograd convolution does fewer and may pass it, and so may INT8
-(inner levels only; why it is not offered: `export/README.md`).
+as moved once and a multiply-add as two operations of FP32; a Winograd convolution does fewer and may pass it, and so
+may BF16 and INT8 (inner levels only; why it is not offered: `export/README.md`). Of a peer on a card, the peak is the
+card's memory that tensors held.
 
 {tables}
 

@@ -18,7 +18,7 @@ from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.tiles import SMALLEST_TILE
 from exposure.export.ensembles import install_configs
 from exposure.export.graph import input_names
-from exposure.export.machine import library_version, this_machine
+from exposure.export.machine import library_version, outdated_driver, this_machine
 from exposure.export.manifest import (
     EngineError,
     Manifest,
@@ -157,9 +157,12 @@ def _refuse_other_inputs(folder: Path, inputs: list[str]) -> None:
 
 def target_for_this_machine() -> str:
     """TensorRT where there is a card and the library, TensorRT for RTX likewise, else OpenVINO."""
-    capability = this_machine().compute_capability
+    machine = this_machine()
+    capability = machine.compute_capability
     if capability and find_spec("tensorrt"):
         return "tensorrt"
+    if outdated_driver(machine):
+        return "openvino"
     if capability and int(capability) in RTX_CARDS and find_spec("tensorrt_rtx_bindings") and find_spec("cupy"):
         return "tensorrt-rtx"
     return "openvino"

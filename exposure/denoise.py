@@ -75,11 +75,11 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
 
-    return [partial(_counts, seed=seed, step=index) for index in range(passes - 1)]
+    return [partial(_counts, seed=seed, index=index) for index in range(passes - 1)]
 
 
-def _counts(rate: Tensor, *, seed: int, step: int) -> Tensor:
+def _counts(rate: Tensor, *, seed: int, index: int) -> Tensor:
     """The server's own arithmetic: same seed, same electrons. Where the kernels for the GPU were not built, the CPU's
     draw the same bits."""
     within_reach = rate.float() if has_cuda_library() else rate.float().cpu()
-    return poisson(within_reach, seed=seed, step=step).to(rate)
+    return poisson(within_reach, seed=seed, index=index).to(rate)

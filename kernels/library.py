@@ -38,7 +38,7 @@ class Field(ctypes.Structure):
 
     _fields_ = (
         ("seed", ctypes.c_uint64),
-        ("step", ctypes.c_uint32),
+        ("index", ctypes.c_uint32),
         ("row", ctypes.c_int32),
         ("column", ctypes.c_int32),
         ("height", ctypes.c_int32),

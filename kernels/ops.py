@@ -50,18 +50,18 @@ def unpack(image: Array, sensor: Sensor, shape: tuple[int, ...]) -> Array:
     return mosaic
 
 
-def poisson(rate: Array, *, seed: int, step: int, origin: tuple[int, int] = (0, 0)) -> Array:
+def poisson(rate: Array, *, seed: int, index: int, origin: tuple[int, int] = (0, 0)) -> Array:
     """One Poisson count per pixel of [..., 4, h, w] rates, in electrons; each image of a batch as if it were alone.
 
-    The count of a pixel depends on its rate, the seed, the step, its plane and its place in the whole frame (origin:
-    row and column of the mosaic there, even), and on nothing else: not on tile, batch, threads or device.
+    The count of a pixel depends on its rate, the seed, the index of the injection, its plane and its place in the whole
+    frame (origin: row and column of the mosaic there, even), and on nothing else: not on tile, batch, threads or device.
     """
     rate = checked("rate", rate, "float32")
     if rate.ndim < 3 or rate.shape[-3] != 4:
         raise ValueError(f"rate is {shape_text(rate.shape)}; it must end in 4xhxw")
     if not bool((rate <= MOST_ELECTRONS).all()):
         raise ValueError(f"rate reaches {float(rate.max()):g} electrons; a count in FP32 ends at {MOST_ELECTRONS:g}")
-    counts, field = empty(rate.shape, "float32", rate), _field(rate.shape[-2:], seed, step, origin)
+    counts, field = empty(rate.shape, "float32", rate), _field(rate.shape[-2:], seed, index, origin)
     for image in images(rate):
         run("poisson", rate, address(rate[image]), ctypes.byref(field), address(counts[image]))
     return counts
@@ -128,10 +128,10 @@ def _layout(sensor: Sensor, shape: tuple[int, ...], planes: tuple[int, ...], fac
     return Layout(*shape, *planes, (ctypes.c_int32 * 4)(*positions), four(*sensor.black), four(*factors))
 
 
-def _field(planes: tuple[int, ...], seed: int, step: int, origin: tuple[int, int]) -> Field:
+def _field(planes: tuple[int, ...], seed: int, index: int, origin: tuple[int, int]) -> Field:
     row, column = (int(place) for place in origin)
-    if not 0 <= seed < 2**64 or not 0 <= step < 2**30:
-        raise ValueError(f"seed and step are {seed} and {step}; they must be unsigned, of 64 and 30 bits")
+    if not 0 <= seed < 2**64 or not 0 <= index < 2**30:
+        raise ValueError(f"seed and index are {seed} and {index}; they must be unsigned, of 64 and 30 bits")
     if min(row, column) < 0:
         raise ValueError(f"origin is {[row, column]}; it must lie in the frame, at 0 or more")
-    return Field(seed, step, row // 2, column // 2, *planes)
+    return Field(seed, index, row // 2, column // 2, *planes)

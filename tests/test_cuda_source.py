@@ -143,8 +143,8 @@ def test_ops_calls_the_cuda_kernels_as_they_are_declared(dtype: Any) -> None:
     )
     options = {"seed": 2**64 - 1, "origin": (6, 10)}
     rate = torch.from_numpy(clean) * 300
-    counts = ops.poisson(rate, step=2, **options)
-    np.testing.assert_array_equal(counts.numpy(), ops.poisson(rate.numpy(), step=2, **options))
+    counts = ops.poisson(rate, index=2, **options)
+    np.testing.assert_array_equal(counts.numpy(), ops.poisson(rate.numpy(), index=2, **options))
     step = unroll(100, 0.5, 15583, 2)[0]
     following = ops.expose(*map(torch.from_numpy, (clean, original)), step, index=1, dtype=dtype, **options)
     expected = ops.expose(clean, original, step, index=1, dtype=dtype, **options)
@@ -155,7 +155,7 @@ def test_ops_calls_the_cuda_kernels_as_they_are_declared(dtype: Any) -> None:
 def test_an_error_of_cudas_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "_on_card_of", lambda _: contextlib.nullcontext((3, 0)))  # a card that is not there
     with pytest.raises(OSError, match="CUDA error 1: invalid argument"):
-        ops.poisson(torch.ones(4, 2, 2), seed=0, step=0)
+        ops.poisson(torch.ones(4, 2, 2), seed=0, index=0)
 
 
 def test_kernels_that_were_not_built_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_kernels_that_were_not_built_are_one_sentence(monkeypatch: pytest.Monkey
     with pytest.raises(
         OSError, match=r"libnowhere\.so is not built; install the project with pip, where nvcc is on PATH"
     ):
-        ops.poisson(torch.ones(4, 2, 2), seed=0, step=0)
+        ops.poisson(torch.ones(4, 2, 2), seed=0, index=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: CUDA arrays are not tried")
@@ -174,7 +174,7 @@ def test_arrays_on_a_gpu_stay_there() -> None:
     sensor = Sensor((512,) * 4, 16383, CFAS["RGGB"])
     with torch.cuda.stream(torch.cuda.Stream()):
         image = ops.pack(mosaic.cuda(), sensor)
-        counts = ops.poisson(image * 500, seed=1, step=0)
+        counts = ops.poisson(image * 500, seed=1, index=0)
         assert image.is_cuda
-        assert torch.equal(counts.cpu(), ops.poisson(image.cpu() * 500, seed=1, step=0))
+        assert torch.equal(counts.cpu(), ops.poisson(image.cpu() * 500, seed=1, index=0))
         assert torch.equal(ops.unpack(image, sensor, (64, 48)).cpu(), mosaic.clip(512, 16383))

@@ -69,8 +69,8 @@ def test_torch_tensors_come_back_as_torch_tensors() -> None:
     back = ops.unpack(image.requires_grad_(), sensor_, mosaic.shape)
     np.testing.assert_array_equal(back.numpy(), ops.unpack(image.detach().numpy(), sensor_, mosaic.shape))
     transposed = rate.float().transpose(-1, -2)  # not dense
-    counts = ops.poisson(transposed, seed=1, step=0)
-    np.testing.assert_array_equal(counts.numpy(), ops.poisson(transposed.numpy(), seed=1, step=0))
+    counts = ops.poisson(transposed, seed=1, index=0)
+    np.testing.assert_array_equal(counts.numpy(), ops.poisson(transposed.numpy(), seed=1, index=0))
 
 
 @given(seed=st.integers(0, 2**64 - 1), passes=st.integers(2, 4), gain=st.floats(0.05, 30), ratio=st.floats(1, 300))
@@ -80,7 +80,7 @@ def test_expose_is_the_definition(seed: int, passes: int, gain: float, ratio: fl
     for index, step in enumerate(unroll(ratio, gain, 15583, passes)[:-1]):
 
         def draw(rate: NDArray[np.float32], index: int = index) -> NDArray[np.float32]:
-            return ops.poisson(rate, seed=seed, step=index, origin=(6, 2))
+            return ops.poisson(rate, seed=seed, index=index, origin=(6, 2))
 
         expected = expose(clean, original, step, draw)
         np.testing.assert_array_equal(
@@ -131,7 +131,7 @@ RATES = [0.01, 0.3, 1, 3, 9.99, 10, 12, 30, 64, 100, 500, 4e3, 2e4, 1.6e5, 2e5]
 @pytest.mark.parametrize("rate", RATES)
 def test_counts_are_poisson(rate: float) -> None:
     """Two million draws: mean, variance, and chi-squared over the counts, in bins of equal mass where many."""
-    counts = ops.poisson(np.full((4, 700, 750), rate, np.float32), seed=RATES.index(rate) + 77, step=0).ravel()
+    counts = ops.poisson(np.full((4, 700, 750), rate, np.float32), seed=RATES.index(rate) + 77, index=0).ravel()
     rate, n = float(np.float32(rate)), counts.size
     assert abs(counts.mean() - rate) < 4.5 * np.sqrt(rate / n)
     assert abs(counts.astype(float).var() - rate) < 4.5 * np.sqrt((rate + 2 * rate**2) / n)
@@ -150,7 +150,7 @@ def test_uniforms_are_uniform() -> None:
     """A count below 10 electrons is 0 exactly where its stream's first uniform is below exp(-rate): three quantiles,
     200,000 streams each."""
     rates = np.repeat(np.float32(-np.log([0.1, 0.5, 0.9])), 4 * 50_000).reshape(3, 4, 200, 250).astype(np.float32)
-    zeros = (ops.poisson(rates, seed=5, step=1) == 0).reshape(3, -1).mean(1)
+    zeros = (ops.poisson(rates, seed=5, index=1) == 0).reshape(3, -1).mean(1)
     expected = np.exp(-rates.reshape(3, -1)[:, 0].astype(float))
     # 4.5 standard deviations of a share of 200,000: seven in a million of such tests would fail by chance
     assert (abs(zeros - expected) < 4.5 * np.sqrt(expected * (1 - expected) / 200_000)).all()
@@ -158,10 +158,10 @@ def test_uniforms_are_uniform() -> None:
 
 def test_streams_are_independent() -> None:
     rate = np.full((4, 128, 128), 50, np.float32)
-    first = ops.poisson(rate, seed=1, step=0)
-    np.testing.assert_array_equal(first, ops.poisson(rate, seed=1, step=0))
-    others = [ops.poisson(rate, seed=2, step=0), ops.poisson(rate, seed=1, step=1), first[[1, 2, 3, 0]]]
-    others += [ops.poisson(rate, seed=1 + 2**32, step=0), np.roll(first, 1, 1), np.roll(first, 1, 2)]
+    first = ops.poisson(rate, seed=1, index=0)
+    np.testing.assert_array_equal(first, ops.poisson(rate, seed=1, index=0))
+    others = [ops.poisson(rate, seed=2, index=0), ops.poisson(rate, seed=1, index=1), first[[1, 2, 3, 0]]]
+    others += [ops.poisson(rate, seed=1 + 2**32, index=0), np.roll(first, 1, 1), np.roll(first, 1, 2)]
     for other in others:
         assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 4.5 / np.sqrt(first.size)
 
@@ -170,19 +170,19 @@ def test_streams_are_independent() -> None:
 @given(row=st.integers(0, 30), column=st.integers(0, 30), height=st.integers(1, 20), width=st.integers(1, 20))
 def test_a_tile_has_the_frames_noise(row: int, column: int, height: int, width: int) -> None:
     rate = np.random.default_rng(0).uniform(0, 300, (4, 50, 50)).astype(np.float32)
-    frame = ops.poisson(rate, seed=11, step=2)
+    frame = ops.poisson(rate, seed=11, index=2)
     tile = np.s_[:, row : row + height, column : column + width]
-    part = ops.poisson(np.ascontiguousarray(rate[tile]), seed=11, step=2, origin=(2 * row, 2 * column))
+    part = ops.poisson(np.ascontiguousarray(rate[tile]), seed=11, index=2, origin=(2 * row, 2 * column))
     np.testing.assert_array_equal(part, frame[tile])
 
 
 def test_threads_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rate = np.random.default_rng(0).uniform(0, 300, (3, 4, 33, 21)).astype(np.float32)
     mosaic, bayer = (rate[0, 0] * 200).astype(np.uint16), Sensor((512, 500, 520, 0), 60000, CFAS["GBRG"])
-    batch, packed = ops.poisson(rate, seed=3, step=0), ops.pack(mosaic, bayer)
+    batch, packed = ops.poisson(rate, seed=3, index=0), ops.pack(mosaic, bayer)
     for count in (1, 3, 64):
         monkeypatch.setattr(arrays, "threads", lambda count=count: count)
-        np.testing.assert_array_equal(ops.poisson(rate[1], seed=3, step=0), batch[1])
+        np.testing.assert_array_equal(ops.poisson(rate[1], seed=3, index=0), batch[1])
         np.testing.assert_array_equal(ops.pack(mosaic, bayer), packed)
         np.testing.assert_array_equal(ops.unpack(packed, bayer, mosaic.shape), sensor.unpack(packed, bayer, (33, 21)))
 
@@ -190,7 +190,7 @@ def test_threads_and_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 def test_rates_at_the_edges() -> None:
     rates = np.zeros((4, 2, 2), np.float32)
     rates[1], rates[2] = 1e-30, 2.0**24
-    counts = ops.poisson(rates, seed=0, step=0)
+    counts = ops.poisson(rates, seed=0, index=0)
     assert (counts[:2] == 0).all()
     assert (abs(counts[2] - 2.0**24) < 6 * 2.0**12).all()
 
@@ -198,13 +198,13 @@ def test_rates_at_the_edges() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: ops.poisson(np.ones((4, 2, 2)), seed=0, step=0), "rate is float64 4x2x2; it must be float32"),
-        (lambda: ops.poisson(np.ones((3, 2, 2), np.float32), seed=0, step=0), "must end in 4xhxw"),
-        (lambda: ops.poisson(np.ones((4, 0, 2), np.float32), seed=0, step=0), "not empty"),
-        (lambda: ops.poisson(np.full((4, 2, 2), np.nan, np.float32), seed=0, step=0), "rate reaches nan"),
-        (lambda: ops.poisson(np.full((4, 2, 2), 1e9, np.float32), seed=0, step=0), r"rate reaches 1e\+09"),
-        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=-1, step=0), "seed and step are -1 and 0"),
-        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, step=0, origin=(-2, 0)), "origin is"),
+        (lambda: ops.poisson(np.ones((4, 2, 2)), seed=0, index=0), "rate is float64 4x2x2; it must be float32"),
+        (lambda: ops.poisson(np.ones((3, 2, 2), np.float32), seed=0, index=0), "must end in 4xhxw"),
+        (lambda: ops.poisson(np.ones((4, 0, 2), np.float32), seed=0, index=0), "not empty"),
+        (lambda: ops.poisson(np.full((4, 2, 2), np.nan, np.float32), seed=0, index=0), "rate reaches nan"),
+        (lambda: ops.poisson(np.full((4, 2, 2), 1e9, np.float32), seed=0, index=0), r"rate reaches 1e\+09"),
+        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=-1, index=0), "seed and index are -1 and 0"),
+        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, index=0, origin=(-2, 0)), "origin is"),
         (lambda: ops.pack(np.ones((4, 4, 4), np.uint16), Sensor((0,) * 4, 9, CFAS["RGGB"])), "mosaic is uint16 4x4x4"),
         (lambda: ops.pack(np.ones((4, 4), np.int16), Sensor((0,) * 4, 9, CFAS["RGGB"])), "it must be uint16"),
         (
@@ -212,7 +212,7 @@ def test_rates_at_the_edges() -> None:
             "image is 4x2x2",
         ),
         (lambda: ops.pack(SQUARE, Sensor((0,) * 4, 9, CFAS["RGGB"]), dtype="int8"), 'dtype is "int8"; planes are'),
-        (lambda: ops.poisson(torch.ones((4, 2, 2), device="meta"), seed=0, step=0), "rate lies on meta"),
+        (lambda: ops.poisson(torch.ones((4, 2, 2), device="meta"), seed=0, index=0), "rate lies on meta"),
         (lambda: ops.philox(np.zeros(3, np.uint32), np.zeros(2, np.uint32)), "3 and 2 words"),
     ],
 )
@@ -223,7 +223,7 @@ def test_misuse_is_one_sentence(call: Any, sentence: str) -> None:
 
 def test_what_is_no_array_is_one_sentence() -> None:
     with pytest.raises(TypeError, match="rate is a list; it must be an array of NumPy, torch or a GPU"):
-        ops.poisson([1.0], seed=0, step=0)
+        ops.poisson([1.0], seed=0, index=0)
 
 
 def test_a_missing_library_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

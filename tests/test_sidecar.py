@@ -70,10 +70,10 @@ def test_nothing_is_merged(source: Path) -> None:
 
 
 def test_the_cameras_own_rating_does_not_hide_what_was_edited(source: Path, tmp_path: Path) -> None:
-    """A CR2 or CR3 has XMP inside, with the rating set on the camera; Adobe's programs keep all they know in IMG.xmp."""
+    """A CR2 has XMP inside, with the rating set on the camera; Adobe's programs keep all they know in IMG.xmp."""
     (tmp_path / "in" / "IMG.xmp").write_text(ADOBE)
     inside = Metadata("<", description={XMP: Entry(1, 3, b"own")})
-    file = replace(read(source), path=tmp_path / "in" / "IMG.CR3", metadata=inside)
+    file = replace(read(source), path=tmp_path / "in" / "IMG.CR2", metadata=inside)
     sidecars = with_sidecars(file, Path("out/a_exposed.dng"))
     assert sidecars.copies == {}
     assert sidecars.file.metadata is not None
