@@ -54,7 +54,7 @@ def poisson(rate: Array, *, seed: int, index: int, origin: tuple[int, int] = (0,
     """One Poisson count per pixel of [..., 4, h, w] rates, in electrons; each image of a batch as if it were alone.
 
     The count of a pixel depends on its rate, the seed, the index of the injection, its plane and its place in the whole
-    frame (origin: row and column of the mosaic there, even), and on nothing else: not on tile, batch, threads or device.
+    frame (origin: row and column of the mosaic there, even), and on nothing else: tile, batch, threads or device.
     """
     rate = checked("rate", rate, "float32")
     if rate.ndim < 3 or rate.shape[-3] != 4:
