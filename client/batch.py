@@ -161,7 +161,6 @@ class Batch:
             return self._planned(source, targets, content, made_by)
         if made_by is not None and made_by == self._checkpoint():
             return Outcome(source.path, HELD, tuple(targets))
-        targets[0].parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         file, choice, sidecars = self._chosen(source, targets)
         self._checkpoint()

@@ -388,6 +388,29 @@ def test_a_full_disk_ends_the_batch(
     assert len(visible(out)) == 6
 
 
+def test_a_folder_is_made_for_a_result_alone(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A refused file leaves none; where none can be made, no other file will fare better."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    (tmp_path / "in" / "sub" / "bad.dng").write_text("nothing")
+    base = (tmp_path / "in", "-r", "--out", tmp_path / "out", "--server", address)
+    assert denoise(*base) == 1
+    assert visible(tmp_path / "out") == []
+    make_files(tmp_path / "in" / "sub", 3)
+    mkdir = Path.mkdir
+
+    def full(path: Path, *rights: Any, **options: Any) -> None:
+        if path.name == "sub":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        mkdir(path, *rights, **options)
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    capsys.readouterr()
+    assert denoise(*base) == 1
+    assert "takes no more files (no space left on device)\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("free", "told"), [(1 << 14, "takes no more files (no space left"), (1 << 30, "write error")])
 def test_a_library_that_does_not_say_why_it_cannot_write(
     address: str,
