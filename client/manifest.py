@@ -209,7 +209,8 @@ def _add_columns(database: sqlite3.Connection) -> None:
 def claimed(targets: Sequence[Path]) -> Iterator[None]:
     """Hold the only right to write the results of one source; what a killed holder left of them is removed.
 
-    Their folder is made here, so that files which are refused before leave none. The right is a locked file, so that it ends with the process however that ends. Raises TakenError.
+    Their folder is made here, so that files which are refused before leave none. The right is a locked file, so that it
+    ends with the process however that ends. Raises TakenError.
     """
     lock = targets[0].with_name(f".{targets[0].stem}{LOCK_SUFFIX}")
     lock.parent.mkdir(parents=True, exist_ok=True)
