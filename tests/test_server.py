@@ -292,7 +292,7 @@ def test_serve_stops_cleanly(small_repository: Path, how: signal.Signals) -> Non
     before = shared_memory()
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
     command = [sys.executable, "-m", "exposure.client.command", "serve", "--repository", str(small_repository), *ports]
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would hand on that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()
