@@ -22,6 +22,7 @@ from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
 from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
+from exposure.export.recipes import WIDE_ENDS
 from exposure.export.scene import low_light_crops
 from exposure.networks import Network
 from exposure.quality import agreement_db
@@ -84,23 +85,23 @@ def onnx_runtime(_: Network, graph: Path) -> Run:
 
 
 def openvino_f32(_: Network, graph: Path) -> Run:
-    return _openvino(graph, graph.with_name("f32"))
+    return _openvino(graph, graph.with_name("f32"), "f32")
 
 
-def openvino_bf16(network: Network, graph: Path) -> Run:
-    """Ours, where the gate lets it pass: BF16 between two ends in FP32."""
-    return _openvino(graph, graph.with_name("bf16"), bf16_in=network)
+def openvino_bf16(_: Network, graph: Path) -> Run:
+    """Ours, where the gate lets it pass: BF16 but for both ends."""
+    return _openvino(graph, graph.with_name("bf16"), "bf16")
 
 
 def openvino_int8(network: Network, graph: Path) -> Run:
     """Inner levels in INT8; not offered as an engine, for it would not pass the accuracy gate."""
-    return _openvino(quantised(network, graph), graph.with_name("int8"))
+    return _openvino(quantised(network, graph), graph.with_name("int8"), "f32")
 
 
-def _openvino(graph: Path, folder: Path, bf16_in: Network | None = None) -> Run:
+def _openvino(graph: Path, folder: Path, precision: str) -> Run:
     folder.mkdir(exist_ok=True)
-    openvino_from_onnx(graph, folder, bf16_in=bf16_in)
-    return OpenVinoEngine(folder)
+    openvino_from_onnx(graph, folder, wide_end=WIDE_ENDS[0] if precision == "bf16" else 0)
+    return OpenVinoEngine(folder, precision)
 
 
 def no_fast_bf16() -> str | None:

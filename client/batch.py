@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -230,13 +231,12 @@ class Batch:
     ) -> None:
         """Write the results; each is noted before it gets its name, so that it is known after a kill."""
         for target in targets:
-            with output.whole(target) as part:
-                if target.stem.endswith(PREVIEW):
-                    ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
-                    output.write_preview(part, file, exposed.in_file_levels, ratio)
-                else:
-                    output.write(part, file, exposed)
-                self._manifest.renaming(content, target, part)
+            note = partial(self._manifest.renaming, content, target)
+            if target.stem.endswith(PREVIEW):
+                ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
+                output.write_preview(target, file, exposed.in_file_levels, ratio, note)
+            else:
+                output.write(target, file, exposed, note)
 
     def _progress(self, share: float) -> None:
         with self._telling, suppress(*UNTOLD):

@@ -260,6 +260,5 @@ def _locked(path: Path) -> int | None:
 def _remove_parts_of(lock: Path) -> None:
     """Remove the temporary files of the targets that a lock names."""
     for name in filter(None, os.fsdecode(lock.read_bytes()).split("\n")):
-        for written in (name, f".{name}"):  # what is to be renamed was written under a temporary name, too
-            for part in parts_of(lock.with_name(written)):
-                part.unlink(missing_ok=True)
+        for part in parts_of(lock.with_name(name)):
+            part.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ import contextlib
 import glob
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .rawfile import RawFile, read, render
 
 FORMATS = ("dng", "tiff", "png", "jpg")
 PART = ".exposure-part"  # in the name of every temporary file
+Note = Callable[[Path], None]
 JPEG_QUALITY = 95
 PREVIEW_SIDE = 1024  # pixels
 UNDONE_BY = {  # TIFF orientation
@@ -47,14 +48,19 @@ class Exposed:
     noise_reduction: float
 
 
+def _unnoted(_: Path) -> None:
+    """Where no record is kept of what is about to get its name."""
+
+
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; on the disk and renamed into place when the block succeeds."""
+def whole(path: Path, note: Note = _unnoted) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; on the disk, noted and renamed into place when the block succeeds."""
     part = path.with_name(f".{path.stem}.{os.getpid()}{PART}{path.suffix}")
     try:
         yield part
         with part.open("rb") as written:
             os.fsync(written.fileno())
+        note(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
@@ -65,12 +71,13 @@ def parts_of(path: Path) -> Iterator[Path]:
     return path.parent.glob(f".{glob.escape(path.stem)}.*{PART}{glob.escape(path.suffix)}")
 
 
-def write(path: Path, file: RawFile, exposed: Exposed) -> None:
+def write(path: Path, file: RawFile, exposed: Exposed, note: Note = _unnoted) -> None:
     """Write a result in the format that the suffix names: CFA DNG, linear 16-bit TIFF, sRGB PNG or JPEG.
 
-    What was written is opened again and compared before it gets its name. Raises OSError when it differs.
+    What was written is opened again and compared before it gets its name. note: is given the finished file just before
+    it is renamed. Raises OSError when it differs.
     """
-    with whole(path) as part:
+    with whole(path, note) as part:
         if path.suffix == ".dng":
             described = replace(file, sensor=exposed.sensor)
             write_dng(
@@ -134,8 +141,8 @@ def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:
     return unpack(pack(file.mosaic, file.sensor, ratio), file.sensor, file.mosaic.shape)
 
 
-def write_preview(path: Path, file: RawFile, mosaic: NDArray[np.uint16], ratio: float) -> None:
+def write_preview(path: Path, file: RawFile, mosaic: NDArray[np.uint16], ratio: float, note: Note = _unnoted) -> None:
     """Before and after, side by side: the brightened file and the result, both as LibRaw develops them."""
     pair = np.concatenate([render(file, brightened(file, ratio)), render(file, mosaic)], axis=1)
-    with whole(path) as part:
+    with whole(path, note) as part:
         Image.fromarray(pair).save(part)

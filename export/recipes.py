@@ -1,5 +1,6 @@
 """What is done for each target, stage by stage: graph, engine, accuracy gate."""
 
+import functools
 import math
 import tempfile
 import time
@@ -24,6 +25,7 @@ from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 T = TypeVar("T")
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
+WIDE_ENDS = (2, 3)  # convolutions at the end that stay FP32 in BF16, as many as the gate wants
 
 
 @dataclass(frozen=True)
@@ -83,26 +85,26 @@ def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: 
 
 
 def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
-    """OpenVINO's own format; its middle in BF16 where the processor is fast at it and the gate lets it pass."""
+    """OpenVINO's own format; in BF16 but for its ends where the processor is fast at it and the gate lets it pass."""
     from .openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
 
     accuracy: dict[str, Any] = {"ran_on": "this processor"}
+    attempts = [("bf16", wide_end) for wide_end in WIDE_ENDS if bf16_is_fast() and not settings.fp32]
     with _scratch() as scratch:
         graph = scratch / GRAPH
         accuracy["graph_db"] = _traced(network, graph, checkpoint)
-        if bf16_is_fast() and not settings.fp32:
-            stage("convert to OpenVINO, BF16", lambda: openvino_from_onnx(graph, folder, bf16_in=network))
+        for precision, wide_end in [*attempts, ("f32", 0)]:
+            stage("convert to OpenVINO", functools.partial(openvino_from_onnx, graph, folder, wide_end=wide_end))
+            what = f"the {precision.upper()} engine" + (f" with {wide_end} convolutions in FP32" if wide_end else "")
             try:
-                accuracy["scenes"] = _gate(network, OpenVinoEngine(folder), "bf16", settings, "the BF16 engine")
-                return Built("bf16", _runs_on("openvino"), accuracy)
+                accuracy["scenes"] = _gate(network, OpenVinoEngine(folder, precision), precision, settings, what)
+                break
             except GraphError as error:
-                print(f"    {error}: FP32 then")
+                if precision == "f32":
+                    raise
+                print(f"    {error}")
                 accuracy["refused"] = str(error)
-            for part in folder.iterdir():
-                part.unlink()
-        stage("convert to OpenVINO", lambda: openvino_from_onnx(graph, folder))
-    accuracy["scenes"] = _gate(network, OpenVinoEngine(folder), "f32", settings, "the F32 engine")
-    return Built("f32", _runs_on("openvino"), accuracy)
+    return Built(precision, _runs_on("openvino"), accuracy)
 
 
 def plan_recipe(target: str, network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:

@@ -16,7 +16,7 @@
 
 // A plan's manifest when the folder is "plan": planes up to 32x48.
 Manifest read_manifest(const std::string& folder) {
-    Manifest manifest{15583.0, 16, "c0ffee"};
+    Manifest manifest{15583.0, 16, "f32", "c0ffee"};
     if (folder == "plan") manifest.largest_height = 32, manifest.largest_width = 48;
     return manifest;
 }

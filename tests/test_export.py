@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 import torch
 from conftest import PROJECT
@@ -25,7 +26,7 @@ from exposure.export.machine import this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
 from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
 from exposure.export.precision import choose_islands
-from exposure.export.recipes import Settings
+from exposure.export.recipes import WIDE_ENDS, Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
@@ -55,7 +56,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make, int, boo
         graph.onnx_from_network(network, path / "model.onnx", checkpoint="5e1f")
         openvino_from_onnx(path / "model.onnx", path)
         (path / "bf16").mkdir()
-        openvino_from_onnx(path / "model.onnx", path / "bf16", bf16_in=network)
+        openvino_from_onnx(path / "model.onnx", path / "bf16", wide_end=2)
         return path
 
     return folder
@@ -80,10 +81,25 @@ def test_the_graph_is_the_network(
     assert (told["checkpoint"], told["network"], told["precision"]) == ("5e1f", type(network).__name__, "f32")
     # two FP32 implementations of a random network: 100 dB is an error of 1e-5
     assert graph.agreement(network, graph.onnx_runner(path), 100, "the graph") > 100
-    assert graph.agreement(network, OpenVinoEngine(path.parent), 100, "FP32") > 100
-    parts = OpenVinoEngine(path.parent / "bf16")
-    least = 40 if parts.precision == "bf16" else 100  # eight bits of a random network; else FP32 in three parts
-    assert graph.agreement(network, parts, least, parts.precision) > least
+    marked = path.parent / "bf16"
+    for folder, precision, least in ((path.parent, "f32", 100), (marked, "f32", 100), (marked, "bf16", 40)):
+        engine = OpenVinoEngine(folder, precision)
+        assert graph.agreement(network, engine, least, precision) > least
+
+
+@pytest.mark.parametrize("wide_end", WIDE_ENDS)
+def test_the_ends_of_a_bf16_engine_stay_in_fp32(
+    graphs: Callable[[Make, int, bool], Path], tmp_path: Path, wide_end: int
+) -> None:
+    """As OpenVINO reads it: all before the first pooling, and as many convolutions at the end as were asked for."""
+    openvino_from_onnx(graphs(variant, 12, True) / "model.onnx", tmp_path, wide_end=wide_end)
+    operations = ov.Core().read_model(tmp_path / "model.xml").get_ordered_ops()
+    marked = [
+        any("DisablePrecisionConversion" in key for key in op.get_rt_info())
+        for op in operations
+        if op.get_type_name() in ("Convolution", "ConvolutionBackpropData")
+    ]
+    assert marked == 2 * [True] + (21 - wide_end) * [False] + wide_end * [True]
 
 
 def test_half_graphs_cast_twice(tmp_path: Path, network: Network) -> None:
@@ -192,9 +208,9 @@ def test_one_repository_has_one_kind_of_input(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_an_engine_wants_all_its_inputs(graphs: Callable[[Make, int, bool], Path]) -> None:
-    engine = OpenVinoEngine(graphs(small_naf, 12, True))
+    engine = OpenVinoEngine(graphs(small_naf, 12, True), "f32")
     image, gain = np.zeros((1, 4, 16, 16), np.float32), np.ones(1, np.float32)
-    with pytest.raises(EngineError, match="wants ORIGIN_IMAGE; 2 arrays came"):
+    with pytest.raises(EngineError, match="IMAGE, PHOTON_GAIN, ORIGIN_IMAGE; 2 arrays came"):
         engine(image, gain)
 
 

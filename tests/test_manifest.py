@@ -120,7 +120,7 @@ def test_files_are_held_against_their_hashes(
     copied: Path, server_says: Callable[..., str], tmp_path: Path, spoil: str
 ) -> None:
     """Found before anything is deserialised, by the tools and by the server, with the same sentence."""
-    weights = copied / "1.f32.bin"
+    weights = copied / "model.bin"
     content = bytearray(weights.read_bytes())
     if spoil == "flipped byte":
         content[1000] ^= 1
@@ -129,12 +129,12 @@ def test_files_are_held_against_their_hashes(
     elif spoil == "swapped":  # by the one of another checkpoint, of the same size
         save_checkpoint(small_naf(8, True), tmp_path / "b.safetensors", CheckpointInfo(), dtype=torch.float16)
         other = build_engine.build(tmp_path / "b.safetensors", "openvino", tmp_path / "other", SMALL)
-        assert (other / "1.f32.bin").stat().st_size == len(content)
-        content = bytearray((other / "1.f32.bin").read_bytes())
+        assert (other / "model.bin").stat().st_size == len(content)
+        content = bytearray((other / "model.bin").read_bytes())
     weights.write_bytes(content)
     if spoil == "missing":
         weights.unlink()
-    with pytest.raises(EngineError, match=r"1\.f32\.bin is not the file that was built; rebuild with") as caught:
+    with pytest.raises(EngineError, match=r"model\.bin is not the file that was built; rebuild with") as caught:
         OpenVinoEngine.installed(copied)
     assert server_says(copied) == str(caught.value)
     assert str(caught.value).endswith("--frame 96x64 --fp32")
@@ -240,7 +240,7 @@ def test_the_manifest_is_complete(engine: Path) -> None:
     manifest = read_manifest(engine)
     assert manifest.runs_on["library_version"]
     assert len(manifest.built_from["checkpoint"]) == 64
-    assert set(manifest.files) == {"1.f32.xml", "1.f32.bin"}
+    assert set(manifest.files) == {"model.xml", "model.bin"}
     assert manifest.profile == {"smallest": [16, 16], "usual": [32, 48], "largest": [256, 256]}
     assert manifest.planes == [[32, 48]]
     assert manifest.build_seconds > 0

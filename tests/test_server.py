@@ -33,6 +33,7 @@ from exposure.export import openvino_engine
 from exposure.export.build_engine import build
 from exposure.export.ensembles import ORIGIN_IMAGE_LINE
 from exposure.export.gate import ALLOWANCES, Allowance
+from exposure.export.manifest import read_manifest
 from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
@@ -279,9 +280,9 @@ def test_a_missing_engine_is_one_sentence(tmp_path: Path, small_repository: Path
 def test_a_broken_engine_is_told_at_start(tmp_path: Path, small_repository: Path) -> None:
     copy = tmp_path / "repository"
     shutil.copytree(small_repository, copy)
-    (copy / "denoiser" / "1" / "openvino" / "1.f32.bin").write_bytes(b"cut short")
+    (copy / "denoiser" / "1" / "openvino" / "model.bin").write_bytes(b"cut short")
     before = shared_memory()
-    with pytest.raises(ServerError, match=r"1\.f32\.bin is not the file that was built") as caught:
+    with pytest.raises(ServerError, match=r"model\.bin is not the file that was built") as caught:
         running_server(ServerOptions(copy, **FREE)).__enter__()
     assert "\n" not in str(caught.value)
     assert shared_memory() == before
@@ -534,16 +535,15 @@ def test_a_running_server_keeps_its_network(tmp_path: Path, small_repository: Pa
         assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=1)) <= 1
 
 
-def test_an_engine_in_parts_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """BF16 between FP32 ends, where the processor is fast at BF16; the same parts in FP32, where it is not."""
+def test_a_bf16_engine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In BF16 where the processor is fast at it, the same file in FP32 where it is not."""
     repository = tmp_path / "repository"
     with monkeypatch.context() as any_processor:
         any_processor.setattr(openvino_engine, "bf16_is_fast", lambda: True)
         any_processor.setitem(ALLOWANCES, "bf16", Allowance(40, 300))  # the gate is tested elsewhere
         folder = build(CHECKPOINT, "openvino", repository, Settings(frames=((96, 64),)))
-    names = sorted(path.name for path in folder.glob("*.xml"))
-    assert names == ["1.f32.xml", "2.bf16.xml", "3.f32.xml"]
-    network, engine = load_checkpoint(CHECKPOINT), openvino_engine.OpenVinoEngine(folder)
+    assert read_manifest(folder).precision == "bf16"
+    network, engine = load_checkpoint(CHECKPOINT), openvino_engine.OpenVinoEngine.installed(folder)
     assert engine.precision == ("bf16" if openvino_engine.bf16_is_fast() else "f32")
 
     def forward(image: torch.Tensor, photon_gain: float, original: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ namespace {
 class Denoise : public Model {
   public:
     Denoise(const std::string& engine, int threads, bool gives_original)
-        : manifest_(read_manifest(engine)), engine_(engine, {manifest_.usual_height, manifest_.usual_width}, threads) {
+        : manifest_(read_manifest(engine)),
+          engine_(engine, manifest_.precision == "bf16", {manifest_.usual_height, manifest_.usual_width}, threads) {
         if (engine_.wants_original() && !gives_original)
             throw std::runtime_error("the engine in " + engine + " takes ORIGIN_IMAGE, and this model's configuration does " +
                                      "not; write it anew with: python export/build_engine.py");

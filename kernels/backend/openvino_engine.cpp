@@ -5,8 +5,6 @@
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
-#include <set>
-#include <stdexcept>
 #include <thread>
 
 // Packed pixels of all frame sizes kept compiled: their activations take about 0.7 kB a pixel.
@@ -43,20 +41,11 @@ static void prune(const std::string& folder) {
     for (size_t i = 0; i + CACHED_MODELS < blobs.size(); i++) fs::remove(blobs[i].second, error);
 }
 
-OpenVinoEngine::OpenVinoEngine(const std::string& folder, Size usual, int threads)
-    : cache_(cache_folder()), threads_(threads) {
-    bool fast_bf16 = false;  // emulated BF16 is slower than FP32
+OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, Size usual, int threads)
+    : network_(core().read_model(folder + "/model.xml")), cache_(cache_folder()), bf16_(false), threads_(threads) {
     for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
-        fast_bf16 = fast_bf16 || capability == "BF16";
-    std::set<std::filesystem::path> files;  // in order: 1.f32.xml, 2.bf16.xml, ...
-    for (const auto& entry : std::filesystem::directory_iterator(folder))
-        if (entry.path().extension() == ".xml") files.insert(entry.path());
-    if (files.empty()) throw std::runtime_error(folder + " holds no part of an engine");
-    for (const auto& file : files) {
-        bool bf16 = fast_bf16 && file.stem().extension() == ".bf16";
-        network_.push_back({core().read_model(file.string()), bf16 ? ov::element::bf16 : ov::element::f32});
-    }
-    for (const auto& input : network_[0].model->inputs())
+        bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
+    for (const auto& input : network_->inputs())
         wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
     if (usual.first > 0) compiled(usual);  // at the server's start, so that no request waits for it
 }
@@ -65,16 +54,15 @@ void OpenVinoEngine::infer(const float* image, const float* photon_gain, const f
                            int64_t width, float* clean) {
     ov::Shape shape{1, 4, (size_t)height, (size_t)width};
     auto wrap = [&](const float* data) { return ov::Tensor(ov::element::f32, shape, const_cast<float*>(data)); };
-    std::vector<ov::InferRequest>& parts = compiled({height, width});
-    parts[0].set_tensor("IMAGE", wrap(image));
-    parts[0].set_tensor("PHOTON_GAIN", ov::Tensor(ov::element::f32, {1}, const_cast<float*>(photon_gain)));
-    if (wants_original_) parts[0].set_tensor("ORIGIN_IMAGE", wrap(original));
-    parts.back().set_tensor("IMAGE", wrap(image));
-    parts.back().set_tensor("CLEAN", wrap(clean));
-    for (ov::InferRequest& part : parts) part.infer();
+    ov::InferRequest& request = compiled({height, width});
+    request.set_tensor("IMAGE", wrap(image));
+    request.set_tensor("PHOTON_GAIN", ov::Tensor(ov::element::f32, {1}, const_cast<float*>(photon_gain)));
+    if (wants_original_) request.set_tensor("ORIGIN_IMAGE", wrap(original));
+    request.set_tensor("CLEAN", wrap(clean));
+    request.infer();
 }
 
-std::vector<ov::InferRequest>& OpenVinoEngine::compiled(Size size) {
+ov::InferRequest& OpenVinoEngine::compiled(Size size) {
     auto found = compiled_.find(size);
     if (found == compiled_.end()) {
         int64_t pixels = size.first * size.second;
@@ -90,28 +78,16 @@ std::vector<ov::InferRequest>& OpenVinoEngine::compiled(Size size) {
     return found->second;
 }
 
-// Every part for one size; each writes where the next one reads.
-std::vector<ov::InferRequest> OpenVinoEngine::compile(Size size) {
-    ov::PartialShape planes{1, 4, size.first, size.second};
-    std::map<std::string, ov::PartialShape> sides{{"IMAGE", planes}, {"ORIGIN_IMAGE", planes}, {"PHOTON_GAIN", {1}}};
-    std::vector<ov::InferRequest> parts;
-    std::string joint;
-    for (const Part& part : network_) {
-        std::shared_ptr<ov::Model> model = part.model->clone();
-        std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
-        for (const auto& input : model->inputs()) shapes[input] = sides.at(input.get_any_name());
-        model->reshape(shapes);
-        parts.push_back(request(model, part.precision));
-        if (parts.size() > 1) parts.back().set_tensor(joint, parts[parts.size() - 2].get_output_tensor(0));
-        joint = model->output().get_any_name();
-        sides[joint] = model->output().get_partial_shape();
-    }
-    return parts;
-}
-
-ov::InferRequest OpenVinoEngine::request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision) {
+ov::InferRequest OpenVinoEngine::compile(Size size) {
+    std::shared_ptr<ov::Model> model = network_->clone();
+    std::map<ov::Output<ov::Node>, ov::PartialShape> shapes;
+    for (const auto& input : model->inputs())
+        shapes[input] = input.get_any_name() == "PHOTON_GAIN" ? ov::PartialShape{1}
+                                                              : ov::PartialShape{1, 4, size.first, size.second};
+    model->reshape(shapes);
     bool alone = threads_ == (int)std::thread::hardware_concurrency();
-    ov::AnyMap properties{ov::hint::inference_precision(precision), ov::inference_num_threads(threads_),
+    ov::AnyMap properties{ov::hint::inference_precision(bf16_ ? ov::element::bf16 : ov::element::f32),
+                          ov::inference_num_threads(threads_),
                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                           ov::hint::enable_cpu_pinning(alone)};  // several instances would all pin to the first cores
     std::lock_guard<std::mutex> lock(compiling);

@@ -4,7 +4,6 @@
 #include <map>
 #include <string>
 #include <utility>
-#include <vector>
 
 #include <openvino/openvino.hpp>
 
@@ -12,9 +11,9 @@ class OpenVinoEngine {
   public:
     using Size = std::pair<int64_t, int64_t>;  // height, width of the planes
 
-    // folder: the parts as installed; usual: compiled at once, unless 0; threads: of this instance, which is one of several
-    // where they are not all of the machine's. Throws std::runtime_error where there is no part.
-    OpenVinoEngine(const std::string& folder, Size usual, int threads);
+    // folder: model.xml as installed; bf16: the gate allows BF16 where nothing is marked; usual: compiled at once, unless 0;
+    // threads: of this instance, which is one of several where they are not all of the machine's.
+    OpenVinoEngine(const std::string& folder, bool bf16, Size usual, int threads);
 
     // image, original: [1, 4, height, width]; photon_gain: [1]; original may be nullptr where the network needs none.
     void infer(const float* image, const float* photon_gain, const float* original, int64_t height, int64_t width,
@@ -23,19 +22,13 @@ class OpenVinoEngine {
     bool wants_original() const { return wants_original_; }
 
   private:
-    struct Part {
-        std::shared_ptr<ov::Model> model;  // as it was when the server started, whatever is installed since
-        ov::element::Type precision;
-    };
+    ov::InferRequest& compiled(Size size);
+    ov::InferRequest compile(Size size);
 
-    std::vector<ov::InferRequest>& compiled(Size size);
-    std::vector<ov::InferRequest> compile(Size size);
-    ov::InferRequest request(const std::shared_ptr<ov::Model>& model, ov::element::Type precision);
-
-    std::vector<Part> network_;  // one in FP32; or BF16 between two in FP32
+    std::shared_ptr<ov::Model> network_;  // as it was when the server started, whatever is installed since
     std::string cache_;
-    bool wants_original_ = false;
+    bool bf16_, wants_original_ = false;
     int threads_;
-    std::map<Size, std::vector<ov::InferRequest>> compiled_;
+    std::map<Size, ov::InferRequest> compiled_;
     std::list<Size> recent_;  // most recently used first
 };
