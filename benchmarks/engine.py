@@ -31,7 +31,7 @@ def main() -> None:
     measured: dict[str, Any] = {"baseline": PUBLISHED, "ours": OURS, "frames": {}}
     with (
         tempfile.TemporaryDirectory() as folder,
-        peers_at_work(list(PEERS), _graph(network, Path(folder)), network) as (workers, found),
+        peers_at_work(list(PEERS), graph_of(network, Path(folder)), network) as (workers, found),
     ):
         benchmark.say(f"verified: {', '.join(workers)}")
         measured["peers"] = found
@@ -104,7 +104,7 @@ def planes_of(mosaic: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
     return height, width
 
 
-def _graph(network: Network, folder: Path) -> Path:
+def graph_of(network: Network, folder: Path) -> Path:
     onnx_from_network(network, folder / "network.onnx")
     return folder / "network.onnx"
 
