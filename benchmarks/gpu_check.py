@@ -202,10 +202,12 @@ def sanitizer_check() -> dict[str, Any]:
 
 def engines_check() -> dict[str, Any]:
     """Engines of the shipped checkpoint, built on the card, held against FP32 torch and timed."""
-    from gpu_engine import check_engines
+    try:
+        from gpu_engine import check_engines
 
-    from exposure.assets import CHECKPOINT
-
+        from exposure.assets import CHECKPOINT
+    except ModuleNotFoundError as error:
+        raise NotCheckedError(f"{error.name} is not here") from error
     engines = check_engines(CHECKPOINT, (4240, 2832))
     outcomes = {result["outcome"] for result in engines.values()}
     if outcomes == {"not checked"}:

@@ -51,7 +51,8 @@ def without_results(sources: Sequence[Source], out: Path, made: Set[Path]) -> li
     return [
         source
         for source in sources
-        if resolved(source.path) not in results and resolved(source.path.with_suffix("")) not in stems
+        if source.problem
+        or (resolved(source.path) not in results and resolved(source.path).with_suffix("") not in stems)
     ]
 
 

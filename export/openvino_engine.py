@@ -86,7 +86,7 @@ def _ends(model: ov.Model, wide_end: int) -> set[str]:
     """Names of the operations before the first that halves the sides, and from the last convolutions on."""
     ops = model.get_ordered_ops()
     convolutions = [op for op in ops if op.get_type_name() == "Convolution"]
-    behind = _before(convolutions[-wide_end])
+    behind = _before(convolutions[-wide_end:][0])  # the first, where there are not so many
     ends = {op.get_friendly_name() for op in ops} - behind
     halving = next((op for op in ops if _halves(op)), None)
     return ends | (_before(halving) if halving else set())  # a network of one level halves nothing
