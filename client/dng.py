@@ -172,7 +172,7 @@ def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
 
 
 def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
-    """Tags as they were, but for those whose type is none that a DNG may have."""
+    """Tags as they were, but for those that are empty, or whose type is none that a DNG may have."""
     carried = []
     for name in names:
         kind, value = file.tags.get(name, (0, None))
@@ -181,7 +181,7 @@ def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
             carried.append((code, kind, len(value), value, True))
         elif isinstance(value, str) and kind == ASCII:
             carried.append(_text(code, value))
-        elif kind in NUMERIC and not isinstance(value, str | bytes):
+        elif kind in NUMERIC and not isinstance(value, str | bytes) and np.size(value):
             carried.append(_tag(code, kind, value))
     return carried
 

@@ -297,6 +297,14 @@ def child() -> Iterator[Reader]:
     reader.close()
 
 
+def test_an_empty_tag_is_left_out(tmp_path: Path) -> None:
+    """As a flipped byte makes them: what cannot be carried does not cost the result."""
+    file = written(tmp_path / "a.dng", Sensor((9, 9, 9, 9), 4095, CFAS["RGGB"]))
+    tags = {"DNGVersion": (1, (1, 4, 0, 0)), "CalibrationIlluminant1": (3, ())}
+    write_dng(tmp_path / "b.dng", replace(file, tags=tags), file.mosaic)
+    np.testing.assert_array_equal(read(tmp_path / "b.dng").mosaic, file.mosaic)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data_of=st.sampled_from(["kodak", "written"]), damage=st.data())
 def test_damage_is_judged_in_time(
