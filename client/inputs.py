@@ -52,7 +52,7 @@ def without_results(sources: Sequence[Source], out: Path, made: Set[Path]) -> li
         source
         for source in sources
         if source.problem
-        or (resolved(source.path) not in results and resolved(source.path).with_suffix("") not in stems)
+        or (resolved(source.path) not in results and resolved(source.path.with_suffix("")) not in stems)
     ]
 
 
