@@ -84,11 +84,11 @@ def unpacked(gpu: Gpu, shape: tuple[int, int]) -> Compared:
 
 
 def drawn(gpu: Gpu, shape: tuple[int, int]) -> Compared:
-    for seed, step in ((1, 0), (2**63 + 11, 2)):
+    for seed, index in ((1, 0), (2**63 + 11, 2)):
         rate = np.random.default_rng(seed).choice(np.array(RATES, np.float32), (4, shape[0] // 2, shape[1] // 2))
-        field, counts = Field(seed, step, 3, 5, *rate.shape[1:]), gpu.empty(rate.shape, np.float32)
+        field, counts = Field(seed, index, 3, 5, *rate.shape[1:]), gpu.empty(rate.shape, np.float32)
         gpu.run("poisson", gpu.upload(rate), field, counts)
-        yield gpu.download(counts), ops.poisson(rate, seed=seed, index=step, origin=(6, 10))
+        yield gpu.download(counts), ops.poisson(rate, seed=seed, index=index, origin=(6, 10))
         gpu.release()
 
 

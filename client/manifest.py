@@ -44,12 +44,7 @@ CREATE TABLE IF NOT EXISTS parts (    -- files that were about to be given the n
     modified INTEGER NOT NULL
 )
 """
-HOPELESS = {
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_READONLY,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_CANTOPEN,
-}
+HOPELESS = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}
 BROKEN = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 CLOCK_NS = 2_000_000_000  # some file systems round times to 2 s
 Identity = tuple[int | None, int | None]  # size and time of modification, in ns

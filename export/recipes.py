@@ -89,7 +89,8 @@ def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoi
     from .openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
 
     accuracy: dict[str, Any] = {"ran_on": "this processor"}
-    attempts = [("bf16", wide_end) for wide_end in WIDE_ENDS if bf16_is_fast() and not settings.fp32]
+    in_bf16 = bf16_is_fast() and not settings.fp32
+    attempts = [("bf16", wide_end) for wide_end in WIDE_ENDS] if in_bf16 else []
     with _scratch() as scratch:
         graph = scratch / GRAPH
         accuracy["graph_db"] = _traced(network, graph, checkpoint)

@@ -137,7 +137,7 @@ def make_context(trt: Any, engine: Any, known: bytes = b"") -> tuple[Any, Any]:
         return engine.create_execution_context(), None
     config = engine.create_runtime_config()
     # A graph holds the addresses of its tensors, and Triton's differ from pass to pass: it would be captured each time.
-    # A pass takes so much longer than its launches that they hide behind it.
+    # What the launches cost that a graph would save was not measured.
     config.cuda_graph_strategy = trt.CudaGraphStrategy.DISABLED
     # The default compiles beside the first calls, which slower kernels answer: a warm-up would end too soon.
     config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER

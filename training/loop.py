@@ -28,7 +28,7 @@ Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
 """`rollout`, or what takes its place: the losses of each pass, and auxiliary ones, of a batch."""
 
 
-MOST_WORKERS = 8  # by default: enough to keep a GPU busy
+MOST_WORKERS = 8  # by default
 
 
 def default_workers() -> int:
