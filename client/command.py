@@ -46,6 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def ui(options: argparse.Namespace) -> int:
     """Show a page on which RAW files are dropped, until Ctrl-C or SIGTERM."""
+    if not 1 <= options.port <= 65535:
+        raise ValueError(f"--port is {options.port}; it is a number from 1 to 65535")
     with held_folder("ui") as folder, client_for(options) as client:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio reads it when it is loaded, which takes seconds
         from . import page

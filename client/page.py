@@ -41,8 +41,6 @@ UPLOADS_KEPT_S = 86_400  # what a page left open keeps of files that it no longe
 
 def show(client: Client, folder: Path, host: str, port: int) -> None:
     """Serve the page until the process is told to end. folder: of temporary files, GRADIO_TEMP_DIR."""
-    if not 1 <= port <= 65535:
-        raise ValueError(f"--port is {port}; it is a number from 1 to 65535")
     with readers(2) as children:
         blocks = _layout(Desk(client, children, folder))
         address = _launched(blocks, folder, host.strip("[]"), port)
