@@ -4,13 +4,12 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from exposure.export.machine import outdated_driver, this_machine
+from exposure.export.machine import Machine, outdated_driver, this_machine
 from exposure.kernels.library import CUDA, built
 
 from .triton import ServerError
 
 ENGINES = {"cpu": "openvino", "rtx": "tensorrt-rtx"}
-CARDS = Path("/proc/driver/nvidia/gpus")
 RTX_MODULES = ("tensorrt_rtx_bindings", "cupy")
 
 
@@ -29,8 +28,8 @@ def choose_config(repository: Path) -> Configuration:
     """
     denoiser = repository / "denoiser" / "1"
     installed = {path.parent.name for path in denoiser.glob("*/manifest.json")}
-    card = card_here()
-    hindrance = _hindrance()
+    machine = this_machine()
+    card, hindrance = machine.card, _hindrance(machine)
     if "tensorrt-rtx" in installed and card and not hindrance:
         return Configuration("rtx", f"{card} is here, and an engine of TensorRT for RTX")
     if "tensorrt-rtx" in installed and card and "openvino" not in installed:
@@ -47,9 +46,9 @@ def choose_config(repository: Path) -> Configuration:
     raise ServerError(f"no engine in {denoiser}; {_build()}")
 
 
-def _hindrance() -> str:
+def _hindrance(machine: Machine) -> str:
     """Why TensorRT for RTX cannot be served on the card that is here; "" where it can."""
-    outdated = outdated_driver(this_machine())
+    outdated = outdated_driver(machine)
     if outdated:
         return outdated
     modules = [module for module in RTX_MODULES if find_spec(module) is None]
@@ -60,15 +59,6 @@ def _hindrance() -> str:
         built(CUDA, "where nvcc is on PATH or named in CUDACXX")
     except OSError as error:
         return str(error)
-    return ""
-
-
-def card_here() -> str:
-    """Name of the first NVIDIA card as its driver tells it; "" without one."""
-    for information in sorted(CARDS.glob("*/information")):
-        for line in information.read_text().splitlines():
-            if line.startswith("Model:"):
-                return line.partition(":")[2].strip()
     return ""
 
 

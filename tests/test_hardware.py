@@ -20,9 +20,10 @@ from exposure.client import server as launcher
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
 from exposure.export.ensembles import install_configs
-from exposure.export.machine import Machine, outdated_driver
+from exposure.export.machine import Machine, outdated_driver, this_machine
 
 FOR_RTX = {"library": "tensorrt-rtx-cu13-bindings", "library_version": "1.7.1.116", "compute_capability": "86"}
+A_CARD = Machine("RTX A5000", "86", "13.0", "580.65")
 
 
 @pytest.mark.parametrize(
@@ -51,12 +52,9 @@ def test_what_is_served_and_why(
 ) -> None:
     for target in installed.split():
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
-    monkeypatch.setattr(hardware, "CARDS", tmp_path / "gpus")
+    monkeypatch.setattr(hardware, "this_machine", lambda: replace(A_CARD, card=card) if card else Machine())
     monkeypatch.setattr(hardware, "find_spec", lambda _: object() if modules else None)
     monkeypatch.setattr(hardware, "built", lambda name, _: Path(name))
-    if card:
-        (tmp_path / "gpus" / "0000:01:00.0").mkdir(parents=True)
-        (tmp_path / "gpus" / "0000:01:00.0" / "information").write_text(f"Model: \t\t {card}\nIRQ: 1\n")
     if choice is None:
         with pytest.raises(ServerError, match=said):
             hardware.choose_config(tmp_path)
@@ -72,7 +70,7 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
 
     for target in ("openvino", "tensorrt-rtx"):
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
-    monkeypatch.setattr(hardware, "card_here", lambda: "RTX A5000")
+    monkeypatch.setattr(hardware, "this_machine", lambda: A_CARD)
     monkeypatch.setattr(hardware, "find_spec", lambda _: object())
     monkeypatch.setattr(hardware, "built", missing)
     chosen = hardware.choose_config(tmp_path)
@@ -81,9 +79,8 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
 
 
 def test_a_driver_that_is_too_old_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = Machine("RTX A5000", "86", "12.4", "550.54")
+    old = replace(A_CARD, cuda="12.4", driver="550.54")
     plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)
-    monkeypatch.setattr(hardware, "card_here", lambda: old.card)
     monkeypatch.setattr(hardware, "this_machine", lambda: old)
     sentence = "cannot run: the driver knows CUDA 12.4; tensorrt-rtx needs driver 580 or later"
     with pytest.raises(ServerError, match=sentence):
@@ -112,7 +109,7 @@ def test_a_build_beside_an_old_driver_ends_at_once(tmp_path: Path) -> None:
 
 def test_the_rtx_denoiser_refuses_to_start_without_its_card(tmp_path: Path) -> None:
     """The real server, its Python backend and model.py; the sentence comes from the driver's absence."""
-    if hardware.card_here():
+    if this_machine().card:
         pytest.skip("this machine has a card")
     install_configs(tmp_path, concat_origin=False)
     plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)

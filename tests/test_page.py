@@ -96,7 +96,11 @@ def begun(server: str, host: str, environment: dict[str, str]) -> Iterator[tuple
             assert process.stdout.readline().decode() == f"the page is at {url}; stop with Ctrl-C\n"
             yield url, process
         finally:
-            process.kill()
+            process.terminate()
+            try:
+                process.wait(PATIENCE_S)  # leaves no temporary files behind
+            finally:
+                process.kill()
 
 
 def asked(url: str, headers: dict[str, str], path: str = "", body: bytes | None = None) -> tuple[int, Message, str]:
