@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -16,3 +17,13 @@ def cache_folder(kind: str) -> Path | None:
         print(f"nothing is kept for the next start ({error})", file=sys.stderr)
         return None
     return folder
+
+
+def keep_newest(folder: Path, pattern: str, most: int) -> None:
+    """Remove all but the newest files of a pattern; those that another process removes meanwhile are gone too."""
+    times = {}
+    for path in folder.glob(pattern):
+        with suppress(FileNotFoundError):
+            times[path] = path.stat().st_mtime
+    for path in sorted(times, key=times.__getitem__)[:-most]:
+        path.unlink(missing_ok=True)

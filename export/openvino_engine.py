@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from .cache import cache_folder
+from .cache import cache_folder, keep_newest
 from .manifest import EngineError, trusted_manifest
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else importing openvino reports home
@@ -19,6 +19,7 @@ import openvino as ov  # noqa: E402
 
 MODEL = "model.xml"
 COMPILED_PIXELS = 4_000_000  # packed, of all frame sizes kept compiled: their activations take about 0.7 kB a pixel
+WEIGHTS = 50_000  # what each holds of its own, 35 MB, as pixels
 CACHED_MODELS = 16  # on disk, 31 MB each
 
 
@@ -68,7 +69,7 @@ class OpenVinoEngine:
         """
         key = image.shape
         if key not in self._compiled:
-            while self._compiled and sum(map(math.prod, [key, *self._compiled])) > 4 * COMPILED_PIXELS:
+            while self._compiled and sum(map(_held, [key, *self._compiled])) > COMPILED_PIXELS:
                 self._compiled.popitem(last=False)
             self._compiled[key] = self._compile(key)
         self._compiled.move_to_end(key)
@@ -80,6 +81,11 @@ class OpenVinoEngine:
         properties = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
         request = self._core.compile_model(model, "CPU", properties).create_infer_request()
         return lambda *arrays: _infer(request, arrays)
+
+
+def _held(shape: tuple[int, ...]) -> int:
+    """Memory of a compiled size [1, 4, h, w], in packed pixels."""
+    return math.prod(shape[2:]) + WEIGHTS
 
 
 def _ends(model: ov.Model, wide_end: int) -> set[str]:
@@ -124,9 +130,7 @@ def _compiled_models() -> Path | None:
     """The folder of compiled models, its oldest removed; None, and a remark, where it is not writable."""
     folder = cache_folder("openvino")
     if folder is not None:
-        oldest_first = sorted(folder.glob("*.blob"), key=lambda blob: blob.stat().st_mtime)
-        for blob in oldest_first[:-CACHED_MODELS]:
-            blob.unlink(missing_ok=True)
+        keep_newest(folder, "*.blob", CACHED_MODELS)
     return folder
 
 

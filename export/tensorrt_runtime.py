@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .cache import cache_folder
+from .cache import cache_folder, keep_newest
 from .machine import this_machine
 from .manifest import EngineError, trusted_manifest
 from .tensorrt_engine import PLAN, load_tensorrt
+
+KERNEL_CACHES = 16  # one for each plan that was built here
 
 
 class CardFullError(EngineError):
@@ -150,5 +152,7 @@ def make_context(trt: Any, engine: Any, known: bytes = b"") -> tuple[Any, Any]:
 
 def _kernel_cache(plan: Path, target: str) -> Path | None:
     folder = cache_folder("kernels")
+    if folder is not None:
+        keep_newest(folder, "*.cache", KERNEL_CACHES)
     card = this_machine().card.replace(" ", "_").replace("/", "_")
     return None if folder is None else folder / f"{target}_{card}_{plan.stat().st_size}_{plan.stat().st_mtime_ns}.cache"

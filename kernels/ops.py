@@ -6,6 +6,7 @@ kernels are queued on torch's current stream.
 """
 
 import ctypes
+import math
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -29,6 +30,8 @@ def pack(mosaic: Array, sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1
     mosaic = checked("mosaic", mosaic, "uint16", 2)
     if min(mosaic.shape) < 2 or multiple < 1:
         raise ValueError(f"mosaic is {shape_text(mosaic.shape)}, multiple {multiple}; they must be at least 2x2 and 1")
+    if not (math.isfinite(ratio) and ratio > 0):
+        raise ValueError(f"ratio is {ratio:g}; it must be positive and finite")
     h, w = (plane_side(side, multiple) for side in mosaic.shape)
     _check_dtype(dtype)
     image = empty((4, h, w), dtype, mosaic)
@@ -132,6 +135,6 @@ def _field(planes: tuple[int, ...], seed: int, index: int, origin: tuple[int, in
     row, column = (int(place) for place in origin)
     if not 0 <= seed < 2**64 or not 0 <= index < 2**30:
         raise ValueError(f"seed and index are {seed} and {index}; they must be unsigned, of 64 and 30 bits")
-    if min(row, column) < 0:
-        raise ValueError(f"origin is {[row, column]}; it must lie in the frame, at 0 or more")
+    if min(row, column) < 0 or max(row, column) >= 2**31:
+        raise ValueError(f"origin is {[row, column]}; it must lie in the frame, at 0 or more, in 31 bits")
     return Field(seed, index, row // 2, column // 2, *planes)

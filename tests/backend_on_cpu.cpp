@@ -302,7 +302,7 @@ static void refusals(Model& pack, Model& expose, Model& unpack) {
     has(refusal_of(expose, [](Exchange& e) { ask_expose(e, 3, 16, 16, -1); }), "it is no schedule");
     for (int32_t pass : {-1, 1, INT32_MAX, INT32_MIN})
         has(refusal_of(expose, [=](Exchange& e) { ask_expose(e, 0, 16, 16, 300, pass); }), "STEPS has 2 rows");
-    has(refusal_of(unpack, [](Exchange& e) { ask_unpack(e, 1, 40, 40, 4); }), "CLEAN is too small for SIZE 40x40");
+    has(refusal_of(unpack, [](Exchange& e) { ask_unpack(e, 1, 40, 40, 4); }), "SIZE is 40x40; it must be at least 1x1 and fit CLEAN");
     auto large = [](Exchange& e) { ask_expose(e, 0, 1200, 1200); };  // 23 MB a tensor, 64 MiB on the card
     has(refusal_of(expose, large), "out of memory");
 }

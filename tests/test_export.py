@@ -20,7 +20,7 @@ from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
-from exposure.export import build_engine, graph
+from exposure.export import build_engine, graph, openvino_engine
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.machine import this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
@@ -212,6 +212,18 @@ def test_an_engine_wants_all_its_inputs(graphs: Callable[[Make, int, bool], Path
     image, gain = np.zeros((1, 4, 16, 16), np.float32), np.ones(1, np.float32)
     with pytest.raises(EngineError, match="IMAGE, PHOTON_GAIN, ORIGIN_IMAGE; 2 arrays came"):
         engine(image, gain)
+
+
+def test_small_sizes_are_kept_up_to_a_bound_too(
+    graphs: Callable[[Make, int, bool], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each holds weights of its own, whatever its size."""
+    monkeypatch.setattr(openvino_engine, "COMPILED_PIXELS", 2 * openvino_engine.WEIGHTS + 2000)
+    engine = OpenVinoEngine(graphs(small_naf, 12, True), "f32")
+    for side in (16, 32, 48, 16, 64):
+        image = np.zeros((1, 4, side, 16), np.float32)
+        assert engine(image, np.ones(1, np.float32), image).shape == image.shape
+    assert list(engine._compiled) == [(1, 4, 16, 16), (1, 4, 64, 16)]
 
 
 def test_an_interrupted_install_changes_nothing(tmp_path: Path) -> None:

@@ -128,6 +128,13 @@ def test_kernels_are_kept_when_a_shape_first_came(cupy: Any, tmp_path: Path) -> 
     del cupy
     engine = runtime.PlanEngine(tmp_path / "model.plan", "tensorrt-rtx")
     assert engine._context.config.cuda_graph_strategy == "no graphs"
+    for number in range(20):  # of plans that were built before
+        (tmp_path / "cache" / "kernels" / f"{number}.cache").touch()
+    runtime.PlanEngine(tmp_path / "model.plan", "tensorrt-rtx")
+    earlier = list((tmp_path / "cache").rglob("*.cache"))
+    assert len(earlier) == runtime.KERNEL_CACHES
+    for file in earlier:
+        file.unlink()
     for side, written in ((16, True), (16, False), (32, True)):
         assert ask(engine, side).shape == (1, 4, side, side)
         kept = list((tmp_path / "cache").rglob("*.cache"))

@@ -146,6 +146,13 @@ def test_counts_are_poisson(rate: float) -> None:
     assert stats.chi2.sf(chi2, filled.sum() - 1) > 1e-4
 
 
+def test_the_largest_uniform_is_no_outlier() -> None:
+    """There the sum of all probabilities, in FP32, lies below the uniform: no count would ever reach it."""
+    rate = 7.27960253
+    count = ops.poisson(np.full((4, 64, 1600), rate, np.float32), seed=0, index=0)[0, 58, 1491]
+    assert stats.poisson.isf(2**-20, rate) < count < stats.poisson.isf(2**-28, rate)
+
+
 def test_uniforms_are_uniform() -> None:
     """A count below 10 electrons is 0 exactly where its stream's first uniform is below exp(-rate): three quantiles,
     200,000 streams each."""
@@ -205,6 +212,12 @@ def test_rates_at_the_edges() -> None:
         (lambda: ops.poisson(np.full((4, 2, 2), 1e9, np.float32), seed=0, index=0), r"rate reaches 1e\+09"),
         (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=-1, index=0), "seed and index are -1 and 0"),
         (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, index=0, origin=(-2, 0)), "origin is"),
+        (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, index=0, origin=(2**33, 0)), "origin is"),
+        (
+            lambda: ops.pack(SQUARE, Sensor((0,) * 4, 9, CFAS["RGGB"]), np.nan),
+            "ratio is nan; it must be positive",
+        ),
+        (lambda: ops.pack(SQUARE, Sensor((0,) * 4, 9, CFAS["RGGB"]), -5), "ratio is -5"),
         (lambda: ops.pack(np.ones((4, 4, 4), np.uint16), Sensor((0,) * 4, 9, CFAS["RGGB"])), "mosaic is uint16 4x4x4"),
         (lambda: ops.pack(np.ones((4, 4), np.int16), Sensor((0,) * 4, 9, CFAS["RGGB"])), "it must be uint16"),
         (

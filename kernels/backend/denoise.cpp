@@ -19,6 +19,7 @@ class Denoise : public Model {
 
     void answer(Request& request) override {
         Tensor<float> image = request.input<float>("IMAGE", 4);
+        if (image.shape[0] != 1 || image.shape[1] != 4) throw Refusal("IMAGE must be 1x4xhxw");
         if (image.shape[2] % manifest_.multiple || image.shape[3] % manifest_.multiple)
             throw Refusal(sentence("IMAGE is %lldx%lld; both sides must be multiples of %d", (long long)image.shape[2],
                                    (long long)image.shape[3], manifest_.multiple));

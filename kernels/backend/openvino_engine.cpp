@@ -9,6 +9,7 @@
 
 // Packed pixels of all frame sizes kept compiled: their activations take about 0.7 kB a pixel.
 static const int64_t COMPILED_PIXELS = 4000000;
+static const int64_t WEIGHTS = 50000;    // what each holds of its own, 35 MB, as pixels
 static const size_t CACHED_MODELS = 16;  // on disk, 31 MB each
 
 // One for the process: instances that compile the same model at once must not meet in the cache folder.
@@ -65,10 +66,11 @@ void OpenVinoEngine::infer(const float* image, const float* photon_gain, const f
 ov::InferRequest& OpenVinoEngine::compiled(Size size) {
     auto found = compiled_.find(size);
     if (found == compiled_.end()) {
-        int64_t pixels = size.first * size.second;
-        for (const Size& kept : recent_) pixels += kept.first * kept.second;
+        auto held = [](const Size& size) { return size.first * size.second + WEIGHTS; };
+        int64_t pixels = held(size);
+        for (const Size& kept : recent_) pixels += held(kept);
         for (; pixels > COMPILED_PIXELS && !recent_.empty(); recent_.pop_back()) {
-            pixels -= recent_.back().first * recent_.back().second;
+            pixels -= held(recent_.back());
             compiled_.erase(recent_.back());
         }
         found = compiled_.emplace(size, compile(size)).first;

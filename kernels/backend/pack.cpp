@@ -1,5 +1,6 @@
 // A checked request in, network planes and the exposure schedule out.
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <cstdlib>
 
@@ -72,6 +73,9 @@ class Pack : public Model {
         if (saturation / gain > MOST_ELECTRONS)
             throw Refusal(sentence("GAIN is %g; a pixel of %g DN would hold %.1g electrons, and %.0f can be counted", gain,
                                    saturation, saturation / gain, MOST_ELECTRONS));
+        if (ratio * gain / saturation > FLT_MAX)  // what an electron adds to the signal
+            throw Refusal(sentence("GAIN is %g; times RATIO %g, of a pixel of %g DN, it is beyond FP32", gain, ratio,
+                                   saturation));
     }
 
     // STEPS_N for every N that the model's configuration names and somebody asked for.

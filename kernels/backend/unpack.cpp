@@ -14,7 +14,7 @@ class Unpack : public Model {
         Sensor sensor(request);
         int64_t h = clean.shape[2], w = clean.shape[3];
         if (clean.shape[0] != 1 || clean.shape[1] != 4 || size[0] < 1 || size[1] < 1 || 2 * h < size[0] || 2 * w < size[1])
-            throw Refusal(sentence("CLEAN is too small for SIZE %dx%d", size[0], size[1]));
+            throw Refusal(sentence("SIZE is %dx%d; it must be at least 1x1 and fit CLEAN, 1x4xhxw", size[0], size[1]));
         Layout layout = sensor.layout(size[0], size[1], h, w);
         for (int i = 0; i < 4; i++) layout.factor[i] = sensor.white - sensor.black[i];
         if (uint16_t* mosaic = request.output<uint16_t>("DENOISED", {size[0], size[1]}))

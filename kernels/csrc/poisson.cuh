@@ -1,4 +1,4 @@
-// Poisson counts, exact in distribution to FP32 for means from 0 to 2^24.
+// Poisson counts for means from 0 to 2^24; probabilities are exact to 2^-23.
 #pragma once
 #include <cmath>
 
@@ -10,10 +10,12 @@
 HD float poisson_by_inversion(float mean, Stream& stream) {
     float u = stream.uniform();
     float p = exp_negative(mean), cumulated = p, k = 0.0f;
-    while (u > cumulated && k < 60.0f) {  // beyond 60 the probability is below 1e-25
+    while (u > cumulated) {
         k += 1.0f;
         p *= mean / k;
-        cumulated += p;
+        float sum = cumulated + p;
+        if (sum == cumulated) break;  // the sum of all terms, rounded, may lie below the largest u
+        cumulated = sum;
     }
     return k;
 }
