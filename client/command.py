@@ -15,11 +15,14 @@ import exposure
 from exposure.assets import MODEL_REPOSITORY
 
 from . import demo, denoise_command
+from .connection import is_this_machine
 from .hardware import ENGINES, Configuration, choose_config
 from .reach import add_server_flags, client_for
 from .sample import make_sample
-from .server import ServerOptions, held_folder, running_server
+from .server import ServerOptions, checkpoint_of, held_folder, running_server
 from .triton import ServerError
+
+OPEN = 'see "Serving other machines" in client/README.md'
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -72,7 +75,11 @@ def serve(options: argparse.Namespace) -> int:
         options.in_flight,
     )
     with running_server(settings) as server:
-        print(f"ready: gRPC at {server.address}; stop with Ctrl-C", flush=True)
+        if not is_this_machine(options.host):
+            _complain(f"{options.host} is open to other machines, without password or encryption: {OPEN}")
+        others = f"HTTP at {server.http}; metrics at http://{server.metrics}/metrics"
+        print(f"ready: gRPC at {server.address}; {others}; stop with Ctrl-C", flush=True)
+        print(f"{checkpoint_of(settings)}; log until then: {server.log}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.process.wait()
             raise ServerError(f"the server stopped: {server.failure()}")

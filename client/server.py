@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -55,10 +56,12 @@ class ServerOptions:
 
 
 class Server:
-    """A running tritonserver. Made by `running_server`."""
+    """A running tritonserver. Made by `running_server`. address, http, metrics: HOST:PORT of gRPC and the other two."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-        self.process, self.address, self.log = process, address, log
+    def __init__(self, process: subprocess.Popen[bytes], options: ServerOptions, log: Path) -> None:
+        ports = (options.grpc_port, options.http_port, options.metrics_port)
+        self.address, self.http, self.metrics = (f"{_reachable(options.host)}:{port}" for port in ports)
+        self.process, self.log = process, log
 
     def failure(self) -> str:
         """Why a model did not load, or what the server said last: the tail of an error message."""
@@ -87,7 +90,7 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
                 env=_environment(),
                 start_new_session=True,
             )
-        server = Server(process, f"{_reachable(options.host)}:{options.grpc_port}", run / "log")
+        server = Server(process, options, run / "log")
         try:
             _wait_until_ready(server)
             yield server
@@ -127,8 +130,18 @@ def remove_leftovers() -> None:
                 os.close(handle)
 
 
+def checkpoint_of(options: ServerOptions) -> str:
+    """What is served, for people: the first digits of its checkpoint's SHA-256, and its licence."""
+    told = json.loads((_engine(options) / "manifest.json").read_text())
+    return f"checkpoint {told['built_from']['checkpoint'][:12]}, licence {told['licence']}"
+
+
+def _engine(options: ServerOptions) -> Path:
+    return options.repository / "denoiser" / "1" / ENGINES[options.config_name]
+
+
 def _check_engine(options: ServerOptions) -> None:
-    engine = options.repository / "denoiser" / "1" / ENGINES[options.config_name]
+    engine = _engine(options)
     if not (options.repository / "denoiser").is_dir():
         raise ServerError(f"{options.repository} is not a model repository; it has no denoiser folder")
     if not (engine / "manifest.json").is_file():
@@ -202,6 +215,7 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--grpc-port={options.grpc_port}",
         f"--http-port={options.http_port}",
         f"--metrics-port={options.metrics_port}",
+        "--metrics-config=summary_latencies=true",  # quantiles beside the counters, as in deploy/compose.yaml
         "--exit-timeout-secs=5",
         f"--backend-config=exposure,megapixels-in-flight={options.megapixels_in_flight}",
         *(_card_memory(options.megapixels_in_flight) if options.config_name == "rtx" else []),

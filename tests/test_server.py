@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -184,7 +186,9 @@ def test_the_contract(address: str, passes: int) -> None:
         ("GAIN", np.array([-3], np.float32), "GAIN is -3"),
         ("GAIN", np.array([1e-20], np.float32), "GAIN is 1e-20"),
         ("WHITE", np.array([100], np.float32), "WHITE is 100; it must lie above black"),
+        ("WHITE", np.array([65536], np.float32), r"WHITE is 65536; it must lie above black \(512\), up to 65535"),
         ("BLACK", np.array([512, 512, 512, np.inf], np.float32), "BLACK is"),
+        ("BLACK", np.array([512, -1, 512, 512], np.float32), "BLACK is .*; it must be four levels of 0 DN or more"),
         ("CFA", np.array([[0, 1], [2, 1]], np.uint8), "CFA is .*; a Bayer cell has red and blue on one diagonal"),
         ("ORIGIN", np.array([0, -1], np.int32), "ORIGIN is .*; it must lie in the frame"),
         ("MOSAIC", np.zeros((31, 64), np.uint16), "MOSAIC is 31x64; both sides must be at least 32"),
@@ -199,6 +203,19 @@ def test_refusals_name_the_tensor(address: str, name: str, value: NDArray[Any], 
         infer(address, {**GOOD, name: value})
     assert "INVALID_ARGUMENT" in caught.value.status()
     infer(address, GOOD)  # and it still serves
+
+
+def test_the_checkpoint_alone_wants_a_whole_request(address: str) -> None:
+    assert bytes(infer(address, GOOD, "pack", "CHECKPOINT")[0]).decode() == content_of(CHECKPOINT)
+    with pytest.raises(InferenceServerException, match="GAIN is -3") as caught:
+        infer(address, {**GOOD, "GAIN": np.array([-3], np.float32)}, "pack", "CHECKPOINT")
+    assert "INVALID_ARGUMENT" in caught.value.status()
+
+
+def test_an_odd_origin_counts_as_the_even_one_below(address: str) -> None:
+    expected = infer(address, GOOD)
+    np.testing.assert_array_equal(infer(address, {**GOOD, "ORIGIN": np.array([11, 5], np.int32)}), expected)
+    assert (infer(address, {**GOOD, "ORIGIN": np.array([12, 4], np.int32)}) != expected).any()
 
 
 def test_the_client_refuses_before_sending(client: Client) -> None:
@@ -288,10 +305,11 @@ def test_a_broken_engine_is_told_at_start(tmp_path: Path, small_repository: Path
     assert shared_memory() == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_serve_stops_cleanly(small_repository: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize(("how", "host"), [(signal.SIGINT, "127.0.0.1"), (signal.SIGTERM, "0.0.0.0")])
+def test_serve_says_where_and_stops_cleanly(small_repository: Path, how: signal.Signals, host: str) -> None:
+    """An address that other machines reach is remarked upon."""
     before = shared_memory()
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--host", host]
     command = [sys.executable, "-m", "exposure.client.command", "serve", "--repository", str(small_repository), *ports]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -300,16 +318,30 @@ def test_serve_stops_cleanly(small_repository: Path, how: signal.Signals) -> Non
     assert line.startswith("ready: gRPC at 127.0.0.1:")
     address = line.split(" at ")[1].split(";")[0]
     assert infer(address, GOOD).shape == (32, 34)
+    served = re.fullmatch(r"checkpoint (\w{12}), licence .+; log until then: (\S+)\n", process.stdout.readline())
+    assert served
+    assert served[1] == content_of(small_repository.parent / "small.safetensors")[:12]
+    assert "exposure_3" in Path(served[2]).read_text()
+    http, metrics = (part.split(" at ")[1] for part in line.split("; ")[1:3])
+    assert _fetched(f"http://{http}/v2/health/ready") == ""
+    assert 'nv_inference_request_summary_us{model="exposure_3",version="1",quantile="0.9"}' in _fetched(metrics)
     process.send_signal(how)
     _, complaint = process.communicate(timeout=30)
-    assert (process.returncode, complaint.count("\n")) == (0, 1)
-    assert complaint.startswith("configuration cpu: ")
+    remarks = complaint.splitlines()
+    assert (process.returncode, len(remarks)) == (0, 1 if host == "127.0.0.1" else 2)
+    assert remarks[0].startswith("configuration cpu: ")
+    assert remarks[-1].startswith("exposure: 0.0.0.0 is open to other machines") == (host == "0.0.0.0")
     deadline = time.monotonic() + 5
     while shared_memory() - before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert shared_memory() <= before
     with Client(address) as client:
         assert not client.is_ready()
+
+
+def _fetched(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
