@@ -65,14 +65,17 @@ def write_dng(
     *,
     noise_reduction: float | None = None,
     preview: NDArray[np.uint8] | None = None,
+    made_with: str = "",
 ) -> None:
     """Write `mosaic` ([H, W] DN) with lossless compression, described as `file` is, in its byte order.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; the file's own is never carried over,
     since it describes another exposure. noise_reduction: what the NoiseReductionApplied tag says, 0 to 1.
     preview: [h, w, 3] sRGB; the first directory is then that of the picture, as other programs expect, and the mosaic
-    is below it.
+    is below it. made_with: stands behind the program's name in Software, which every reader shows; ImageHistory, made
+    for it, is no standard tag of a DNG (`exiftool -validate`).
     """
+    software = f"{SOFTWARE} ({made_with})" if made_with else SOFTWARE
     metadata = _with_exposure(file, file.metadata or Metadata("<"))
     first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])
     sensor = _sensor_tags(file)
@@ -83,9 +86,9 @@ def write_dng(
     order: Literal["<", ">"] = ">" if metadata.order == ">" else "<"
     with tifffile.TiffWriter(path, byteorder=order) as tif:
         if preview is None:
-            _write_mosaic(tif, mosaic, [*sensor, *first], SOFTWARE)
+            _write_mosaic(tif, mosaic, [*sensor, *first], software)
         else:
-            _write_preview(tif, preview, first, SOFTWARE)
+            _write_preview(tif, preview, first, software)
             _write_mosaic(tif, mosaic, sensor, "")
     append_directories(path, metadata)
 

@@ -39,6 +39,7 @@ class Exposed:
     """A result. mosaic: [H, W] DN in the levels of `sensor`; in_file_levels: the same in the levels of its source.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; noise_reduction: its strength, 0 to 1.
+    made_with: what was asked of which network, by `asked_for`; a DNG tells it.
     """
 
     sensor: Sensor
@@ -46,6 +47,17 @@ class Exposed:
     in_file_levels: NDArray[np.uint16]
     noise_profile: tuple[float, float]
     noise_reduction: float
+    made_with: str = ""
+
+
+def asked_for(ratio: float, gain: float, passes: int, seed: int, checkpoint: str = "") -> str:
+    """What makes the same mosaic once more: ratio and gain as they are sent, and the first digits of the checkpoint."""
+    told = f"ratio {_fp32(ratio)}, gain {_fp32(gain)} DN/e-, passes {passes}, seed {seed}"
+    return f"{told}, checkpoint {checkpoint[:12]}" if checkpoint else told
+
+
+def _fp32(value: float) -> str:
+    return np.format_float_positional(np.float32(value), trim="-")  # as few digits as tell it from its neighbours
 
 
 def _unnoted(_: Path) -> None:
@@ -87,6 +99,7 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note = _unnoted) ->
                 exposed.noise_profile,
                 noise_reduction=exposed.noise_reduction,
                 preview=_thumbnail(described, exposed.mosaic, part),
+                made_with=exposed.made_with,
             )
             back = read(part, twice=False)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor

@@ -21,6 +21,7 @@ from conftest import CFAS, tagged
 from PIL import Image
 
 from exposure import Sensor
+from exposure import __version__ as version
 from exposure.client import output
 from exposure.client.dng import write_dng
 from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
@@ -79,6 +80,21 @@ def test_every_tag_arrives(described: Path, tmp_path: Path) -> None:
     assert after["NoiseReductionApplied"] == 1
     assert [float(part) for part in after["NoiseProfile"].split()] == pytest.approx([1.77 / 50824, 0], rel=1e-4)
     assert after["Orientation"] == "Rotate 90 CW"
+
+
+@exiftool
+def test_what_makes_it_again_is_told(tmp_path: Path) -> None:
+    """By the program's name, where every reader shows it; ratio and gain as the server got them, in FP32."""
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    file, ratio, gain = RawFile(tmp_path / "a.arw", mosaic, SENSOR), 100 / 3, 3.0
+    made_with = output.asked_for(ratio, gain, 3, 2**64 - 1, "26a4dc355b8e42248c0c7220")
+    exposed = replace(Recipe(ratio=8).finish(file, mosaic, CHOICE), made_with=made_with)
+    output.write(tmp_path / "b.dng", file, exposed)
+    request = f"ratio 33.333332, gain 3 DN/e-, passes 3, seed {2**64 - 1}, checkpoint 26a4dc355b8e"
+    assert np.float32("33.333332") == np.float32(ratio)
+    assert tags(tmp_path / "b.dng")["Software"] == f"exposure {version} ({request})"
+    assert "Warning" not in tags(tmp_path / "b.dng", "-validate", "-warning")
+    assert output.asked_for(1e-7, 1.5e6, 1, 0) == "ratio 0.0000001, gain 1500000 DN/e-, passes 1, seed 0"
 
 
 @exiftool
