@@ -3,7 +3,11 @@
 //     g++ -std=c++17 -O2 -o http_client examples/http_client.cpp
 //     ./http_client 127.0.0.1 8000 WIDTH HEIGHT mosaic.u16 denoised.u16 BLACK WHITE RATIO GAIN
 //
-// mosaic.u16 holds WIDTH x HEIGHT little-endian uint16 DN of an RGGB sensor, without a header; so does the answer.
+// mosaic.u16 holds WIDTH x HEIGHT little-endian uint16 DN of an RGGB sensor, without a header; so does the answer. That of
+// the demo's file (512 512; levels, ratio and gain 800 16383 100 3.0):
+//
+//     python -c "import exposure.client.rawfile as r; r.read('demo/sample.dng').mosaic.astype('<u2').tofile('mosaic.u16')"
+//
 // The contract is in model_repository/README.md. One process serves one request; errors are the server's own sentence.
 
 #include <netdb.h>

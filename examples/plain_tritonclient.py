@@ -14,6 +14,8 @@ import sys
 import numpy as np
 import tritonclient.grpc as grpc
 
+if len(sys.argv) != 4:
+    sys.exit("plain_tritonclient: give HOST:PORT MOSAIC.npy DENOISED.npy")
 address, source, target = sys.argv[1:]
 mosaic = np.load(source)
 tensors = {
