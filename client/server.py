@@ -133,7 +133,8 @@ def remove_leftovers() -> None:
 def checkpoint_of(options: ServerOptions) -> str:
     """What is served, for people: the first digits of its checkpoint's SHA-256, and its licence."""
     told = json.loads((_engine(options) / "manifest.json").read_text())
-    return f"checkpoint {told['built_from']['checkpoint'][:12]}, licence {told['licence']}"
+    checkpoint = told.get("built_from", {}).get("checkpoint", "unknown")  # the server itself wants neither
+    return f"checkpoint {checkpoint[:12]}, licence {told.get('licence', 'unknown')}"
 
 
 def _engine(options: ServerOptions) -> Path:
