@@ -218,6 +218,14 @@ def test_an_odd_origin_counts_as_the_even_one_below(address: str) -> None:
     assert (infer(address, {**GOOD, "ORIGIN": np.array([12, 4], np.int32)}) != expected).any()
 
 
+def test_a_gain_beyond_reach_is_not_told_as_a_schedule(address: str) -> None:
+    """An electron would add more than FP32 holds to a signal of so few DN."""
+    white = np.array([600], np.float32)
+    tiny = {"WHITE": white, "BLACK": np.repeat(np.nextafter(white, np.float32(0)), 4)}
+    with pytest.raises(InferenceServerException, match=r"GAIN is 3e\+38; times RATIO"):
+        infer(address, {**GOOD, **tiny, "GAIN": np.array([3e38], np.float32)})
+
+
 def test_the_client_refuses_before_sending(client: Client) -> None:
     sensor, mosaic = Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"]), np.zeros((64, 64), np.uint16)
     for change, sentence in (
