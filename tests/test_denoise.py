@@ -81,6 +81,12 @@ def test_the_seed_decides(small: UNet) -> None:
     assert torch.equal(denoise(small, image, **PHYSICS, passes=1, seed=1), denoise(small, image, **PHYSICS, passes=1))
 
 
+def test_the_input_is_clipped() -> None:
+    image = torch.rand(1, 4, 16, 16) * 2 - 0.5
+    expected = denoise(half_way, image.clip(0, 1), **PHYSICS, noise="mean")
+    assert torch.equal(denoise(half_way, image, **PHYSICS, noise="mean"), expected)
+
+
 class OnCard(Tensor):
     """Stands in for a tensor on a GPU."""
 

@@ -387,11 +387,44 @@ def test_a_result_needs_no_other_folder(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["result.dng", "source.dng"]
 
 
-def test_what_reads_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("suffix", ["dng", "tiff", "png"])
+def test_what_reads_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
     path = tmp_path / "source.dng"
     write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
+    write_tiff, save = output._write_tiff, Image.Image.save
     monkeypatch.setattr(output, "write_dng", lambda part, file, mosaic, *_, **__: write_dng(part, file, mosaic ^ 1))
+    monkeypatch.setattr(output, "_write_tiff", lambda part, picture: write_tiff(part, picture ^ 1))
+    monkeypatch.setattr(Image.Image, "save", lambda image, part, **_: save(image.point(lambda level: level ^ 1), part))
     with pytest.raises(OSError, match="reads differently than it was written"):
-        exposed(path, tmp_path / "result.dng")
+        exposed(path, tmp_path / f"result.{suffix}")
     assert [entry.name for entry in tmp_path.iterdir()] == ["source.dng"]
+
+
+@pytest.fixture
+def dark(tmp_path: Path) -> RawFile:
+    mosaic = (600 + np.add.outer(np.arange(64), np.arange(80))).astype(np.uint16)
+    path = tmp_path / "dark.dng"
+    write_dng(path, RawFile(path, mosaic, SENSOR, white_balance=(1, 1, 1)), mosaic)
+    return read(path)
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "png", "jpg"])
+def test_pictures_show_the_result(dark: RawFile, tmp_path: Path, suffix: str) -> None:
+    result, path = output.brightened(dark, 8), tmp_path / f"result.{suffix}"
+    output.write(path, dark, Recipe(ratio=8).finish(dark, result, CHOICE))
+    if suffix == "tiff":
+        np.testing.assert_array_equal(tifffile.imread(path), render(dark, result, bits=16, linear=True))
+    else:
+        with Image.open(path) as picture:
+            difference = np.abs(np.asarray(picture, int) - render(dark, result))
+        assert difference.mean() <= (2 if suffix == "jpg" else 0)  # of 255
+
+
+def test_the_preview_shows_before_and_after(dark: RawFile, tmp_path: Path) -> None:
+    result = np.full_like(dark.mosaic, 3000)
+    output.write_preview(tmp_path / "preview.png", dark, result, 8.0)
+    with Image.open(tmp_path / "preview.png") as preview:
+        before, after = np.hsplit(np.asarray(preview), 2)
+    np.testing.assert_array_equal(before, render(dark, output.brightened(dark, 8.0)))
+    np.testing.assert_array_equal(after, render(dark, result))

@@ -289,6 +289,23 @@ def test_brightness_does_not_depend_on_the_brightest_pixel(tmp_path: Path) -> No
     assert medians[0] == medians[1]
 
 
+def test_a_linear_development_keeps_proportions_and_makes_grey_grey(tmp_path: Path) -> None:
+    file = written(tmp_path / "a.dng", Sensor((512,) * 4, 16383, CFAS["RGGB"]), white_balance=(2.0, 1.0, 1.5))  # type: ignore[arg-type]
+    grey = np.tile(2000 / np.array([[2.0, 1.0], [1.0, 1.5]]), (32, 40))
+    mosaics = (np.rint(512 + exposure * grey).astype(np.uint16) for exposure in (1, 2))
+    once, twice = (render(file, mosaic, bits=16, linear=True)[32, 40].astype(float) for mosaic in mosaics)
+    np.testing.assert_allclose(once / once[1], 1, rtol=0.02)
+    np.testing.assert_allclose(twice / once, 2, rtol=0.02)
+
+
+def test_aperture_and_margins_are_read(tmp_path: Path) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    f_number, active_area = (33437, 5, 1, (28, 10), True), (50829, 4, 4, (2, 4, 64, 80), True)
+    file = read(tagged(tmp_path / "a.dng", mosaic, f_number, active_area))
+    assert (file.aperture, file.whole_sensor) == (pytest.approx(2.8), False)
+    assert read(tagged(tmp_path / "b.dng", mosaic)).whole_sensor
+
+
 @pytest.fixture(scope="module")
 def child() -> Iterator[Reader]:
     """The process that reads files for the command."""

@@ -13,7 +13,7 @@ from exposure import Sensor
 from exposure.client.rawfile import RawFile, RawFileError
 from exposure.client.recipe import Choice, Recipe, at_own_exposure, blended
 from exposure.client.target import LARGEST_AUTO_RATIO, brightest_ratio, ratio_from_ev, ratio_like
-from exposure.noise import ReadNoise, expose_short
+from exposure.noise import CAMERAS, ReadNoise, expose_short
 
 SENSOR = Sensor((512, 520, 516, 512), 16383, CFAS["RGGB"])
 FILE = RawFile(Path("short.arw"), np.full((64, 64), 600, np.uint16), SENSOR, iso=1600, exposure_s=1 / 30, aperture=2.8)
@@ -68,6 +68,18 @@ def test_auto_keeps_highlights_and_has_an_end() -> None:
     assert brightest_ratio(dark(np.zeros((256, 256)), 100)) == LARGEST_AUTO_RATIO
 
 
+def test_auto_goes_by_the_plane_that_clips_first() -> None:
+    mosaic = np.tile(np.reshape(SENSOR.black, (2, 2)) + 10, (128, 128)).astype(np.uint16)
+    mosaic[0::2, 1::2] += 990
+    assert brightest_ratio(replace(FILE, mosaic=mosaic)) == pytest.approx(0.18 * (16383 - 520) / 1000)
+
+
+def test_a_given_iso_counts_before_the_files() -> None:
+    file, camera = replace(FILE, model="ILCE-7SM2"), CAMERAS["SonyA7S2"]
+    assert Recipe(ratio=2).choose(file).gain == camera.gain(1600)
+    assert Recipe(ratio=2, iso=3200).choose(file).gain == camera.gain(3200)
+
+
 @given(strength=st.floats(0, 1))
 def test_strength_blends_between_its_ends(strength: float) -> None:
     random = np.random.default_rng(0)
@@ -97,6 +109,13 @@ def test_the_own_exposure_is_kept_with_more_bits(ratio: float, white: int) -> No
     assert np.abs(coarse - exact).max() <= 1.01
 
 
+def test_the_dither_is_that_of_the_seed() -> None:
+    brighter = np.full_like(FILE.mosaic, 1000)
+    one, again, other = (at_own_exposure(FILE, brighter, 7.3, seed)[1] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+
+
 def test_the_noise_profile_is_that_of_the_new_exposure() -> None:
     choice = Choice(100, "as given", 3.0, "as given")
     brighter = Recipe(ratio=100).finish(FILE, FILE.mosaic, choice)
@@ -109,6 +128,12 @@ def test_the_noise_profile_is_that_of_the_new_exposure() -> None:
         brighter.noise_reduction,
         Recipe(ratio=2, strength=0.25).finish(FILE, FILE.mosaic, choice).noise_reduction,
     ) == (1, 0.25)
+
+
+def test_the_noise_profile_knows_the_read_noise_of_calibrated_cameras() -> None:
+    file = replace(FILE, model="ILCE-7SM2")
+    _, offset = Recipe(ratio=2, strength=0).finish(file, file.mosaic, Choice(2, "", 3.0, "")).noise_profile
+    assert offset == pytest.approx((2 * CAMERAS["SonyA7S2"].read_noise(3.0).scale / SENSOR.saturation) ** 2)
 
 
 @pytest.mark.parametrize("keep_exposure", [False, True])

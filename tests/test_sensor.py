@@ -62,6 +62,10 @@ def test_padding_keeps_the_image(height: int, width: int) -> None:
     np.testing.assert_array_equal(padded[:, :height, :width], image)
 
 
+def test_saturation_goes_by_the_mean_black() -> None:
+    assert Sensor((500, 510, 520, 550), 16383, CFAS["RGGB"]).saturation == 16383 - 520
+
+
 def test_saturation_is_clamped() -> None:
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
     assert pack(np.full((4, 4), 20000, np.uint16), sensor).max() == 1
