@@ -116,6 +116,15 @@ def test_evaluation_scores_every_method_and_pass(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 4
 
 
+def test_the_table_tells_blind_oracle_and_ssim() -> None:
+    one = evaluate.Score("x100", "a", "method", 1, blind=29.0, oracle=39.0, ssim=0.8)
+    scores = [one, replace(one, case="b", blind=31.0, oracle=41.0, ssim=1.0), replace(one, group="x250")]
+    assert evaluate.means(scores, "x100") == [("method", 1, (30.0, 40.0, pytest.approx(0.9), 2))]
+    headings, _, values, *_ = evaluate.table(scores).splitlines()
+    assert headings.split() == ["cases", "blind", "oracle", "SSIM"]
+    assert values.split() == ["method,", "1", "pass", "2", "30.00", "dB", "40.00", "dB", "0.900"]
+
+
 def save(path: Path, mosaic: np.ndarray, seconds: float = 0.0, sensor: Sensor = SIMULATED, **tags: object) -> Path:
     """A DNG under any name, as LibRaw reads files by their content."""
     path.parent.mkdir(parents=True, exist_ok=True)

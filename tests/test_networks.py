@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from exposure.networks import CheckpointError, CheckpointInfo, UNet, load_checkpoint, save_checkpoint
+from exposure.networks import CheckpointError, CheckpointInfo, UNet, checkpoint, load_checkpoint, save_checkpoint
 
 VARIANTS = [(inputs, adaptive) for inputs in (4, 8, 12) for adaptive in (False, True)]
 
@@ -147,3 +147,18 @@ def test_a_photon_unit_must_be_a_number(tmp_path: Path) -> None:
     save_checkpoint(variant(8, True), tmp_path / "a.safetensors", info)
     with pytest.raises(CheckpointError, match='photon_unit is "many"'):
         load_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_checkpoint_survives_a_failed_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(variant(8, True), path, CheckpointInfo())
+    saved = path.read_bytes()
+    monkeypatch.setattr(checkpoint, "save_file", fails)
+    with pytest.raises(OSError, match="the disk is full"):
+        save_checkpoint(variant(4, True), path, CheckpointInfo())
+    assert path.read_bytes() == saved
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,5 +1,6 @@
 """Scenes, shots, the training loop and its resumption."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -121,6 +122,58 @@ def test_rollout_judges_every_pass_and_feeds_gradients_through(monkeypatch: pyte
     same_loss, cut = last_loss_and_its_gradients()
     assert same_loss == loss
     assert (through - cut).norm() > 0.01 * through.norm()  # the earlier passes' share
+
+
+def test_rollout_is_the_loop_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, (image, clean, ratio, full_well) = narrow(), one_batch()
+    with torch.no_grad():
+        network.conv10_1.bias += 0.5  # estimates that are not clamped
+    monkeypatch.setattr(loop, "straight_through", lambda rate, _: rate)
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[2 / 3, 1 / 3]]))
+    losses, _ = rollout(network, image, clean, ratio, full_well, passes=3)
+    physics = {"ratio": ratio.item(), "gain": 15583 / (ratio * full_well).item(), "saturation": 15583.0}
+    expected = denoise(network, image, **physics, passes=3, noise="mean")
+    assert losses[-1].item() == pytest.approx((expected - clean).abs().mean().item(), rel=1e-5)
+
+
+def test_the_auxiliary_loss_judges_the_branch_that_is_used() -> None:
+    network, (image, clean, ratio, full_well) = narrow(), one_batch()
+    with torch.no_grad():
+        network.conv10_1.bias[0] = 30  # a mask of 1: the direct estimate alone
+        _, (auxiliary,) = rollout(network, image, clean, ratio, full_well, passes=1)
+        photon_gain = full_well.item() / network.photon_unit
+        output = network.last(network.features(network.inputs(image, photon_gain, image)))
+        _, direct, _ = network.branches(output, image)
+    assert auxiliary.item() == pytest.approx((direct - clean).abs().mean().item(), rel=1e-4)
+
+
+def test_the_learning_rate_rises_is_halved_and_ends_near_nothing() -> None:
+    plan = Plan(iterations=100, warm_up=10, learning_rate=1.0)
+    assert [plan.rate_at(i) for i in (0, 9, 49, 50, 75, 99)] == pytest.approx([0.1, 1, 1, 0.5, 0.5, 0.02])
+
+
+def test_the_average_follows_slowly(tmp_path: Path) -> None:
+    trainer = Trainer(narrow(), Plan(side=32), tmp_path)
+    trainer.iteration = 10**6
+    before = copy.deepcopy(trainer.average)
+    trainer.step(*one_batch())
+    weights = (network.parameters() for network in (before, trainer.average, trainer.network))
+    for old, average, current in zip(*weights, strict=True):
+        torch.testing.assert_close(average, 0.999 * old + 0.001 * current, rtol=0, atol=1e-7)
+
+
+def test_a_run_survives_a_failed_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    trainer = Trainer(narrow(), Plan(side=32), tmp_path)
+    trainer.save()
+    saved = (tmp_path / "latest.pt").read_bytes()
+    monkeypatch.setattr(torch, "save", fails)
+    with pytest.raises(OSError, match="the disk is full"):
+        trainer.save()
+    assert (tmp_path / "latest.pt").read_bytes() == saved
 
 
 def test_a_draw_is_poissons_with_the_gradient_of_its_rate() -> None:
