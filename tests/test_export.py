@@ -20,9 +20,9 @@ from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
-from exposure.export import build_engine, graph, openvino_engine
+from exposure.export import build_engine, graph, openvino_engine, recipes
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
-from exposure.export.machine import this_machine
+from exposure.export.machine import Machine, this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
 from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
 from exposure.export.precision import choose_islands
@@ -235,6 +235,74 @@ def test_an_interrupted_install_changes_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert [path.name for path in tmp_path.iterdir()] == ["engine"]
     assert (folder / "old").exists()
+
+
+def test_an_engine_survives_a_failed_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = tmp_path / "engine", Path.rename
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def fails(path: Path, target: Path) -> Path:
+        if target == folder and not path.name.endswith(".old"):
+            raise OSError("the disk is full")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails)
+    with pytest.raises(OSError, match="the disk is full"), replacing(folder) as part:
+        (part / "new").touch()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*")] == [Path("engine"), Path("engine/old")]
+
+
+def test_a_build_leaves_another_one_alone(tmp_path: Path) -> None:
+    with replacing(tmp_path / "engine") as first, replacing(tmp_path / "engine"):
+        assert first.is_dir()
+
+
+def test_other_settings_make_another_engine(network: Network) -> None:
+    one, other = (
+        build_engine._built_from(CHECKPOINT, network, "openvino", Settings(fp32=fp32)) for fp32 in (False, True)
+    )
+    assert {name for name in one if one[name] != other[name]} == {"fp32"}
+
+
+def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def gate(_network: Network, _run: object, precision: str, *_: object) -> list[dict[str, str]]:
+        tried.append(precision)
+        if precision == "bf16":
+            raise graph.GraphError("too coarse")
+        return [{"scene": "passed"}]
+
+    monkeypatch.setattr(openvino_engine, "bf16_is_fast", lambda: True)
+    monkeypatch.setattr(openvino_engine, "openvino_from_onnx", lambda *_, **__: None)
+    monkeypatch.setattr(openvino_engine, "OpenVinoEngine", lambda *_: None)
+    monkeypatch.setattr(recipes, "_traced", lambda *_: 120.0)
+    monkeypatch.setattr(recipes, "_gate", gate)
+    built = recipes.openvino_recipe(small_naf(8, True), tmp_path, Settings(), "5e1f")
+    assert tried == [*len(WIDE_ENDS) * ["bf16"], "f32"]
+    assert (built.precision, built.accuracy["scenes"]) == ("f32", [{"scene": "passed"}])
+    assert built.accuracy["refused"] == "too coarse"
+
+
+@pytest.mark.parametrize(
+    ("capability", "modules", "target"),
+    [
+        ("", "tensorrt tensorrt_rtx_bindings cupy", "openvino"),
+        ("86", "", "openvino"),
+        ("86", "tensorrt_rtx_bindings", "openvino"),
+        ("86", "tensorrt_rtx_bindings cupy", "tensorrt-rtx"),
+        ("90", "tensorrt_rtx_bindings cupy", "openvino"),  # no card that TensorRT for RTX is for
+        ("90", "tensorrt", "tensorrt"),
+    ],
+)
+def test_the_target_is_that_of_card_and_libraries(
+    monkeypatch: pytest.MonkeyPatch, capability: str, modules: str, target: str
+) -> None:
+    machine = Machine("A card", capability, "13.0", "580.65") if capability else Machine()
+    monkeypatch.setattr(build_engine, "this_machine", lambda: machine)
+    monkeypatch.setattr(build_engine, "find_spec", lambda name: object() if name in modules.split() else None)
+    assert build_engine.target_for_this_machine() == target
 
 
 def test_missing_tensorrt_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
