@@ -1,17 +1,22 @@
 """Tiles: every pixel once, no seam against the whole frame."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import CFAS, dslr
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from exposure import Sensor
 from exposure.client import tiles, triton
+from exposure.client.connection import Answer, Connection, Request
 from exposure.client.tiles import GRID, MARGIN, SMALLEST_TILE, plan_tiles
 from exposure.client.triton import Client, ServerError
+from exposure.networks import UNet
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,6 +66,67 @@ def test_a_tiled_frame_needs_an_origin_on_the_grid(client: Client) -> None:
         pytest.raises(ServerError, match="multiples of 32"),
     ):
         small.denoise(mosaic, sensor, ratio=2, gain=1, origin=(2, 0))
+
+
+def test_one_pass_sees_less_than_the_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of each column of a pooling cell, in a U-Net where every path counts: positive weights, means for
+    maxima.
+    """
+    monkeypatch.setattr(F, "max_pool2d", F.avg_pool2d)
+    network = UNet(with_photon=False, adaptive=False, widths=[1] * 5).double()
+    for parameter in network.parameters():
+        torch.nn.init.constant_(parameter, 0.1)
+    planes = torch.ones(1, 4, 16, 288, dtype=torch.float64, requires_grad=True)
+    row = network.features(planes)[0, 0, 0]
+    farthest = 0
+    for column in range(144, 144 + network.multiple):
+        (gradient,) = torch.autograd.grad(row[column], planes, retain_graph=True)
+        seen = gradient.sum(dim=(0, 1, 2)).nonzero()
+        farthest = max(farthest, int((seen - column).abs().max()))
+    assert 2 * farthest == 214 < MARGIN  # mosaic pixels, as client/README.md says
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Request]]:
+    """What servers that are none are asked, by their address; the first answers when a second request is under way."""
+    asked: list[tuple[str, Request]] = []
+    second = threading.Event()
+
+    def infer(server: Connection, request: Request) -> Answer:
+        asked.append((server.address, request))
+        if len(asked) > 1:
+            second.set()
+        assert second.wait(timeout=30)
+        return Answer(request.mosaic, "another" if server.address == "localhost:9" else "one")
+
+    monkeypatch.setattr(Connection, "infer", infer)
+    return asked
+
+
+LARGE, GREY = np.zeros((1400, 1400), np.uint16), Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"])
+
+
+def test_tiles_tell_their_place_in_the_whole_frame(asked: list[tuple[str, Request]]) -> None:
+    with Client("localhost:1", tile_pixels=1 << 20) as client:
+        client.denoise(LARGE, GREY, ratio=2, gain=1, origin=(64, 96))
+    origins = {(64 + tile.origin[0], 96 + tile.origin[1]) for tile in plan_tiles(LARGE.shape, 1 << 20)}
+    assert len(origins) > 1
+    assert {tuple(request.small["ORIGIN"].tolist()) for _, request in asked} == origins
+
+
+def test_servers_share_the_tiles_of_a_frame(asked: list[tuple[str, Request]]) -> None:
+    with Client(["localhost:1", "localhost:2"], tile_pixels=1 << 20) as client:
+        client.denoise(LARGE, GREY, ratio=2, gain=1)
+    assert {address for address, _ in asked} == {"localhost:1", "localhost:2"}
+
+
+@pytest.mark.usefixtures("asked")
+def test_tiles_of_different_checkpoints_make_no_frame() -> None:
+    with (
+        Client(["localhost:1", "localhost:9"], tile_pixels=1 << 20) as client,
+        pytest.raises(ServerError, match="its tiles were made by different checkpoints"),
+    ):
+        client.denoise(LARGE, GREY, ratio=2, gain=1)
 
 
 @pytest.mark.parametrize("passes", [1, 3])
