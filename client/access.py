@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # gRPC takes a while to load
     from tritonclient.utils import InferenceServerException
 
+ADDRESS = re.compile(r"([^\s/]+):([0-9]{1,5})")
 HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset", re.I)  # gRPC: it was killed
 
 
@@ -61,6 +62,12 @@ class Access:
     def encrypts(self) -> bool:
         """Whether TLS is spoken."""
         return self.tls or self.authorities is not None or self.certificate is not None
+
+
+def host_of(address: str) -> str:
+    """The host of HOST:PORT; "" where the address is anything else, such as a URL."""
+    found = ADDRESS.fullmatch(address)
+    return found[1] if found and 1 <= int(found[2]) <= 65535 else ""
 
 
 def is_gone(error: "InferenceServerException") -> bool:

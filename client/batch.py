@@ -38,7 +38,7 @@ DONE, HELD, FAILED, PLANNED = "done", "already done", "failed", "planned"
 class Outcome:
     """What became of one file: one of DONE, HELD, FAILED and PLANNED, and the sentence or the results.
 
-    warning: a sentence about what was left out.
+    warning: a sentence about what was left out. replaces: results of a plan that are there already.
     """
 
     source: Path
@@ -49,6 +49,7 @@ class Outcome:
     megapixels: float = 0.0
     seconds: float = 0.0
     warning: str = ""
+    replaces: tuple[Path, ...] = ()
 
     def as_json(self) -> str:
         """One line for scripts."""
@@ -59,7 +60,7 @@ class Outcome:
         }
         if self.choice is not None:
             told |= {**asdict(self.choice), "megapixels": round(self.megapixels, 3), "seconds": round(self.seconds, 3)}
-        remarks = {"reason": self.reason, "warning": self.warning}
+        remarks = {"reason": self.reason, "warning": self.warning, "replaces": bool(self.replaces)}
         return json.dumps(told | {name: remark for name, remark in remarks.items() if remark})
 
 
@@ -91,6 +92,7 @@ class Batch:
     dry_run: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _telling: threading.Lock = field(default_factory=threading.Lock)
+    _claiming: threading.Lock = field(default_factory=threading.Lock)
     _taken: dict[Path, Path] = field(default_factory=dict)
 
     def run(self) -> None:
@@ -155,15 +157,15 @@ class Batch:
         if source.problem:
             raise RawFileError(source.problem)
         targets = source.targets(self.out, self.recipe.formats, self.recipe.preview)
-        self._refuse_collisions(source, targets)
+        self._refuse_inputs(targets)
         content = _content_of(source.path)
         made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
         if self.dry_run:
             return self._planned(source, targets, content, made_by)
         if made_by is not None and made_by == self._checkpoint():
-            return Outcome(source.path, HELD, tuple(targets))
+            return self._held(source, targets)
         started = time.monotonic()
-        file, choice, sidecars = self._chosen(source, targets)
+        file, choice, sidecars = self._chosen(source, targets, content)
         self._checkpoint()
         with self._room(file), manifest.claimed([*targets, *sidecars.copies]):
             self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
@@ -182,19 +184,26 @@ class Batch:
     def _planned(self, source: Source, targets: list[Path], content: str, made_by: str | None) -> Outcome:
         """What would be done. Only the servers know whether their network still is the one that made a result."""
         if made_by is not None:
-            return Outcome(source.path, HELD, tuple(targets))
-        file, choice, sidecars = self._chosen(source, targets)
-        if not self.overwrite:
-            self._manifest.refuse_others(content, targets)
+            return self._held(source, targets)
+        file, choice, sidecars = self._chosen(source, targets, content)
         megapixels = file.mosaic.size / 1e6
-        return Outcome(source.path, PLANNED, tuple(targets), "", choice, megapixels, warning=sidecars.warning)
+        there = tuple(target for target in targets if target.exists())
+        return Outcome(source.path, PLANNED, tuple(targets), "", choice, megapixels, 0.0, sidecars.warning, there)
 
-    def _chosen(self, source: Source, targets: Sequence[Path]) -> tuple[RawFile, Choice, Sidecars]:
-        """The file, what is asked for it, and what lies beside it, which a DNG takes along."""
+    def _held(self, source: Source, targets: Sequence[Path]) -> Outcome:
+        """A file whose results are there."""
+        with self._claim(source, targets):
+            return Outcome(source.path, HELD, tuple(targets))
+
+    def _chosen(self, source: Source, targets: Sequence[Path], content: str) -> tuple[RawFile, Choice, Sidecars]:
+        """The file, what is asked for it, and what lies beside it, which a DNG takes along; the results are its own."""
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
         sidecars = with_sidecars(file, results[0]) if results else Sidecars(file)
+        with self._claim(source, targets):
+            if not self.overwrite:
+                self._manifest.refuse_others(content, targets)
         return sidecars.file, choice, sidecars
 
     def _checkpoint(self) -> str:
@@ -242,13 +251,21 @@ class Batch:
         with self._telling, suppress(*UNTOLD):
             self.watcher.progress(share)
 
-    def _refuse_collisions(self, source: Source, targets: Sequence[Path]) -> None:
-        with self._telling:
+    def _refuse_inputs(self, targets: Sequence[Path]) -> None:
+        for target in targets:
+            if resolved(target) in self._inputs:
+                raise RawFileError(f"its result {target} is an input too; choose another --out")
+
+    @contextmanager
+    def _claim(self, source: Source, targets: Sequence[Path]) -> Iterator[None]:
+        """Results belong to the first file that can be done: none that was refused, or is in the block, claims them."""
+        with self._claiming:
             for target in targets:
-                if resolved(target) in self._inputs:
-                    raise RawFileError(f"its result {target} is an input too; choose another --out")
-                if self._taken.setdefault(target, source.path) != source.path:
-                    raise RawFileError(f"its result {target} is also that of {self._taken[target]}; give another --out")
+                if target in self._taken:
+                    remedy = "do it in a command of its own, with another --out"
+                    raise RawFileError(f"its result {target} is also that of {self._taken[target]}; {remedy}")
+            yield
+            self._taken.update(dict.fromkeys(targets, source.path))
 
     @contextmanager
     def _room(self, file: RawFile) -> Iterator[None]:

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE
 
-from .access import Access, ServerBusyError, ServerError, ServerGoneError, is_gone
+from .access import Access, ServerBusyError, ServerError, ServerGoneError, host_of, is_gone
 from .registered import RegisteredRegions
 from .shared_memory import Region
 
@@ -77,8 +77,8 @@ class Connection:
     """Talks to one server; used by many threads at once."""
 
     def __init__(self, address: str, access: Access) -> None:
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdigit():
+        host = host_of(address)
+        if not host:
             raise ServerError(f'server is "{address}"; write HOST:PORT, such as localhost:8001')
         self.address = address
         self.resting_until = 0.0  # on the monotonic clock; after a failure, others are asked first
@@ -209,7 +209,7 @@ class Connection:
             if BUSY.search(message):
                 raise ServerBusyError(_told(message)) from error
             if is_gone(error):
-                hint = "start one with: exposure serve"
+                hint = "start one with: exposure serve (the port is gRPC's, not HTTP's)"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
                     hint = "one that knows its clients by certificate answers no other; see --client-certificate"
                 raise ServerGoneError(f"no exposure server answers at {self.address}; {hint}") from error

@@ -3,9 +3,9 @@
 import argparse
 import contextlib
 import functools
+import json
 import os
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -18,34 +18,25 @@ from tqdm import tqdm
 from exposure.schedule import SERVED_PASSES
 
 from .access import ServerError, ServerGoneError
-from .batch import DONE, FAILED, HELD, PLANNED, Batch, Outcome
-from .inputs import Source, find_sources, without_results
-from .manifest import Manifest
+from .batch import DONE, FAILED, HELD, PLANNED, UNTOLD, Batch, Outcome
+from .inputs import Source, find_sources, prepare_folder, without_results
+from .manifest import Manifest, OutputError
 from .output import FORMATS
-from .reach import add_server_flags, addresses, client_for
-from .recipe import Recipe
+from .reach import add_server_flags, addresses, checked, client_for
+from .recipe import Recipe, formats_of
 from .triton import IN_FLIGHT, Client
 
 
 def denoise_files(options: argparse.Namespace) -> int:
-    """Denoise every file that can be; report and skip the others."""
-    recipe = Recipe(
-        ratio=options.ratio,
-        ev=options.ev,
-        like=options.like,
-        auto=options.auto,
-        gain=options.gain,
-        iso=options.iso,
-        passes=options.passes,
-        seed=options.seed,
-        strength=options.strength,
-        keep_exposure=options.keep_exposure,
-        formats=tuple(options.format.split(",")),
-        preview=options.preview,
-    )
+    """Denoise every file that can be; report and skip the others. Flags that make no sense end it before any is read.
+
+    Returns 0, or 1 where files were refused or the run cannot go on, 75 where it ended and may go on later.
+    """
+    checked(options)
+    recipe = _recipe(options)
     sources = _sources(options)
-    if not options.dry_run:
-        prepare_folder(options.out)
+    prepare_folder(options.out, make=not options.dry_run)
+    ending: ServerGoneError | OutputError | None = None
     with _report(len(sources), options.json) as report, contextlib.ExitStack() as stack:
         batch = Batch(
             sources,
@@ -59,9 +50,37 @@ def denoise_files(options: argparse.Namespace) -> int:
         )
         try:
             batch.run()
+        except (ServerGoneError, OutputError) as error:
+            ending = error
         finally:
             report.summary()
+        if ending is not None:
+            report.ended(str(ending))
+            return os.EX_TEMPFAIL if _may_pass(ending) else 1
     return 1 if report.failures else 0
+
+
+def _recipe(options: argparse.Namespace) -> Recipe:
+    return Recipe(
+        ratio=options.ratio,
+        ev=options.ev,
+        like=options.like,
+        auto=options.auto,
+        gain=options.gain,
+        iso=options.iso,
+        passes=options.passes,
+        seed=options.seed,
+        strength=options.strength,
+        keep_exposure=options.keep_exposure,
+        formats=formats_of(options.format),
+        preview=options.preview,
+    )
+
+
+def _may_pass(ending: ServerGoneError | OutputError) -> bool:
+    """Whether the same command may do better later: not where servers refuse, or differ, which ends a batch, too."""
+    cause = ending.__cause__
+    return not isinstance(cause, ServerError) or isinstance(cause, ServerGoneError)
 
 
 def _sources(options: argparse.Namespace) -> list[Source]:
@@ -116,7 +135,8 @@ class Report:
             took = f", {outcome.seconds:.1f} s" if outcome.status == DONE else ""
             tqdm.write(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
             for path in outcome.results:
-                tqdm.write(f"  {path}" if outcome.status == DONE else f"  would write {path}")
+                plan = "would replace " if path in outcome.replaces else "would write "
+                tqdm.write(f"  {'' if outcome.status == DONE else plan}{path}")
             if outcome.warning:
                 self._say(f"exposure: {outcome.source}: {outcome.warning}")
 
@@ -132,6 +152,13 @@ class Report:
             print(f"{told} in {seconds:.0f} s{rate}")
         if self.failures:
             self._say(f"exposure: {len(self.failures)} of {self._files} files failed")
+
+    def ended(self, reason: str) -> None:
+        """Tell, last of all, why files were not looked at."""
+        with contextlib.suppress(*UNTOLD):
+            self._say(f"exposure: {reason}")
+            if self._as_json:
+                print(json.dumps({"status": "ended", "reason": reason}), flush=True)
 
     def _say(self, sentence: str) -> None:
         tqdm.write(sentence, file=self._stream)
@@ -172,26 +199,24 @@ def _once(make: Callable[[], Client]) -> Callable[[], Client]:
     return client
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make an output folder. Raises ValueError, one sentence, where that or writing to it is not possible."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
+def _path(given: str) -> Path:
+    """A path of the command line; an empty one, such as of a variable that is not set, is not the current folder."""
+    if not given:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(given)
 
 
 def add_parser(commands: Any) -> None:
     """The `denoise` subcommand."""
     this = commands.add_parser("denoise", help="expose RAW files longer", description="Expose RAW files longer.")
     this.add_argument(
-        "files", type=Path, nargs="+", metavar="FILE", help="Bayer RAW files that LibRaw reads, folders, or patterns"
+        "files", type=_path, nargs="+", metavar="FILE", help="Bayer RAW files that LibRaw reads, folders, or patterns"
     )
     this.add_argument("-r", "--recursive", action="store_true", help="look into the folders below folders, too")
     target = this.add_mutually_exclusive_group(required=True)
     target.add_argument("--ratio", type=float, help="target exposure / exposure of the file, at least 1")
     target.add_argument("--ev", type=float, help="the same in stops: 3 is a ratio of 8")
-    target.add_argument("--like", type=Path, metavar="FILE", help="as long as this RAW file was exposed")
+    target.add_argument("--like", type=_path, metavar="FILE", help="as long as this RAW file was exposed")
     target.add_argument("--auto", action="store_true", help="as bright as the histogram allows, at most 300 times")
     known = this.add_mutually_exclusive_group()
     known.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
@@ -207,7 +232,7 @@ def add_parser(commands: Any) -> None:
     this.add_argument(
         "--keep-exposure", action="store_true", help="write the file at its own exposure, denoised, with more bits"
     )
-    this.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where results go (default: here)")
+    this.add_argument("--out", type=_path, default=Path(), metavar="DIR", help="where results go (default: here)")
     this.add_argument("--format", default="dng", help=f"one or more of {','.join(FORMATS)} (default: dng)")
     this.add_argument("--preview", action="store_true", help="also write before and after side by side")
     this.add_argument("--overwrite", action="store_true", help="do again what is done, replace what is there")

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +35,18 @@ class Source:
 def find_sources(named: Sequence[Path], out: Path, *, recursive: bool) -> list[Source]:
     """Every file named, every RAW file of the folders named, every match of the patterns named; each once, in order.
 
-    Files below a folder keep their place: results go to the same sub-folder of `out`. Raises ValueError for a folder or
-    a pattern in which there is nothing.
+    Files below a folder keep their place: results go to the same sub-folder of `out`. A folder or a pattern in which
+    there is nothing costs itself; raises ValueError where it is all that is named.
     """
     found: dict[Path, Source] = {}
     for path in named:
-        for source in _sources(path, out, recursive):
+        try:
+            sources = list(_sources(path, out, recursive))
+        except ValueError as error:
+            if len(named) == 1:
+                raise ValueError(f"{path}: {error}") from error
+            sources = [Source(path, problem=str(error))]
+        for source in sources:
             found.setdefault(resolved(source.path), source)
     return list(found.values())
 
@@ -56,6 +63,20 @@ def without_results(sources: Sequence[Source], out: Path, made: Set[Path]) -> li
     ]
 
 
+def prepare_folder(folder: Path, *, make: bool = True) -> None:
+    """Make an output folder; without `make`, only see whether that could be done.
+
+    Raises ValueError, one sentence, where it cannot be made or written to.
+    """
+    try:
+        if make:
+            folder.mkdir(parents=True, exist_ok=True)
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
+
+
 def resolved(path: Path) -> Path:
     """Without symbolic links. Path.resolve raises RuntimeError where they go in circles."""
     return Path(os.path.realpath(path))
@@ -65,8 +86,8 @@ def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
     if _told(path.is_dir, otherwise=False):
         sources = _in_folder(path, out, recursive)
         if not sources:
-            deeper = "" if recursive else "; --recursive looks into its sub-folders"
-            raise ValueError(f"{path} holds no RAW files{deeper}")
+            deeper = "; --recursive looks into its sub-folders" if not recursive and _has_folders(path) else ""
+            raise ValueError(f"it holds no RAW files{deeper}")
         yield from sources
     elif glob.has_magic(str(path)) and not _told(path.exists, otherwise=True):
         found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
@@ -74,7 +95,7 @@ def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
         matches = [match for match in found if not _told(match.is_dir, otherwise=False)]
         matches = [match for match in matches if not _is_result(match, results)]
         if not matches:
-            raise ValueError(f"no file matches {path}")
+            raise ValueError("no file matches it")
         yield from (Source(match) for match in matches)
     else:
         yield Source(path)
@@ -86,6 +107,11 @@ def _told(question: Callable[[], bool], *, otherwise: bool) -> bool:
         return question()
     except OSError:
         return otherwise
+
+
+def _has_folders(folder: Path) -> bool:
+    """Whether there are folders below it that a search would look into."""
+    return any(_told(path.is_dir, otherwise=False) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Source]:

@@ -2,7 +2,9 @@
 
 import argparse
 import contextlib
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,42 +12,60 @@ from typing import Any
 
 from exposure.assets import MODEL_REPOSITORY
 
-from .access import ServerError, ServerGoneError
+from .access import Access, ServerError, ServerGoneError, host_of
 from .hardware import choose_config
 from .server import ServerOptions, running_server, server_is_installed
-from .tiles import TILE_PIXELS
+from .tiles import SMALLEST_TILE, TILE_PIXELS
 from .triton import Client
 
 SERVER = "EXPOSURE_SERVER"  # an environment variable
-DEFAULT_SERVER = os.environ.get(SERVER, "localhost:8001")
+DEFAULT_SERVER = os.environ.get(SERVER) or "localhost:8001"
 TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
+HEADER = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")  # what gRPC takes as a name; those in -bin are not text
+PRINTABLE = re.compile(r"[ -~]*")
+LONGEST_S = 1_000_000  # far beyond it, gRPC's clock overflows
 
 
 def addresses(server: str | None) -> list[str]:
     """The servers of a --server flag or of $EXPOSURE_SERVER."""
-    return [address.strip() for address in (server or DEFAULT_SERVER).split(",")]
+    return [address.strip() for address in (DEFAULT_SERVER if server is None else server).split(",")]
 
 
-@contextlib.contextmanager
-def client_for(options: argparse.Namespace) -> Iterator[Client]:
-    """A client of the servers that were named; without one, of a local server, started for the block if none runs."""
+def checked(options: argparse.Namespace) -> dict[str, Any]:
+    """What `Client` is given besides addresses. Raises ValueError or ServerError for a flag that makes no sense."""
+    for address in addresses(options.server):
+        if not host_of(address):
+            where = f"${SERVER}" if options.server is None else "--server"
+            raise ValueError(f'{where} is "{address}"; write HOST:PORT of a gRPC service, such as localhost:8001')
+    if not math.isfinite(options.tile) or round(1e6 * options.tile) < SMALLEST_TILE:
+        raise ValueError(f"--tile is {options.tile:g}; it is in megapixels, at least {SMALLEST_TILE / 1e6:g}")
+    if not 0 < options.timeout <= LONGEST_S:
+        raise ValueError(f"--timeout is {options.timeout:g}; it is in seconds, above 0 and at most {LONGEST_S}")
     reach = {
         "tls": options.tls,
         "authorities": options.ca,
         "certificate": options.client_certificate,
         "key": options.client_key,
         "headers": _headers(options.header),
-        "tile_pixels": round(1e6 * options.tile),
         "timeout_s": options.timeout,
     }
+    Access(**reach)  # files that cannot be used
+    return {**reach, "tile_pixels": round(1e6 * options.tile)}
+
+
+@contextlib.contextmanager
+def client_for(options: argparse.Namespace) -> Iterator[Client]:
+    """A client of the servers that were named; without one, of a local server, started for the block if none runs."""
+    reach = checked(options)
     with Client(addresses(options.server), **reach) as client:
         try:
             client.check()
         except ServerError as error:
             refused = not isinstance(error, ServerGoneError)
-            if options.server or (refused and SERVER in os.environ):
+            named = bool(os.environ.get(SERVER))
+            if options.server or (refused and named):
                 raise
-            reason = f" ({error})" if refused or SERVER in os.environ else ""
+            reason = f" ({error})" if refused or named else ""
         else:
             yield client
             return
@@ -64,12 +84,16 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
 def _headers(given: list[str]) -> dict[str, str]:
     headers = {}
     for header in given:
-        name, colon, value = header.partition(":")
-        if not colon or not name.strip():
-            raise ValueError(f'--header is "{header}"; write "NAME: VALUE"')
-        headers[name.strip().lower()] = value.strip()
-    if os.environ.get(TOKEN):
-        headers.setdefault("authorization", f"Bearer {os.environ[TOKEN]}")
+        name, colon, value = (part.strip() for part in header.partition(":"))
+        if not colon or not HEADER.fullmatch(name.lower()):
+            raise ValueError(f'--header is "{header}"; write "NAME: VALUE", the name in letters, digits and -_.')
+        if not PRINTABLE.fullmatch(value):
+            raise ValueError(f'--header "{name}" has a value that is not printable ASCII')
+        headers[name.lower()] = value
+    if token := os.environ.get(TOKEN, "").strip():
+        if not PRINTABLE.fullmatch(token):
+            raise ValueError(f"${TOKEN} is not printable ASCII")
+        headers.setdefault("authorization", f"Bearer {token}")
     return headers
 
 

@@ -119,6 +119,12 @@ class Recipe:
         return (self.strength + own * choice.ratio**0.5) ** 2 * scale, (own * choice.ratio) ** 2 * offset
 
 
+def formats_of(text: str) -> tuple[str, ...]:
+    """The formats of a --format flag, each once, under the names that `output` knows."""
+    names = (name.strip().lower() for name in text.split(","))
+    return tuple(dict.fromkeys({"tif": "tiff", "jpeg": "jpg"}.get(name, name) for name in names))
+
+
 def _beyond(ratio: float) -> str:
     """A remark where no published or shipped network was trained for so much."""
     longest = target.LARGEST_AUTO_RATIO

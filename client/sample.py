@@ -11,6 +11,7 @@ from exposure.sensor import Sensor, unpack
 from exposure.srgb import SRGB_TO_XYZ, linear_light
 
 from .dng import write_dng
+from .inputs import prepare_folder
 from .output import whole
 from .rawfile import RawFile
 
@@ -18,6 +19,7 @@ from .rawfile import RawFile
 SENSOR = Sensor(black=(800, 800, 800, 800), white=16383, cfa=((0, 1), (1, 2)))
 XYZ_TO_CAMERA = np.array([[0.66, -0.19, -0.05], [-0.46, 1.23, 0.26], [-0.06, 0.14, 0.65]])
 CAMERA = "SonyA7S2"
+ISO = (50.0, 409_600.0)  # what that camera can be set to
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
     The scene is NASA's portrait of the astronaut Eileen Collins (public domain, shipped with scikit-image); the noise
     is the `P+g` model of the Sony A7S2.
     """
+    _check(ratio, iso, seed)
+    prepare_folder(folder)
     camera = CAMERAS[CAMERA]
     gain = camera.gain(iso)
     read_noise = camera.read_noise(gain)
@@ -46,12 +50,21 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
     )
     dark = np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)  # noise below black is recorded too
     profile = noise_profile(gain, read_noise.scale, saturation)
-    folder.mkdir(parents=True, exist_ok=True)
     sample = Sample(folder / "sample.dng", folder / "sample_clean.dng", ratio, gain)
     for path, mosaic, noise in ((sample.dark, dark, profile), (sample.clean, clean, None)):
         with whole(path) as part:
             write_dng(part, _described(path, mosaic, iso), mosaic, noise)
     return sample
+
+
+def _check(ratio: float, iso: float, seed: int) -> None:
+    """Raise ValueError, one sentence that names the flag, for a number that makes no sense."""
+    if not 1 <= ratio < np.inf:
+        raise ValueError(f"--ratio is {ratio:g}; a file is at least 1 time too short")
+    if not ISO[0] <= iso <= ISO[1]:
+        raise ValueError(f"--iso is {iso:g}; the simulated camera goes from {ISO[0]:g} to {ISO[1]:g}")
+    if seed < 0:
+        raise ValueError(f"--seed is {seed}; it must not be negative")
 
 
 def _scene() -> NDArray[np.float32]:

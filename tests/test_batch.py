@@ -90,12 +90,27 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     pattern = find_sources([tmp_path / "**" / "DSC0000.dng"], out, recursive=False)
     assert [source.path for source in pattern] == [first[0], deeper[0]]
     assert [source.path for source in find_sources([out / "*.dng"], out, recursive=False)] == first  # and no result
-    with pytest.raises(ValueError, match=r"empty holds no RAW files; --recursive looks into its sub-folders"):
+    with pytest.raises(ValueError, match=r"empty: it holds no RAW files$"):
         find_sources([tmp_path / "empty"], out, recursive=False)
-    with pytest.raises(ValueError, match=r"no file matches .*\*\.NEF"):
-        find_sources([tmp_path / "*.NEF"], out, recursive=False)
-    with pytest.raises(ValueError, match=r"no file matches .*empt\?"):
-        find_sources([tmp_path / "empt?"], out, recursive=False)
+    with pytest.raises(ValueError, match=r"it holds no RAW files; --recursive looks into its sub-folders$"):
+        find_sources([tmp_path], out, recursive=False)
+    for pattern in ("*.NEF", "empt?"):
+        with pytest.raises(ValueError, match=rf"{re.escape(pattern)}: no file matches it$"):
+            find_sources([tmp_path / pattern], out, recursive=False)
+
+
+def test_where_there_is_nothing_costs_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    make_files(tmp_path / "in", 1)
+    nothing = (tmp_path / "empty", tmp_path / "*.NEF")
+    base = ("--out", tmp_path / "out", "--dry-run")
+    assert denoise(*nothing, tmp_path / "in", *base) == 1
+    told = capsys.readouterr()
+    assert told.out.count("would write") == 1
+    assert f"{nothing[0]}: it holds no RAW files\n" in told.err
+    assert f"{nothing[1]}: no file matches it\n" in told.err
+    assert denoise(nothing[0], *base) == 1
+    assert capsys.readouterr().err == f"exposure: {nothing[0]}: it holds no RAW files\n"
 
 
 def test_a_repeated_command_takes_no_results(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,8 +247,10 @@ def test_another_checkpoint_does_the_files_again(
     with running_server(ServerOptions(tmp_path / "other", **FREE)) as server, Client(server.address) as client:
         assert client.checkpoint() == other
         assert [statuses(server.address), statuses(server.address)] == [{"done"}, {"already done"}]
-        assert denoise(*base, "--server", f"{address},{server.address}") == 1
-        assert capsys.readouterr().err.count("the servers run different checkpoints (") == 1
+        assert denoise(*base, "--server", f"{address},{server.address}") == 1  # the same command will not do better
+        told = capsys.readouterr()
+        assert told.err.count("the servers run different checkpoints (") == 1
+        assert json.loads(told.out.splitlines()[-1])["status"] == "ended"
     assert statuses(address) == {"done"}
     with Client(address) as client:
         assert client.checkpoint() == shipped
@@ -284,6 +301,67 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "2 planned" in told.out
     assert "bad.dng: it does not begin like a RAW file" in told.err
     assert not out.exists()
+
+
+def test_a_dry_run_tells_what_would_be_replaced(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_files(tmp_path / "in", 1)
+    base = (tmp_path / "in", "--out", tmp_path / "out", "--server", address)
+    assert denoise(*base) == 0
+    result = tmp_path / "out" / "DSC0000_exposed.dng"
+    other = (*base, "--strength", "0.5", "--dry-run", "--format", "dng,tiff")
+    capsys.readouterr()
+    assert denoise(*other) == 0
+    told = capsys.readouterr().out
+    assert f"  would replace {result}\n  would write {result.with_suffix('.tiff')}\n" in told
+    assert denoise(*other, "--json") == 0
+    assert lines(capsys)[0]["replaces"] is True
+    assert denoise(*base, "--dry-run", "--json") == 0
+    (line,) = lines(capsys)
+    assert (line["status"], "replaces" in line) == ("already done", False)
+
+
+def test_a_dry_run_refuses_a_folder_that_cannot_be_written_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_files(tmp_path / "in", 1)
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc"), Path("/proc/nowhere")):
+        assert denoise(tmp_path / "in", "--out", out, "--dry-run") == 1
+        told = capsys.readouterr()
+        assert told.err.startswith(f"exposure: --out {out} cannot be written to (")
+        assert (told.err.count("\n"), told.out) == (1, "")
+
+
+def test_a_refused_file_claims_no_name(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of two files that would have one result, the one that can be done is done, whichever comes first."""
+    (good,) = make_files(tmp_path / "in", 1)
+    bad = good.with_name("img.dng")
+    good = good.rename(good.with_name("img.kdc"))
+    bad.write_text("nothing")
+    base = ("--out", tmp_path / "out", "--server", address, "--json")
+    for status in ("done", "already done"):
+        assert denoise(bad, good, *base) == 1
+        told = {line["file"]: line for line in lines(capsys)}
+        assert told[str(good)]["status"] == status
+        assert "does not begin like a RAW file" in told[str(bad)]["reason"]
+    shutil.copy(make_files(tmp_path / "other", 2)[1], bad)  # now it is good, too, but another's result is there
+    assert denoise(bad, good, *base) == 1
+    told = {line["file"]: line for line in lines(capsys)}
+    assert told[str(good)]["status"] == "already done"
+    assert "img_exposed.dng" in told[str(bad)]["reason"]
+
+
+def test_one_of_many_good_files_claims_a_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [make_files(tmp_path / f"in{i}", 1)[0] for i in range(8)]
+    assert denoise(*files, "--out", tmp_path / "out", "--dry-run", "--json") == 1
+    told = lines(capsys)
+    (planned,) = (line["file"] for line in told if line["status"] == "planned")
+    refusals = [line["reason"] for line in told if line["status"] == "failed"]
+    assert len(refusals) == 7
+    sentence = f"is also that of {planned}; do it in a command of its own, with another --out"
+    assert all(reason.endswith(sentence) for reason in refusals)
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
@@ -379,8 +457,10 @@ def test_a_full_disk_ends_the_batch(
         monkeypatch.setattr(output, "write_dng", full)
     else:
         monkeypatch.setattr(Manifest, "begin", full)
-    assert denoise(tmp_path / "in", "--out", out, "--server", address) == 1
-    assert f"{out} takes no more files (no space left on device)\n" in capsys.readouterr().err
+    assert denoise(tmp_path / "in", "--out", out, "--server", address, "--json") == os.EX_TEMPFAIL
+    told, sentence = capsys.readouterr(), f"{out} takes no more files (no space left on device)"
+    assert told.err == f"exposure: {sentence}\n"
+    assert json.loads(told.out.splitlines()[-1]) == {"status": "ended", "reason": sentence}
     assert visible(out) == []
     monkeypatch.undo()
     assert denoise(tmp_path / "in", "--out", out, "--server", address) == 0
@@ -406,11 +486,14 @@ def test_a_folder_is_made_for_a_result_alone(
 
     monkeypatch.setattr(Path, "mkdir", full)
     capsys.readouterr()
-    assert denoise(*base) == 1
+    assert denoise(*base) == os.EX_TEMPFAIL
     assert "takes no more files (no space left on device)\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("free", "told"), [(1 << 14, "takes no more files (no space left"), (1 << 30, "write error")])
+@pytest.mark.parametrize(
+    ("free", "told", "status"),
+    [(1 << 14, "takes no more files (no space left", os.EX_TEMPFAIL), (1 << 30, "write error", 1)],
+)
 def test_a_library_that_does_not_say_why_it_cannot_write(
     address: str,
     tmp_path: Path,
@@ -418,6 +501,7 @@ def test_a_library_that_does_not_say_why_it_cannot_write(
     capsys: pytest.CaptureFixture[str],
     free: int,
     told: str,
+    status: int,
 ) -> None:
     make_files(tmp_path / "in", 2)
 
@@ -426,7 +510,7 @@ def test_a_library_that_does_not_say_why_it_cannot_write(
 
     monkeypatch.setattr(output, "write_dng", fail)
     monkeypatch.setattr(batch.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == 1
+    assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == status
     assert told in capsys.readouterr().err
 
 
@@ -453,7 +537,7 @@ def test_a_manifest_that_cannot_be_written_ends_the_batch(
 
     monkeypatch.setattr(sqlite3, "connect", limited)
     out = tmp_path / "out"
-    assert denoise(tmp_path / "in", "--out", out, "--server", address) == 1
+    assert denoise(tmp_path / "in", "--out", out, "--server", address) == os.EX_TEMPFAIL
     assert capsys.readouterr().err == f"exposure: the manifest {out / manifest.NAME} cannot be written ({reason})\n"
     assert visible(out) == []
 
@@ -486,7 +570,7 @@ def test_a_really_full_disk(address: str, tmp_path: Path, capsys: pytest.Capture
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
-        assert denoise(tmp_path / "in", "--out", disk, "--server", address) == 1
+        assert denoise(tmp_path / "in", "--out", disk, "--server", address) == os.EX_TEMPFAIL
         complaint = capsys.readouterr().err
         assert "takes no more files" in complaint or "the manifest" in complaint
         for name in visible(disk):
@@ -604,7 +688,7 @@ def test_what_was_edited_after_a_kill_is_kept(
     def die(*more: str) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(Manifest, "finish", killed)
-            assert denoise(*base, *more) == 1
+            assert denoise(*base, *more) == os.EX_TEMPFAIL
 
     die()
     assert denoise(*base) == 0  # its own

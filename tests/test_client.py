@@ -341,6 +341,9 @@ def test_headers_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reach._headers(["Authorization: Basic x"]) == {"authorization": "Basic x"}
     with pytest.raises(ValueError, match='write "NAME: VALUE"'):
         reach._headers(["secret"])
+    monkeypatch.setenv("EXPOSURE_TOKEN", "a\nb")
+    with pytest.raises(ValueError, match=r"^\$EXPOSURE_TOKEN is not printable ASCII$"):
+        reach._headers([])
 
 
 @openssl

@@ -1,5 +1,6 @@
 """The command as people run it, on real files, with the real server."""
 
+import json
 import os
 import shutil
 import signal
@@ -109,6 +110,7 @@ def test_two_files_of_one_name_do_not_overwrite(
     assert exposure(address, sample, other, sample, "--ratio", 20, "--out", tmp_path) == 1
     complaint = capsys.readouterr().err
     assert "sample_exposed.dng is also that of" in complaint
+    assert "; do it in a command of its own, with another --out" in complaint
     assert "1 of 2 files failed" in complaint
 
 
@@ -207,11 +209,104 @@ def test_an_unknown_gain_is_asked_for(
 
 
 def test_an_absent_server_is_one_sentence(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert exposure("127.0.0.1:9", sample, "--ratio", 2, "--out", tmp_path) == 1
-    assert (
-        capsys.readouterr().err
-        == "exposure: no exposure server answers at 127.0.0.1:9; start one with: exposure serve\n"
+    """It may be there later: the status says that the command may be repeated."""
+    sentence = (
+        "no exposure server answers at 127.0.0.1:9; start one with: exposure serve (the port is gRPC's, not HTTP's)"
     )
+    base = (sample, "--ratio", 2, "--out", tmp_path)
+    assert exposure("127.0.0.1:9", *base) == os.EX_TEMPFAIL
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("", f"exposure: {sentence}\n")
+    assert exposure("127.0.0.1:9", *base, "--json") == os.EX_TEMPFAIL
+    assert json.loads(capsys.readouterr().out) == {"status": "ended", "reason": sentence}
+
+
+REACH = [
+    (["--header", "secret"], '--header is "secret"; write "NAME: VALUE"'),
+    (["--header", "x y: secret"], '--header is "x y: secret"; write "NAME: VALUE"'),
+    (["--header", "x-bin: secret"], '--header is "x-bin: secret"; write "NAME: VALUE"'),
+    (["--header", "x: Ä"], '--header "x" has a value that is not printable ASCII'),
+    (["--tile", "inf"], "--tile is inf; it is in megapixels, at least 0.4096"),
+    (["--tile", "nan"], "--tile is nan"),
+    (["--tile", "0"], "--tile is 0"),
+    (["--tile", "-1"], "--tile is -1"),
+    (["--timeout", "0"], "--timeout is 0; it is in seconds, above 0 and at most 1000000"),
+    (["--timeout", "-1"], "--timeout is -1"),
+    (["--timeout", "nan"], "--timeout is nan"),
+    (["--timeout", "inf"], "--timeout is inf"),
+    (["--server", "gpu1"], '--server is "gpu1"; write HOST:PORT of a gRPC service, such as localhost:8001'),
+    (["--server", "http://gpu1:8000"], '--server is "http://gpu1:8000"; write HOST:PORT'),
+    (["--server", "gpu1:8001,gpu2:65536"], '--server is "gpu2:65536"; write HOST:PORT'),
+    (["--server", ""], '--server is ""; write HOST:PORT'),
+    (["--ca", "absent.pem"], "absent.pem cannot be read"),
+]
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(("flags", "sentence"), REACH)
+def test_a_server_that_cannot_be_meant_is_told_once(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    sentence: str,
+    more: list[str],
+) -> None:
+    """Before any file is looked at, and before a server is started."""
+    monkeypatch.setattr(reach, "running_server", lambda _: pytest.fail("a server was started"))
+    monkeypatch.setattr(reach, "DEFAULT_SERVER", "127.0.0.1:9")
+    absent = [str(tmp_path / name) for name in ("a.dng", "b.dng")]
+    assert command.main(["denoise", *absent, "--ratio", "2", "--out", str(tmp_path / "out"), *flags, *more]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith(f"exposure: {sentence}")
+    assert (told.err.count("\n"), told.out) == (1, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", [["", "--out", "here"], ["a.dng", "--out", ""], ["a.dng", "", "--out", "here"]])
+def test_an_empty_path_is_not_this_folder(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["denoise", "--ratio", "2", "--dry-run", *flags])
+    assert capsys.readouterr().err.endswith(": the path is empty\n")
+
+
+def test_formats_have_several_names(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--ratio", "20", "--out", str(tmp_path), "--dry-run", "--json", "--format", "dng, DNG,tif,jpeg,JPG"]
+    assert command.main(["denoise", str(sample), *flags]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert results == [str(tmp_path / f"sample_exposed.{suffix}") for suffix in ("dng", "tiff", "jpg")]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        *(
+            (["--ratio", ratio], f"--ratio is {ratio}; a file is at least")
+            for ratio in ("0", "-1", "0.5", "nan", "inf")
+        ),
+        *(
+            (["--iso", iso], f"--iso is {iso}; the simulated camera goes from 50")
+            for iso in ("0", "-1", "nan", "1e+300")
+        ),
+        (["--seed", "-1"], "--seed is -1; it must not be negative"),
+        (["--out", "/proc/nowhere"], "--out /proc/nowhere cannot be written to (no such file or directory)"),
+    ],
+)
+def test_a_senseless_sample_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], sentence: str
+) -> None:
+    assert command.main(["sample", "--out", str(tmp_path), *flags]) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"exposure: {sentence}")
+    assert complaint.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_extremes_of_a_sample(tmp_path: Path) -> None:
+    for flags in (["--iso", "50"], ["--iso", "409600"], ["--ratio", "1e300"]):
+        assert command.main(["sample", "--out", str(tmp_path / "new"), *flags]) == 0
 
 
 @pytest.mark.usefixtures("repository")  # it builds the project's own engine
