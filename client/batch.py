@@ -166,8 +166,10 @@ class Batch:
             return self._held(source, targets)
         started = time.monotonic()
         file, choice, sidecars = self._chosen(source, targets, content)
-        self._checkpoint()
+        network = self._checkpoint()
         with self._room(file), manifest.claimed([*targets, *sidecars.copies]):
+            if not self.overwrite and self._manifest.made_by(content, self._settings, targets) == network:
+                return Outcome(source.path, HELD, tuple(targets))  # by another run, meanwhile
             self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
             try:
                 exposed, checkpoint = self._exposed(file, choice)
@@ -233,7 +235,7 @@ class Batch:
                 tile_done=self._progress,
                 checkpoint_told=told.append,
             )
-        return self.recipe.finish(file, denoised, choice), told[0]
+        return self.recipe.finish(file, denoised, choice, told[0]), told[0]
 
     def _write(
         self, content: str, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]

@@ -182,7 +182,7 @@ class Desk:
         else:
             denoised = self._denoised(file, recipe, choice, watch, progress)
         progress(1, desc="writing")
-        exposed = recipe.finish(file, denoised, choice)
+        exposed = recipe.finish(file, denoised, choice, asked[-1])
         results = Source(path).targets(folder, recipe.formats, recipe.preview)
         for result in results:
             with watch.timed(f"write the {result.suffix[1:].upper()}"):

@@ -12,7 +12,7 @@ from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor
 
 from . import target
-from .output import FORMATS, Exposed, brightened
+from .output import FORMATS, Exposed, asked_for, brightened
 from .rawfile import RawFile
 
 
@@ -93,16 +93,17 @@ class Recipe:
             file.model, iso, file.noise_profile, file.sensor.saturation, lambda: fit_noise(file.mosaic, file.sensor)
         )
 
-    def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice) -> Exposed:
+    def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice, checkpoint: str = "") -> Exposed:
         """What is written: the answer, blended with the brightened file, at the exposure that was asked for."""
         if self.strength < 1:
             denoised = blended(denoised, brightened(file, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
+        made_with = asked_for(choice.ratio, choice.gain, self.passes, self.seed, checkpoint)
         if not self.keep_exposure:
-            return Exposed(file.sensor, denoised, denoised, (scale, offset), self.strength)
+            return Exposed(file.sensor, denoised, denoised, (scale, offset), self.strength, made_with)
         sensor, mosaic, coarse = at_own_exposure(file, denoised, choice.ratio, self.seed)
         profile = scale / choice.ratio, offset / choice.ratio**2
-        return Exposed(sensor, mosaic, coarse, profile, self.strength)
+        return Exposed(sensor, mosaic, coarse, profile, self.strength, made_with)
 
     def _noise(self, file: RawFile, choice: Choice) -> tuple[float, float]:
         """The noise profile of a result, about the most that is left: variance = scale * signal + offset.
