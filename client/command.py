@@ -26,7 +26,9 @@ OPEN = 'see "Serving other machines" in client/README.md'
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand; 0 on success, 1 with a sentence on standard error otherwise, 130 after Ctrl-C."""
+    """Run one subcommand; 0 on success, 130 after Ctrl-C, otherwise a sentence on standard error and 1, or 75 where
+    `denoise` may go on later.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     extra = {"train": "train", "evaluate": "train", "ui": "ui"}.get("".join(arguments[:1]), "demo")
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
