@@ -49,22 +49,29 @@ def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], ro
     """Seconds of each peer in each round, its memory, and who could not; the ceilings looked at in every round."""
     unable: dict[str, str] = {}
 
-    def one_pass(name: str) -> None:
+    def asked(name: str, question: Callable[[Worker], Any]) -> Any:
         if name in unable:
-            return
+            return None
         try:
-            workers[name].run(*sides)
+            return question(workers[name])
         except PeerError as error:
             unable[name] = str(error)
             workers.pop(name).close()  # the next size is larger
+            return None
+
+    def one_pass(name: str) -> None:
+        asked(name, lambda worker: worker.run(*sides))
 
     for name in list(workers):
         one_pass(name)  # its warm-up; engines compile themselves for the size
     works: dict[str, Callable[[], None]] = {name: partial(one_pass, name) for name in workers}
     seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
+    peaks = {
+        name: asked(name, lambda worker: worker.peak_gib()) for name in list(workers)
+    }  # where memory is short, one may end here too
     return {
         "seconds": {name: seconds[name] for name in workers},
-        "peaks": {name: worker.peak_gib() for name, worker in workers.items()},
+        "peaks": {name: peaks[name] for name in workers},
         "unable": unable,
     }
 

@@ -76,18 +76,27 @@ def test_int8_inside_is_near_the_network_and_keeps_the_full_size_level(tmp_path:
     assert agreement(network, onnx_runner(graph), 45, "INT8") < 80  # dB: INT8 indeed, or it were better
 
 
-def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path, late: bool) -> None:
+    """late: after its last pass, before it tells its memory."""
     graph = tmp_path / "f32.onnx"
     onnx_from_network(load_checkpoint(CHECKPOINT), graph)
     dying, living = (peers.Worker(peers.OURS, graph) for _ in range(2))
     probe = ceilings.Probe()
-    look = probe.run
+    look, told = probe.run, dying.peak_gib
 
     def run() -> None:
         dying._process.kill()
         look()
 
-    probe.run = run  # type: ignore[method-assign]
+    def peak_gib() -> float:
+        dying._process.kill()
+        return told()
+
+    if late:
+        dying.peak_gib = peak_gib  # type: ignore[method-assign]
+    else:
+        probe.run = run  # type: ignore[method-assign]
     try:
         measured = engine.measure({"dying": dying, "living": living}, probe, (64, 64), 3)
     finally:
