@@ -1,4 +1,4 @@
-// Poisson counts for means from 0 to 2^24; probabilities are exact to 2^-23.
+// Poisson counts for means from 0 to 2^24, as exact as FP32 and its uniforms are.
 #pragma once
 #include <cmath>
 
