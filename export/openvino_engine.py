@@ -11,6 +11,8 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.kernels.library import threads
+
 from .cache import cache_folder, keep_newest
 from .manifest import EngineError, trusted_manifest
 
@@ -78,7 +80,11 @@ class OpenVinoEngine:
     def _compile(self, shape: tuple[int, ...]) -> Callable[..., NDArray[np.float32]]:
         model = self._network.clone()
         model.reshape({port: [1] if port.any_name == "PHOTON_GAIN" else list(shape) for port in model.inputs})
-        properties = {"INFERENCE_PRECISION_HINT": self.precision, "PERFORMANCE_HINT": "LATENCY"}
+        properties = {
+            "INFERENCE_PRECISION_HINT": self.precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads(),
+        }
         request = self._core.compile_model(model, "CPU", properties).create_infer_request()
         return lambda *arrays: _infer(request, arrays)
 

@@ -84,6 +84,10 @@ def _found(name: str) -> Path | None:
     return next((Path(folder) / name for folder in exposure.kernels.__path__ if (Path(folder) / name).is_file()), None)
 
 
-def threads() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def threads(root: str = "") -> int:
+    """CPU cores that this process may use: those of its affinity, and no more than the quota of its control group.
+
+    root: of the folders /proc and /sys that are asked.
+    """
+    cores: int = library().exposure_cpu_cores(os.fsencode(root))
+    return cores

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <thread>
 
 #include "admission.h"
 #include "manifest.h"
@@ -82,7 +81,8 @@ Instance opened(const Configured& c, TRITONBACKEND_ModelInstance* instance) {
     check(TRITONBACKEND_ModelInstanceDeviceId(instance, &card));
     if (kind == KIND_GPU && c.op == "denoise")
         throw std::runtime_error("op denoise runs OpenVINO, on a CPU; set KIND_CPU in its instance_group");
-    int threads = std::max(1, (int)std::thread::hardware_concurrency() / c.instances);
+    static const int cores = exposure_cpu_cores("");
+    int threads = std::max(1, cores / c.instances);
     auto device = kind == KIND_GPU ? make_gpu_device(card) : make_cpu_device(threads);
     return {std::move(device), made(c, threads), c.op != "pack"};
 }

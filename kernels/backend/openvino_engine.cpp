@@ -91,7 +91,7 @@ ov::InferRequest OpenVinoEngine::compile(Size size) {
     ov::AnyMap properties{ov::hint::inference_precision(bf16_ ? ov::element::bf16 : ov::element::f32),
                           ov::inference_num_threads(threads_),
                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
-                          ov::hint::enable_cpu_pinning(alone)};  // several instances would all pin to the first cores
+                          ov::hint::enable_cpu_pinning(alone)};  // others would pin to the same cores as well
     std::lock_guard<std::mutex> lock(compiling);
     if (!cache_.empty()) {
         try {
