@@ -123,14 +123,15 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
     _add_serve(commands)
 
     this = commands.add_parser("sample", help="make a low-light RAW file", description=sample.__doc__)
-    this.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="default: here")
+    this.add_argument("--out", type=denoise_command.given_path, default=Path(), metavar="DIR", help="default: here")
     this.add_argument("--ratio", type=float, default=100, help="how many times too short (default: 100)")
     this.add_argument("--iso", type=float, default=3200, help="of the simulated Sony A7S2 (default: 3200)")
     this.add_argument("--seed", type=int, default=0, help="of the simulated noise (default: 0)")
     this.set_defaults(run=sample)
 
     this = commands.add_parser("demo", help="denoise a sample and show it", description=run_demo.__doc__)
-    this.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="default: ./demo")
+    where = Path("demo")
+    this.add_argument("--out", type=denoise_command.given_path, default=where, metavar="DIR", help="default: ./demo")
     add_server_flags(this)
     this.set_defaults(run=run_demo)
 

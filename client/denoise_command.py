@@ -199,7 +199,7 @@ def _once(make: Callable[[], Client]) -> Callable[[], Client]:
     return client
 
 
-def _path(given: str) -> Path:
+def given_path(given: str) -> Path:
     """A path of the command line; an empty one, such as of a variable that is not set, is not the current folder."""
     if not given:
         raise argparse.ArgumentTypeError("the path is empty")
@@ -210,13 +210,17 @@ def add_parser(commands: Any) -> None:
     """The `denoise` subcommand."""
     this = commands.add_parser("denoise", help="expose RAW files longer", description="Expose RAW files longer.")
     this.add_argument(
-        "files", type=_path, nargs="+", metavar="FILE", help="Bayer RAW files that LibRaw reads, folders, or patterns"
+        "files",
+        type=given_path,
+        nargs="+",
+        metavar="FILE",
+        help="Bayer RAW files that LibRaw reads, folders, or patterns",
     )
     this.add_argument("-r", "--recursive", action="store_true", help="look into the folders below folders, too")
     target = this.add_mutually_exclusive_group(required=True)
     target.add_argument("--ratio", type=float, help="target exposure / exposure of the file, at least 1")
     target.add_argument("--ev", type=float, help="the same in stops: 3 is a ratio of 8")
-    target.add_argument("--like", type=_path, metavar="FILE", help="as long as this RAW file was exposed")
+    target.add_argument("--like", type=given_path, metavar="FILE", help="as long as this RAW file was exposed")
     target.add_argument("--auto", action="store_true", help="as bright as the histogram allows, at most 300 times")
     known = this.add_mutually_exclusive_group()
     known.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
@@ -232,7 +236,7 @@ def add_parser(commands: Any) -> None:
     this.add_argument(
         "--keep-exposure", action="store_true", help="write the file at its own exposure, denoised, with more bits"
     )
-    this.add_argument("--out", type=_path, default=Path(), metavar="DIR", help="where results go (default: here)")
+    this.add_argument("--out", type=given_path, default=Path(), metavar="DIR", help="where results go (default: here)")
     this.add_argument("--format", default="dng", help=f"one or more of {','.join(FORMATS)} (default: dng)")
     this.add_argument("--preview", action="store_true", help="also write before and after side by side")
     this.add_argument("--overwrite", action="store_true", help="do again what is done, replace what is there")

@@ -263,10 +263,19 @@ def test_a_server_that_cannot_be_meant_is_told_once(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("flags", [["", "--out", "here"], ["a.dng", "--out", ""], ["a.dng", "", "--out", "here"]])
-def test_an_empty_path_is_not_this_folder(capsys: pytest.CaptureFixture[str], flags: list[str]) -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["denoise", "--ratio", "2", "--dry-run", "", "--out", "here"],
+        ["denoise", "--ratio", "2", "--dry-run", "a.dng", "--out", ""],
+        ["denoise", "--ratio", "2", "--dry-run", "a.dng", "", "--out", "here"],
+        ["sample", "--out", ""],
+        ["demo", "--out", ""],
+    ],
+)
+def test_an_empty_path_is_not_this_folder(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        command.main(["denoise", "--ratio", "2", "--dry-run", *flags])
+        command.main(words)
     assert capsys.readouterr().err.endswith(": the path is empty\n")
 
 
