@@ -1,7 +1,7 @@
 # make demo       environment, engine, server, one RAW file denoised
 # make test       lint, types, tests
 # make serve      the server on this machine, until Ctrl-C
-# make bench      what it costs on this machine's processor, about half an hour
+# make bench      what it costs on this machine's processor, 17 to 30 minutes
 # make gpu-check  everything that needs an NVIDIA card
 .PHONY: demo test style types serve bench gpu-check engine
 

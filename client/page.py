@@ -93,11 +93,13 @@ def _without_proxies() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What is kept while a tab shows a file. folder: of its results; denoised: the answer to what was `asked`."""
+    """What is kept while a tab shows a file. folder: of its results; denoised: the answer to what was `asked`, by
+    the network of `checkpoint`."""
 
     folder: Path
     asked: tuple[object, ...]
     denoised: NDArray[np.uint16]
+    checkpoint: str
 
 
 @dataclass
@@ -176,13 +178,13 @@ class Desk:
             file = self.readers.read(path)
         with watch.timed("choose ratio and gain"):
             choice = recipe.choose(file)
-        asked = (path, choice.ratio, choice.gain, recipe.passes, recipe.seed, self.client.checkpoint())
-        if earlier is not None and earlier.asked == asked:
-            denoised = earlier.denoised
+        asked = (path, choice.ratio, choice.gain, recipe.passes, recipe.seed)
+        if earlier is not None and (*earlier.asked, earlier.checkpoint) == (*asked, self.client.checkpoint()):
+            denoised, checkpoint = earlier.denoised, earlier.checkpoint
         else:
-            denoised = self._denoised(file, recipe, choice, watch, progress)
+            denoised, checkpoint = self._denoised(file, recipe, choice, watch, progress)
         progress(1, desc="writing")
-        exposed = recipe.finish(file, denoised, choice, asked[-1])
+        exposed = recipe.finish(file, denoised, choice, checkpoint)
         results = Source(path).targets(folder, recipe.formats, recipe.preview)
         for result in results:
             with watch.timed(f"write the {result.suffix[1:].upper()}"):
@@ -191,13 +193,14 @@ class Desk:
             pair = _pair(file, exposed, choice, folder)
         told = f"{_described(file)}\n{choice}"
         paths = [str(result) for result in results]
-        kept = Kept(folder, asked, denoised)
+        kept = Kept(folder, asked, denoised, checkpoint)
         return Shown(told, pair, histogram(file, exposed, choice.ratio), _table(watch), paths, kept)
 
     def _denoised(
         self, file: RawFile, recipe: Recipe, choice: Choice, watch: Stopwatch, progress: gr.Progress
-    ) -> NDArray[np.uint16]:
-        shares = [0.0]
+    ) -> tuple[NDArray[np.uint16], str]:
+        """The answer, and the checkpoint that made it."""
+        shares, told = [0.0], [""]
 
         def tile_done(share: float) -> None:
             shares.append(share)
@@ -205,7 +208,7 @@ class Desk:
 
         progress(0, desc="the server computes")
         with watch.request(f"request, {recipe.passes} pass{'es' * (recipe.passes > 1)}", self.client):
-            return self.client.denoise(
+            denoised = self.client.denoise(
                 file.mosaic,
                 file.sensor,
                 ratio=choice.ratio,
@@ -213,7 +216,9 @@ class Desk:
                 passes=recipe.passes,
                 seed=recipe.seed,
                 tile_done=tile_done,
+                checkpoint_told=told.append,
             )
+        return denoised, told[-1]
 
 
 def histogram(file: RawFile, exposed: Exposed, ratio: float) -> pd.DataFrame:

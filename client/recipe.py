@@ -1,6 +1,6 @@
 """What is done to a file: the choices before the request, and what becomes of the answer."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ class Choice:
 class Recipe:
     """The flags of `exposure denoise` that decide what a result looks like, one to one.
 
-    One of ratio, ev, like and auto is given. Raises ValueError, one sentence, for values that make no sense.
+    One of ratio, ev, like and auto must be given. Raises ValueError, one sentence, for values that make no sense.
     """
 
     ratio: float | None = None
@@ -46,10 +46,13 @@ class Recipe:
     seed: int = 0
     strength: float = 1.0
     keep_exposure: bool = False
-    formats: tuple[str, ...] = field(default=("dng",))
+    formats: tuple[str, ...] = ("dng",)
     preview: bool = False
 
     def __post_init__(self) -> None:
+        targets = [name for name in ("ratio", "ev", "like", "auto") if getattr(self, name) not in (None, False)]
+        if len(targets) != 1:
+            raise ValueError(f"{' and '.join(targets) or 'nothing'} is given; give one of ratio, ev, like and auto")
         if self.ratio is not None and not 1 <= self.ratio < np.inf:
             raise ValueError(f"--ratio is {self.ratio:g}; a target exposure is at least the file's own (1)")
         if self.ev is not None:
@@ -78,7 +81,9 @@ class Recipe:
         if self.ev is not None:
             ratio = target.ratio_from_ev(self.ev)
             return ratio, f"{self.ev:+g} EV{_beyond(ratio)}"
-        if long is not None:
+        if self.like is not None:
+            if long is None:
+                raise ValueError(f"{self.like} has not been read")
             return target.ratio_like(file, long), f"like {long.path.name}"
         return target.brightest_ratio(file), "from the histogram"
 

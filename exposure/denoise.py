@@ -38,7 +38,7 @@ def denoise(
     ratio: R, at least 1. gain: K in DN per electron. saturation: S, white - black in DN.
     passes: network evaluations. seed: of the photon noise, unsigned 64-bit.
     noise: "poisson", or "mean" to replace every draw by its expectation, for exact comparisons.
-    Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything else than described.
+    Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything other than described.
     """
     import torch
 

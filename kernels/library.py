@@ -84,6 +84,7 @@ def _found(name: str) -> Path | None:
     return next((Path(folder) / name for folder in exposure.kernels.__path__ if (Path(folder) / name).is_file()), None)
 
 
+@functools.cache
 def threads(root: str = "") -> int:
     """CPU cores that this process may use: those of its affinity, and no more than the quota of its control group.
 

@@ -74,6 +74,14 @@ def test_auto_goes_by_the_plane_that_clips_first() -> None:
     assert brightest_ratio(replace(FILE, mosaic=mosaic)) == pytest.approx(0.18 * (16383 - 520) / 1000)
 
 
+def test_the_file_of_like_is_needed() -> None:
+    recipe = Recipe(like=Path("long.arw"), gain=3)
+    with pytest.raises(ValueError, match=r"long\.arw has not been read"):
+        recipe.choose(FILE)
+    long = replace(FILE, path=Path("long.arw"), exposure_s=8 * FILE.exposure_s)
+    assert recipe.choose(FILE, long).ratio == pytest.approx(8)
+
+
 def test_a_given_iso_counts_before_the_files() -> None:
     file, camera = replace(FILE, model="ILCE-7SM2"), CAMERAS["SonyA7S2"]
     assert Recipe(ratio=2).choose(file).gain == camera.gain(1600)
@@ -164,6 +172,8 @@ def test_the_noise_profile_bounds_the_noise(strength: float, keep_exposure: bool
         ({"ratio": 2, "strength": 1.5}, "--strength is 1.5"),
         ({"ratio": 2, "iso": -1}, "--iso is -1"),
         ({"ratio": 2, "passes": 7}, "--passes is 7"),
+        ({}, "^nothing is given; give one of ratio, ev, like and auto$"),
+        ({"ratio": 2, "ev": 3, "auto": True}, "^ratio and ev and auto is given"),
     ],
 )
 def test_senseless_recipes_are_refused(flags: dict[str, float], sentence: str) -> None:

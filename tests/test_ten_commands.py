@@ -46,6 +46,9 @@ def test_ten_commands(
     assert len(COMMANDS) == len(RESULTS)
     for command, results in zip(COMMANDS, RESULTS, strict=True):
         words = shlex.split(command.replace("gpu1:8001,gpu2:8001", f"{address},{address}"))
+        again = "bright" in words  # the same results as of the command before
+        for name in results if not again else ():
+            (tmp_path / name).unlink(missing_ok=True)
         assert main([*words, *([] if "--server" in words else ["--server", address])]) == 0, capsys.readouterr().err
         assert [name for name in results if not (tmp_path / name).is_file()] == [], command
     dark = read(tmp_path / "night_exposed.dng")

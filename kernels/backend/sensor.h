@@ -11,6 +11,6 @@ struct Sensor {
     // S of the schedule.
     double saturation() const { return (double)white - ((double)black[0] + black[1] + black[2] + black[3]) / 4; }
 
-    // Without the factors, which packing and unpacking have their own of.
+    // Without the factors: pack and unpack each set their own.
     Layout layout(int64_t height, int64_t width, int64_t plane_height, int64_t plane_width) const;
 };

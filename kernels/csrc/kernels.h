@@ -30,6 +30,6 @@ void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, 
 void exposure_cpu_expose(const float* clean, const float* original, const Injection* step, const Field* field,
                          void* next, Planes planes, int32_t threads);
 void exposure_schedule(double ratio, double gain, double saturation, double photon_unit, int32_t passes, float* rows);
-int32_t exposure_cpu_cores(const char* root);  // of the folders /proc and /sys; "" but in tests
+int32_t exposure_cpu_cores(const char* root);  // root of /proc and /sys: "", but for tests
 void exposure_cpu_philox(const uint32_t* counter, const uint32_t* key, uint32_t* words);  // for known-answer tests
 }
