@@ -1,49 +1,25 @@
 #include "openvino_engine.h"
 
-#include <algorithm>
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <mutex>
 #include <thread>
 
 // Packed pixels of all frame sizes kept compiled: their activations take about 0.7 kB a pixel.
 static const int64_t COMPILED_PIXELS = 4000000;
-static const int64_t WEIGHTS = 50000;    // what each holds of its own, 35 MB, as pixels
-static const size_t CACHED_MODELS = 16;  // on disk, 31 MB each
+static const int64_t WEIGHTS = 50000;  // what each holds of its own, 35 MB, as pixels
 
-// One for the process: instances that compile the same model at once must not meet in the cache folder.
+// One for the process. What it reads it copies: a file that is mapped into memory would change the network of a running
+// server when it is overwritten in place, and CHECKPOINT would not tell. Nothing compiled is kept on disk: compiling takes a
+// tenth of a second, and OpenVINO does not notice when what it kept was damaged.
 static ov::Core& core() {
-    static ov::Core core;
+    static ov::Core core = [] {
+        ov::Core made;
+        made.set_property(ov::enable_mmap(false));
+        return made;
+    }();
     return core;
-}
-static std::mutex compiling;
-
-// Where compiled models are kept for the next start; "" where that is not possible.
-static std::string cache_folder() {
-    const char *chosen = getenv("EXPOSURE_CACHE"), *home = getenv("HOME");
-    chosen = chosen && *chosen ? chosen : nullptr;
-    if (!chosen && !home) return "";
-    std::string folder = (chosen ? std::string(chosen) : std::string(home) + "/.cache/exposure") + "/openvino";
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    if (error) fprintf(stderr, "compiled models are not kept: %s (%s)\n", folder.c_str(), error.message().c_str());
-    return error ? "" : folder;
-}
-
-// Remove the oldest compiled models; what another process removes at the same time is gone as well.
-static void prune(const std::string& folder) {
-    namespace fs = std::filesystem;
-    std::error_code error;
-    std::vector<std::pair<fs::file_time_type, fs::path>> blobs;
-    for (const auto& entry : fs::directory_iterator(folder, error))
-        if (entry.path().extension() == ".blob") blobs.emplace_back(entry.last_write_time(error), entry.path());
-    std::sort(blobs.begin(), blobs.end());
-    for (size_t i = 0; i + CACHED_MODELS < blobs.size(); i++) fs::remove(blobs[i].second, error);
 }
 
 OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, Size usual, int threads)
-    : network_(core().read_model(folder + "/model.xml")), cache_(cache_folder()), bf16_(false), threads_(threads) {
+    : network_(core().read_model(folder + "/model.xml")), bf16_(false), threads_(threads) {
     for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
         bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
     for (const auto& input : network_->inputs())
@@ -92,17 +68,5 @@ ov::InferRequest OpenVinoEngine::compile(Size size) {
                           ov::inference_num_threads(threads_),
                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                           ov::hint::enable_cpu_pinning(alone)};  // others would pin to the same cores as well
-    std::lock_guard<std::mutex> lock(compiling);
-    if (!cache_.empty()) {
-        try {
-            ov::AnyMap cached = properties;
-            cached.insert(ov::cache_dir(cache_));
-            ov::InferRequest request = core().compile_model(model, "CPU", cached).create_infer_request();
-            prune(cache_);
-            return request;
-        } catch (const std::exception& error) {  // another process may have touched the cache: do without it
-            fprintf(stderr, "the cache of compiled models failed: %s\n", error.what());
-        }
-    }
     return core().compile_model(model, "CPU", properties).create_infer_request();
 }

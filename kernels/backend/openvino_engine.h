@@ -26,7 +26,6 @@ class OpenVinoEngine {
     ov::InferRequest compile(Size size);
 
     std::shared_ptr<ov::Model> network_;  // as it was when the server started, whatever is installed since
-    std::string cache_;
     bool bf16_, wants_original_ = false;
     int threads_;
     std::map<Size, ov::InferRequest> compiled_;
