@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_nafnet import small_naf
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -103,6 +104,20 @@ def _broken(tmp_path: Path, change: str) -> Path:
         state["conv5_1.bias"][3] = float("nan")
     elif change == "has a scalar":
         state["conv1_1.weight"] = torch.tensor(1.0)
+    elif change == "is FP64 beyond FP32":
+        state["conv5_1.bias"] = torch.full((64,), 1e300, dtype=torch.float64)
+    elif change == "is sparse":
+        state["conv5_1.bias"] = state["conv5_1.bias"].to_sparse()
+    elif change == "is on no device":
+        state["conv5_1.bias"] = state["conv5_1.bias"].to("meta")
+    elif change == "has integers":
+        state["conv5_1.bias"] = torch.zeros(64, dtype=torch.int64)
+    elif change == "would take terabytes":
+        state["conv4_1.weight"] = state["conv5_1.weight"] = torch.zeros(600_000, 1, 1, 1)
+    elif change == "would take more than 64 bits count":
+        state = small_naf(8, True).state_dict() | {f"downs.{level}.weight": torch.zeros(1) for level in range(70)}
+    elif change == "has a number for a name":
+        state = {**small_naf(8, True).state_dict(), 7: torch.zeros(1)}
     path = tmp_path / "broken.pt"
     torch.save({"weights": state} if change == "has no netG" else {"netG": state}, path)
     return path
@@ -119,6 +134,13 @@ def _broken(tmp_path: Path, change: str) -> Path:
         ("has 3 outputs", "conv10_1 has 3 outputs"),
         ("has NaN", r"conv5_1\.bias holds values that are not finite"),
         ("has a scalar", "not a known network"),
+        ("is FP64 beyond FP32", r"conv5_1\.bias holds values that are not finite numbers in FP32"),
+        ("is sparse", r"conv5_1\.bias is torch\.float32, torch\.sparse_coo, cpu; it must be dense"),
+        ("is on no device", r"conv5_1\.bias is torch\.float32, torch\.strided, meta; it must be dense"),
+        ("has integers", r"conv5_1\.bias is torch\.int64"),
+        ("would take terabytes", r"has shape \[600000, 1, 1, 1\]; this network needs"),
+        ("would take more than 64 bits count", "torch cannot build one of these widths"),
+        ("has a number for a name", "has the unknown name 7"),
         ("has no netG", '"netG"'),
     ],
 )
@@ -126,6 +148,15 @@ def test_broken_checkpoints_are_one_sentence(tmp_path: Path, change: str, senten
     with pytest.raises(CheckpointError, match=sentence) as caught:
         load_checkpoint(_broken(tmp_path, change))
     assert "\n" not in str(caught.value)
+
+
+def test_weights_of_8_bits_are_read(tmp_path: Path) -> None:
+    """torch stores FP8, and computes next to nothing with it."""
+    network = variant(8, True)
+    save_checkpoint(network, tmp_path / "a.safetensors", CheckpointInfo(), dtype=torch.float8_e4m3fn)
+    loaded = load_checkpoint(tmp_path / "a.safetensors").state_dict()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(loaded[name], value.to(torch.float8_e4m3fn).float(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])

@@ -90,7 +90,7 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     state = saved.get("netG") if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f'{path}: holds no network; a checkpoint keeps its state dict under "netG"')
-    return dict(state), CheckpointInfo(origin=path.name)
+    return {str(name): value for name, value in state.items()}, CheckpointInfo(origin=path.name)
 
 
 def _network_from_state(path: Path, state: Mapping[str, Tensor]) -> Network:
@@ -99,11 +99,14 @@ def _network_from_state(path: Path, state: Mapping[str, Tensor]) -> Network:
         firsts = ", ".join(f"{known.first_layer} ({known.__name__})" for known in ARCHITECTURES)
         raise CheckpointError(f"{path}: not a known network; it has none of the first layers {firsts}")
     try:
-        network = architecture.from_state(state)
+        with torch.device("meta"):  # no memory before the shapes are known to be those of the file
+            network = architecture.from_state(state)
     except (KeyError, IndexError) as error:
         raise CheckpointError(f"{path}: not a known network; it lacks or misshapes {error}") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+    except (RuntimeError, TypeError) as error:  # torch's own, for sizes beyond 64 bits
+        raise CheckpointError(f"{path}: not a known network; torch cannot build one of these widths") from error
     expected = network.state_dict()
     missing, surplus = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or surplus:
@@ -113,7 +116,21 @@ def _network_from_state(path: Path, state: Mapping[str, Tensor]) -> Network:
         if value.shape != expected[name].shape:
             wanted = list(expected[name].shape)
             raise CheckpointError(f"{path}: {name} has shape {list(value.shape)}; this network needs {wanted}")
-        if not value.is_floating_point() or not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {name} holds values that are not finite numbers")
-    network.load_state_dict({name: value.float() for name, value in state.items()})
+    network = network.to_empty(device="cpu")
+    network.load_state_dict({name: _in_fp32(path, name, value) for name, value in state.items()})
     return network
+
+
+def _in_fp32(path: Path, name: str, value: Tensor) -> Tensor:
+    """The values of a parameter. Raises CheckpointError where they are none, or not finite in FP32."""
+    if not value.is_floating_point() or value.layout is not torch.strided or value.is_meta:
+        raise CheckpointError(
+            f"{path}: {name} is {value.dtype}, {value.layout}, {value.device}; it must be dense floating point"
+        )
+    try:
+        wide = value.float()
+    except RuntimeError as error:  # a type that torch can store but not compute with
+        raise CheckpointError(f"{path}: {name} is {value.dtype}, which torch does not convert to FP32") from error
+    if not torch.isfinite(wide).all():
+        raise CheckpointError(f"{path}: {name} holds values that are not finite numbers in FP32")
+    return wide
