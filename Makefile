@@ -3,13 +3,15 @@
 # make serve      the server on this machine, until Ctrl-C
 # make bench      what it costs on this machine's processor, 17 to 30 minutes
 # make gpu-check  everything that needs an NVIDIA card
-.PHONY: demo test style types serve bench gpu-check engine
+# make engine     the shipped network's, in the place of any other; test and bench do so too
+.PHONY: demo test style types serve bench gpu-check engine installed-engine
 
 PYTHON ?= python3
 BIN := .venv/bin
+MANIFEST := model_repository/denoiser/1/openvino/manifest.json
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-demo: engine
+demo: installed-engine
 	$(BIN)/exposure demo --out demo
 
 test: .venv/installed
@@ -28,7 +30,7 @@ types: .venv/installed
 	@ln -s $(CURDIR)/export $(CURDIR)/client $(CURDIR)/kernels $(CURDIR)/training build/types/exposure/
 	MYPYPATH=build/types $(BIN)/mypy -p exposure
 
-serve: engine
+serve: installed-engine
 	$(BIN)/exposure serve
 
 bench: engine
@@ -42,6 +44,11 @@ gpu-check:
 	    || echo "gpu-check: pip cannot install .[$$extra] here; what needs it is not checked"; done; \
 	  $(BIN)/python benchmarks/gpu_check.py; \
 	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py; fi
+
+installed-engine: .venv/installed
+	@if [ -f $(MANIFEST) ] && ! grep -q "$$(sha256sum < checkpoints/unet.safetensors | cut -c -64)" $(MANIFEST); \
+	then echo "the engine that is installed is of another checkpoint, and stays; make engine replaces it"; \
+	else $(MAKE) --no-print-directory engine; fi
 
 engine: .venv/installed
 	$(BIN)/python export/build_engine.py --target openvino

@@ -12,7 +12,8 @@ if TYPE_CHECKING:  # gRPC takes a while to load
     from tritonclient.utils import InferenceServerException
 
 ADDRESS = re.compile(r"([^\s/]+):([0-9]{1,5})")
-HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset", re.I)  # gRPC: it was killed
+# gRPC: it was killed; Triton: it is being stopped, and has unloaded its models before its port is closed
+HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset|has no available versions", re.I)
 
 
 class ServerError(RuntimeError):
@@ -71,5 +72,5 @@ def host_of(address: str) -> str:
 
 
 def is_gone(error: "InferenceServerException") -> bool:
-    """Whether gRPC says that nobody answers, or hung up."""
+    """Whether nobody answers, somebody hung up or is about to."""
     return "UNAVAILABLE" in str(error.status()) or bool(HUNG_UP.search(str(error.message())))

@@ -6,7 +6,9 @@ import io
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -22,6 +24,8 @@ from .sample import make_sample
 from .server import ServerOptions, checkpoint_of, held_folder, running_server
 from .triton import ServerError
 
+# Set by a signal: its KeyboardInterrupt is lost where Python happens to be in the callback of a weak reference.
+_ending = threading.Event()
 OPEN = 'see "Serving other machines" in client/README.md'
 
 
@@ -30,10 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     `denoise` may go on later.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    _ending.clear()
     extra = {"train": "train", "evaluate": "train", "ui": "ui"}.get("".join(arguments[:1]), "demo")
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup sets it
-            signal.signal(ending, signal.default_int_handler)
+            signal.signal(ending, _end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file need not be text
     try:
@@ -47,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    _ending.set()
+    signal.default_int_handler(number, frame)
 
 
 def ui(options: argparse.Namespace) -> int:
@@ -81,8 +91,10 @@ def serve(options: argparse.Namespace) -> int:
             _complain(f"{options.host} is open to other machines, without password or encryption: {OPEN}")
         others = f"HTTP at {server.http}; metrics at http://{server.metrics}/metrics"
         print(f"ready: gRPC at {server.address}; {others}; stop with Ctrl-C", flush=True)
-        print(f"{checkpoint_of(settings)}; log until then: {server.log}", flush=True)
+        print(f"{checkpoint_of(server, settings)}; log until then: {server.log}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
+            if _ending.is_set():
+                return 0
             server.process.wait()
             raise ServerError(f"the server stopped: {server.failure()}")
     return 0

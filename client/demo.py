@@ -10,7 +10,7 @@ from exposure.sensor import pack
 
 from . import output, rawfile
 from .recipe import Recipe
-from .sample import make_sample
+from .sample import make_sample, refuse_others
 from .stopwatch import Stopwatch
 from .triton import Client
 
@@ -18,8 +18,15 @@ PASSES = 3
 
 
 def run(client: Client, folder: Path) -> None:
-    """Make a sample in `folder`, denoise it, write the pictures, print PSNR, SSIM and the time of each stage."""
+    """Make a sample in `folder`, denoise it, write the pictures, print PSNR, SSIM and the time of each stage.
+
+    Raises ValueError rather than replace files that are of no demo.
+    """
     watch = Stopwatch()
+    dng, pair = folder / "sample_exposed.dng", folder / "before_after.png"
+    refuse_others(dng)
+    if pair.exists() and not dng.exists():
+        raise ValueError(f"{pair} exists, and {dng.name} of the same demo does not; give another --out")
     sample = make_sample(folder)
     with watch.timed("read the RAW file"):
         file = rawfile.read(sample.dark)
@@ -32,7 +39,6 @@ def run(client: Client, folder: Path) -> None:
     request()  # the engine compiles itself for a new frame size
     with watch.request(f"request, {PASSES} passes", client):
         result = request()
-    dng, pair = folder / "sample_exposed.dng", folder / "before_after.png"
     with watch.timed("write the DNG"):
         output.write(dng, file, recipe.finish(file, result, choice))
     with watch.timed("develop and write the picture"):

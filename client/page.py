@@ -154,9 +154,8 @@ class Desk:
 
         Where only strength or formats have changed, the server's earlier answer serves.
         """
-        remove(earlier)
         if upload is None:
-            return Shown("drop a RAW file first").values()
+            return Shown("drop a RAW file first", kept=earlier).values()
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         try:
             recipe = Recipe(
@@ -166,10 +165,12 @@ class Desk:
                 strength=strength,
                 formats=tuple(formats),
             )
-            return self._exposed(Path(upload), recipe, folder, earlier, progress).values()
+            shown = self._exposed(Path(upload), recipe, folder, earlier, progress)
         except (ServerError, ValueError, OSError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            return Shown(_refusal(upload, error)).values()
+            return Shown(_refusal(upload, error), kept=earlier).values()
+        remove(earlier)
+        return shown.values()
 
     def _exposed(self, path: Path, recipe: Recipe, folder: Path, earlier: Kept | None, progress: gr.Progress) -> Shown:
         watch = Stopwatch()

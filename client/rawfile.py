@@ -125,18 +125,22 @@ def render(
 ) -> NDArray[Any]:
     """Develop a mosaic as LibRaw would develop the file it came from: [h, w, 3] sRGB, 8 or 16 bit.
 
-    linear: no tone curve, for further processing. half_size: one pixel for each 2x2 cell, quickly.
+    linear: no tone curve, for further processing. half_size: one pixel for each 2x2 cell, quickly. Raises RawFileError
+    where the file has gone or changed meanwhile.
     """
-    with rawpy.imread(str(file.path)) as raw:
-        raw.raw_image_visible[:] = mosaic
-        return raw.postprocess(
-            use_camera_wb=file.white_balance is not None,
-            no_auto_bright=True,
-            half_size=half_size,
-            adjust_maximum_thr=0.0,  # else LibRaw takes a picture's brightest pixel for white
-            output_bps=bits,
-            gamma=(1, 1) if linear else (2.4, 12.92),
-        )
+    try:
+        with rawpy.imread(str(file.path)) as raw:
+            raw.raw_image_visible[:] = mosaic
+            return raw.postprocess(
+                use_camera_wb=file.white_balance is not None,
+                no_auto_bright=True,
+                half_size=half_size,
+                adjust_maximum_thr=0.0,  # else LibRaw takes a picture's brightest pixel for white
+                output_bps=bits,
+                gamma=(1, 1) if linear else (2.4, 12.92),
+            )
+    except rawpy.LibRawError as error:
+        raise RawFileError(f"LibRaw cannot read it once more, to develop it ({_reason(error)})") from error
 
 
 @contextlib.contextmanager

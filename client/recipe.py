@@ -15,6 +15,8 @@ from . import target
 from .output import FORMATS, Exposed, asked_for, brightened
 from .rawfile import RawFile
 
+LARGEST_FP32 = float(np.finfo(np.float32).max)  # ratio and gain are sent so
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -53,11 +55,11 @@ class Recipe:
         targets = [name for name in ("ratio", "ev", "like", "auto") if getattr(self, name) not in (None, False)]
         if len(targets) != 1:
             raise ValueError(f"{' and '.join(targets) or 'nothing'} is given; give one of ratio, ev, like and auto")
-        if self.ratio is not None and not 1 <= self.ratio < np.inf:
+        if self.ratio is not None and not 1 <= self.ratio <= LARGEST_FP32:
             raise ValueError(f"--ratio is {self.ratio:g}; a target exposure is at least the file's own (1)")
         if self.ev is not None:
             target.ratio_from_ev(self.ev)
-        if self.gain is not None and not 0 < self.gain < np.inf:
+        if self.gain is not None and not _is_positive(self.gain):
             raise ValueError(f"--gain is {self.gain:g}; it must be positive, in DN per electron")
         if self.iso is not None and not 0 < self.iso < np.inf:
             raise ValueError(f"--iso is {self.iso:g}; it must be positive")
@@ -123,6 +125,11 @@ class Recipe:
         told = [value for value in file.noise_profile[1::2] if np.isfinite(value)]
         offset = max(float(np.mean(told)), 0.0) if told else offset
         return (self.strength + own * choice.ratio**0.5) ** 2 * scale, (own * choice.ratio) ** 2 * offset
+
+
+def _is_positive(gain: float) -> bool:
+    """Also as the server gets it, in FP32."""
+    return float(np.finfo(np.float32).tiny) <= gain <= LARGEST_FP32
 
 
 def formats_of(text: str) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, expose_short, noise_profile
@@ -19,6 +20,8 @@ from .rawfile import RawFile
 SENSOR = Sensor(black=(800, 800, 800, 800), white=16383, cfa=((0, 1), (1, 2)))
 XYZ_TO_CAMERA = np.array([[0.66, -0.19, -0.05], [-0.46, 1.23, 0.26], [-0.06, 0.14, 0.65]])
 CAMERA = "SonyA7S2"
+MODEL = f"simulated {CAMERA}"
+NAMES = ("sample.dng", "sample_clean.dng")
 ISO = (50.0, 409_600.0)  # what that camera can be set to
 
 
@@ -36,9 +39,12 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
     """Write sample.dng and sample_clean.dng, 512x512 RGGB, 14 bit, with a noise profile in the dark one.
 
     The scene is NASA's portrait of the astronaut Eileen Collins (public domain, shipped with scikit-image); the noise
-    is the `P+g` model of the Sony A7S2.
+    is the `P+g` model of the Sony A7S2. Raises ValueError for numbers that make no sense, and rather than replace a
+    file that is no sample.
     """
     _check(ratio, iso, seed)
+    for name in NAMES:
+        refuse_others(folder / name)
     prepare_folder(folder)
     camera = CAMERAS[CAMERA]
     gain = camera.gain(iso)
@@ -50,11 +56,25 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
     )
     dark = np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)  # noise below black is recorded too
     profile = noise_profile(gain, read_noise.scale, saturation)
-    sample = Sample(folder / "sample.dng", folder / "sample_clean.dng", ratio, gain)
+    sample = Sample(folder / NAMES[0], folder / NAMES[1], ratio, gain)
     for path, mosaic, noise in ((sample.dark, dark, profile), (sample.clean, clean, None)):
         with whole(path) as part:
             write_dng(part, _described(path, mosaic, iso), mosaic, noise)
     return sample
+
+
+def refuse_others(path: Path) -> None:
+    """Raise ValueError, one sentence, where a file is there that is not of the simulated camera."""
+    if path.exists() and _model_of(path) != MODEL:
+        raise ValueError(f"{path} exists, and is not of the simulated camera; give another --out")
+
+
+def _model_of(path: Path) -> str:
+    try:
+        with tifffile.TiffFile(path) as tif:
+            return str(tif.pages.first.tags["Model"].value)
+    except Exception:  # tifffile raises many kinds on what is no TIFF
+        return ""
 
 
 def _check(ratio: float, iso: float, seed: int) -> None:
@@ -85,7 +105,7 @@ def _described(path: Path, mosaic: NDArray[np.uint16], iso: float) -> RawFile:
         mosaic=mosaic,
         sensor=SENSOR,
         make="exposure",
-        model=f"simulated {CAMERA}",
+        model=MODEL,
         iso=iso,
         white_balance=(red, green, blue),
         xyz_to_camera=tuple(XYZ_TO_CAMERA.ravel().tolist()),

@@ -64,12 +64,18 @@ class Server:
         self.process, self.log = process, log
 
     def failure(self) -> str:
-        """Why a model did not load, or what the server said last: the tail of an error message."""
+        """What killed it, why a model did not load, or what the server said last: the tail of an error message."""
+        status = self.process.poll()
+        if status is not None and status < 0 and -status != signal.SIGTERM:
+            from_memory = "; memory may not have sufficed" if -status == signal.SIGKILL else ""
+            return f"{signal.Signals(-status).name} ended it{from_memory}"
         log = self.log.read_text(errors="replace")
         unloaded = re.search(r'failed to load .* version \d+: (?:\w+: )*(.*?)(?:\\n|"|$)', log, re.MULTILINE)
         if unloaded:
             return unloaded[1]
-        return next((line for line in reversed(log.splitlines()) if line), "it said nothing").removeprefix("error: ")
+        lines = [line for line in log.splitlines() if line]
+        told = [line for line in lines if not re.match(r"[WI]\d{4} ", line)]  # no warnings, no remarks
+        return next(reversed(told or lines), "it said nothing").removeprefix("error: ")
 
 
 @contextlib.contextmanager
@@ -130,11 +136,17 @@ def remove_leftovers() -> None:
                 os.close(handle)
 
 
-def checkpoint_of(options: ServerOptions) -> str:
-    """What is served, for people: the first digits of its checkpoint's SHA-256, and its licence."""
+def checkpoint_of(server: Server, options: ServerOptions) -> str:
+    """What is served, for people: the first digits of its checkpoint's SHA-256, and its licence.
+
+    The server is asked; the licence, which it does not know, is the manifest's, if that still is of this checkpoint.
+    """
+    with Client(server.address) as client:
+        checkpoint = client.checkpoint()
     told = json.loads((_engine(options) / "manifest.json").read_text())
-    checkpoint = told.get("built_from", {}).get("checkpoint", "unknown")  # the server itself wants neither
-    return f"checkpoint {checkpoint[:12]}, licence {told.get('licence', 'unknown')}"
+    same = told.get("built_from", {}).get("checkpoint", "") == checkpoint
+    licence = told.get("licence", "unknown") if same else "unknown, since another engine was installed meanwhile"
+    return f"checkpoint {checkpoint[:12] or 'unknown'}, licence {licence}"
 
 
 def _engine(options: ServerOptions) -> Path:

@@ -20,10 +20,12 @@ import tritonclient.grpc as grpc
 from conftest import CFAS, PROJECT, shared_memory
 from numpy.typing import NDArray
 from test_server import FREE, dark
+from tritonclient.utils import InferenceServerException
 
 import exposure.client.server as launcher
 from exposure import Sensor
 from exposure.client import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError, command, reach, triton
+from exposure.client.access import is_gone
 from exposure.client.connection import Connection, Request, _tensors, smallest_request
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
@@ -104,6 +106,29 @@ def test_a_restarted_server_is_found_again(small_repository: Path) -> None:
             with running_server(again):
                 np.testing.assert_array_equal(waiting.result(timeout=60), expected)
                 client.close()
+
+
+def test_a_server_that_is_being_stopped_is_waited_for(small_repository: Path) -> None:
+    """In order, with requests under way: Triton refuses new ones, then forgets its models, then closes its port."""
+    mosaic = dark((900, 900), SENSOR)
+    with running_server(ServerOptions(small_repository, **FREE)) as server, ThreadPoolExecutor(3) as threads:
+        address = server.address
+        with Client(address, in_flight=3) as client:
+            expected = client.denoise(mosaic, SENSOR, **PHYSICS)
+            asked = [threads.submit(client.denoise, mosaic, SENSOR, **PHYSICS) for _ in range(12)]
+            asked[2].result(timeout=60)
+            server.process.terminate()
+            server.process.wait(timeout=30)
+            again = ServerOptions(small_repository, **{**FREE, "grpc_port": int(address.rpartition(":")[2])})
+            with running_server(again):
+                for answer in asked:
+                    np.testing.assert_array_equal(answer.result(timeout=60), expected)
+
+
+def test_what_triton_says_while_it_stops_is_no_refusal() -> None:
+    for sentence in ("Request for unknown model: 'exposure_3' has no available versions", "Socket closed"):
+        assert is_gone(InferenceServerException(sentence, status="StatusCode.NOT_FOUND"))
+    assert not is_gone(InferenceServerException("RATIO is 0", status="StatusCode.INVALID_ARGUMENT"))
 
 
 def test_a_dead_server_among_several_loses_no_request(address: str) -> None:

@@ -14,7 +14,7 @@ import tifffile
 from conftest import shared_memory
 from PIL import Image
 
-from exposure.client import command, manifest, reach
+from exposure.client import batch, command, denoise_command, manifest, reach
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import read
 from exposure.client.sample import make_sample
@@ -221,6 +221,60 @@ def test_an_absent_server_is_one_sentence(sample: Path, tmp_path: Path, capsys: 
     assert json.loads(capsys.readouterr().out) == {"status": "ended", "reason": sentence}
 
 
+def test_a_bar_makes_room_for_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar's stream and the standard output are two, and one terminal."""
+    reader, terminal = os.openpty()
+    with os.fdopen(terminal, "w") as stream, os.fdopen(os.dup(terminal), "w") as out:
+        monkeypatch.setattr(sys, "stdout", out)
+        report = denoise_command.Report(2, False, stream)
+        report.progress(0.5)
+        for status in (batch.HELD, batch.FAILED):
+            report.outcome(batch.Outcome(Path("a.dng"), status, reason="it is odd"))
+        report.summary()
+        shown = os.read(reader, 100_000).decode().split("\r\n")
+    os.close(reader)
+    lines = [line.rpartition("\r")[2] for line in shown]  # what a terminal leaves of them
+    assert "%|" in shown[0]
+    assert lines[:2] == ["a.dng: already done", "exposure: a.dng: it is odd"]
+
+
+def test_a_standard_error_that_is_closed(address: str, sample: Path, tmp_path: Path) -> None:
+    flags = [
+        sample,
+        "--ratio",
+        20,
+        "--passes",
+        1,
+        "--preview",
+        "--server",
+        address,
+        "--out",
+        tmp_path / "out",
+        "--json",
+    ]
+    program = [sys.executable, "-m", "exposure.client.command", "denoise", *map(str, flags)]
+    told = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *program], capture_output=True, check=False)
+    assert told.returncode == 0
+    assert [json.loads(line)["status"] for line in told.stdout.splitlines()] == ["done"]
+    assert results(tmp_path / "out") == {"sample_exposed.dng", "sample_preview.png"}
+
+
+@pytest.mark.parametrize("where", ["/dev/full", "a pipe that nobody reads"])
+def test_a_standard_output_that_takes_nothing(sample: Path, tmp_path: Path, where: str) -> None:
+    """The files are done nevertheless; nothing is said about it, at the end neither."""
+    other = shutil.copy(sample, tmp_path / "other.dng")
+    program = [sys.executable, "-m", "exposure.client.command", "denoise", str(sample), str(other)]
+    flags = ["--ratio", "20", "--dry-run", "--out", str(tmp_path / "out")]
+    if where == "/dev/full":
+        out = os.open(where, os.O_WRONLY)
+    else:
+        reader, out = os.pipe()
+        os.close(reader)
+    told = subprocess.run([*program, *flags], stdout=out, stderr=subprocess.PIPE, check=False)
+    os.close(out)
+    assert (told.returncode, told.stderr) == (0, b"")
+
+
 REACH = [
     (["--header", "secret"], '--header is "secret"; write "NAME: VALUE"'),
     (["--header", "x y: secret"], '--header is "x y: secret"; write "NAME: VALUE"'),
@@ -277,6 +331,34 @@ def test_an_empty_path_is_not_this_folder(capsys: pytest.CaptureFixture[str], wo
     with pytest.raises(SystemExit, match="2"):
         command.main(words)
     assert capsys.readouterr().err.endswith(": the path is empty\n")
+
+
+@pytest.mark.parametrize("name", ["sample.dng", "sample_clean.dng"])
+def test_a_sample_replaces_samples_only(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    source = data / "raw" / "blackmagic_dark_GBRG_12bit.dng"
+    shutil.copy(source, tmp_path / name)
+    assert command.main(["sample", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.endswith(f"{name} exists, and is not of the simulated camera; give another --out\n")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_bytes() == source.read_bytes()
+    (tmp_path / name).unlink()
+    assert command.main(["sample", "--out", str(tmp_path)]) == 0
+    assert command.main(["sample", "--out", str(tmp_path), "--seed", "1"]) == 0
+
+
+@pytest.mark.parametrize("name", ["sample.dng", "sample_exposed.dng", "before_after.png"])
+def test_a_demo_replaces_demos_only(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("of somebody")
+    assert command.main(["demo", "--server", address, "--out", str(tmp_path)]) == 1
+    assert f"{name} exists, and " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        assert command.main(["demo", "--server", address, "--out", str(tmp_path)]) == 0
 
 
 def test_formats_have_several_names(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

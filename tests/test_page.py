@@ -319,6 +319,29 @@ def _download(browser: Browser, by_command: Path, *names: str) -> None:
         assert (browser.downloads / name).read_bytes() == (by_command / name).read_bytes()
 
 
+def test_a_refused_setting_throws_nothing_away(address: str, sample: Path, tmp_path: Path) -> None:
+    """The answer is there for the next try, and the files that the tab shows until there are others."""
+    from exposure.client import page
+    from exposure.client.reader import readers
+
+    with Client(address) as client, readers(1) as reading:
+        desk = page.Desk(client, reading, tmp_path)
+
+        def press(gain: float, formats: list[str], earlier: page.Kept | None) -> page.Shown:
+            return page.Shown(*desk.expose(str(sample), page.RATIO, 20, None, gain, 1, 1.0, formats, earlier))
+
+        first = press(3, ["dng"], None)
+        assert first.kept is not None
+        assert "request" in first.timings
+        assert first.kept.checkpoint == client.checkpoint()
+        refused = press(-2, ["dng"], first.kept)
+        assert "gain is -2" in refused.told
+        assert all(Path(path).is_file() for path in first.results or ())
+        again = press(3, ["jpg"], refused.kept)
+        assert "request" not in again.timings
+        assert not first.kept.folder.exists()
+
+
 def _check_pictures(browser: Browser) -> None:
     """Both are there and differ; the slider moves the border; a click shows each pixel as one of the screen."""
     browser.until(lambda: browser.script("return document.querySelector('#pair .before').naturalWidth") == 512)

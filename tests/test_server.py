@@ -598,8 +598,8 @@ def test_a_bf16_engine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=3)) == 0
 
 
-def test_a_cold_start_is_short(tmp_path: Path, repository: Path) -> None:
-    """From the command to the first result with an installed engine: 5 s on two idle cores; a busy machine gets more."""
+def test_a_cold_start_is_short(repository: Path) -> None:
+    """From the command to the first result with an installed engine: 5 s on two idle cores; busy ones get more."""
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
     mosaic = dark((256, 256), sensor)
     ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
