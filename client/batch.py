@@ -9,18 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from . import manifest, output
 from .access import ServerError, ServerGoneError
-from .inputs import PREVIEW, Source, resolved
-from .manifest import OutputError
+from .inputs import PREVIEW, Names, Source, resolved
+from .manifest import Manifest, OutputError, TakenError
 from .rawfile import RawFile, RawFileError
-from .reader import Readers, readers
+from .reader import Readers
 from .recipe import Choice, Recipe
 from .sidecar import Sidecars, with_sidecars, write_copies
 from .triton import Client
@@ -31,12 +31,12 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file will fare bett
 MOST_BYTES_PER_PIXEL = 8  # of a result: a TIFF has three of 16 bits
 UNTOLD = (OSError, ValueError)  # a terminal that is gone, or cannot show a name: the files are done nevertheless
 
-DONE, HELD, FAILED, PLANNED = "done", "already done", "failed", "planned"
+DONE, HELD, FAILED, PLANNED, TAKEN = "done", "already done", "failed", "planned", "left to another run"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file: one of DONE, HELD, FAILED and PLANNED, and the sentence or the results.
+    """What became of one file: one of DONE, HELD, FAILED, PLANNED and TAKEN, and the sentence or the results.
 
     warning: a sentence about what was left out. replaces: results of a plan that are there already.
     """
@@ -90,21 +90,27 @@ class Batch:
     in_flight: int = 2
     overwrite: bool = False
     dry_run: bool = False
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _telling: threading.Lock = field(default_factory=threading.Lock)
-    _claiming: threading.Lock = field(default_factory=threading.Lock)
-    _taken: dict[Path, Path] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._manifest = Manifest(self.out)
+        self._targets = {
+            source: source.targets(self.out, self.recipe.formats, self.recipe.preview) for source in self.sources
+        }
+        self._names = Names(self._targets)
+        self._inputs = {resolved(source.path) for source in self.sources}
+        self._stop = threading.Event()
+        self._telling = threading.Lock()
+        self._asking = threading.BoundedSemaphore(self.in_flight)
+        self._writing = threading.BoundedSemaphore(WRITERS)
+        self._readers = Readers(READERS)
+        self._client: Client | None = None
+        self._long: RawFile | None = None  # of --like
+        self._settings = ""
 
     def run(self) -> None:
         """Do all files. Raises ServerGoneError or OutputError when no further file can be done."""
-        self._manifest = manifest.Manifest(self.out)
-        self._inputs = {resolved(source.path) for source in self.sources}
-        self._asking = threading.BoundedSemaphore(self.in_flight)
-        self._writing = threading.BoundedSemaphore(WRITERS)
-        self._long: RawFile | None = None
-        self._client: Client | None = None
-        with readers(READERS) as self._readers:
-            self._settings = self._settled(self._readers)
+        with closing(self._readers):
+            self._settle()
             if not self.dry_run:
                 manifest.remove_leftovers({self.out / source.folder for source in self.sources})
             workers = min(self.in_flight + READERS + WRITERS, len(self.sources))
@@ -123,47 +129,47 @@ class Batch:
             self._client.close()
         self._readers.close()
 
-    def _settled(self, readers: Readers) -> str:
-        """The settings as text, by which the manifest tells them; the file of --like counts by its content."""
+    def _settle(self) -> None:
+        """Read --like; put the settings as text, by which the manifest tells them: that file counts by its content."""
         settings = asdict(self.recipe)
         del settings["formats"], settings["preview"]  # each result is noted by itself
         if self.recipe.like is not None:
             try:
                 settings["like"] = _content_of(self.recipe.like)
-                self._long = readers.read(self.recipe.like)
+                self._long = self._readers.read(self.recipe.like)
             except RawFileError as error:
                 raise ValueError(f"--like {self.recipe.like}: {error}") from error
-        return json.dumps(settings, sort_keys=True)
+        self._settings = json.dumps(settings, sort_keys=True)
 
     def _one(self, source: Source) -> None:
-        if self._stop.is_set():
-            return
-        try:
-            outcome = self._process(source)
-        except Exception as error:  # whatever is odd about one file, the others get their turn
-            if self._stop.is_set():  # by another thread, which tells why
+        with self._names.turn(source):
+            if self._stop.is_set():
                 return
-            if isinstance(error, ServerGoneError | OutputError):
-                self._stop.set()
-                raise
-            known = isinstance(error, ServerError | ValueError | OSError)
-            outcome = Outcome(
-                source.path, FAILED, reason=str(error) if known else f"it cannot be processed ({error!r})"
-            )
+            try:
+                outcome = self._process(source, self._targets[source])
+            except Exception as error:  # whatever is odd about one file, the others get their turn
+                if self._stop.is_set():  # by another thread, which tells why
+                    return
+                if isinstance(error, ServerGoneError | OutputError):
+                    self._stop.set()
+                    raise
+                outcome = _refused(source, error)
+            if outcome.status != FAILED:
+                self._names.keep(source)
         with self._telling, suppress(*UNTOLD):
             self.watcher.outcome(outcome)
 
-    def _process(self, source: Source) -> Outcome:
+    def _process(self, source: Source, targets: list[Path]) -> Outcome:
         if source.problem:
             raise RawFileError(source.problem)
-        targets = source.targets(self.out, self.recipe.formats, self.recipe.preview)
         self._refuse_inputs(targets)
         content = _content_of(source.path)
+        self._names.refuse_taken(source)
         made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
         if self.dry_run:
             return self._planned(source, targets, content, made_by)
         if made_by is not None and made_by == self._checkpoint():
-            return self._held(source, targets)
+            return Outcome(source.path, HELD, tuple(targets))
         started = time.monotonic()
         file, choice, sidecars = self._chosen(source, targets, content)
         network = self._checkpoint()
@@ -181,31 +187,39 @@ class Batch:
                 raise
             self._manifest.finish(targets, checkpoint)
         seconds = time.monotonic() - started
-        return Outcome(source.path, DONE, tuple(targets), "", choice, file.mosaic.size / 1e6, seconds, sidecars.warning)
+        return Outcome(
+            source.path,
+            DONE,
+            tuple(targets),
+            choice=choice,
+            megapixels=file.mosaic.size / 1e6,
+            seconds=seconds,
+            warning=sidecars.warning,
+        )
 
     def _planned(self, source: Source, targets: list[Path], content: str, made_by: str | None) -> Outcome:
         """What would be done. Only the servers know whether their network still is the one that made a result."""
         if made_by is not None:
-            return self._held(source, targets)
-        file, choice, sidecars = self._chosen(source, targets, content)
-        megapixels = file.mosaic.size / 1e6
-        there = tuple(target for target in targets if target.exists())
-        return Outcome(source.path, PLANNED, tuple(targets), "", choice, megapixels, 0.0, sidecars.warning, there)
-
-    def _held(self, source: Source, targets: Sequence[Path]) -> Outcome:
-        """A file whose results are there."""
-        with self._claim(source, targets):
             return Outcome(source.path, HELD, tuple(targets))
+        file, choice, sidecars = self._chosen(source, targets, content)
+        return Outcome(
+            source.path,
+            PLANNED,
+            tuple(targets),
+            choice=choice,
+            megapixels=file.mosaic.size / 1e6,
+            warning=sidecars.warning,
+            replaces=tuple(target for target in targets if target.exists()),
+        )
 
     def _chosen(self, source: Source, targets: Sequence[Path], content: str) -> tuple[RawFile, Choice, Sidecars]:
-        """The file, what is asked for it, and what lies beside it, which a DNG takes along; the results are its own."""
+        """The file, what is asked for it, and what lies beside it, which a DNG takes along."""
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
         sidecars = with_sidecars(file, results[0]) if results else Sidecars(file)
-        with self._claim(source, targets):
-            if not self.overwrite:
-                self._manifest.refuse_others(content, targets)
+        if not self.overwrite:
+            self._manifest.refuse_others(content, source.path, targets)
         return sidecars.file, choice, sidecars
 
     def _checkpoint(self) -> str:
@@ -259,17 +273,6 @@ class Batch:
                 raise RawFileError(f"its result {target} is an input too; choose another --out")
 
     @contextmanager
-    def _claim(self, source: Source, targets: Sequence[Path]) -> Iterator[None]:
-        """Results belong to the first file that can be done: none that was refused, or is in the block, claims them."""
-        with self._claiming:
-            for target in targets:
-                if target in self._taken:
-                    remedy = "do it in a command of its own, with another --out"
-                    raise RawFileError(f"its result {target} is also that of {self._taken[target]}; {remedy}")
-            yield
-            self._taken.update(dict.fromkeys(targets, source.path))
-
-    @contextmanager
     def _room(self, file: RawFile) -> Iterator[None]:
         """A full or read-only disk ends the batch in one sentence."""
         try:
@@ -284,6 +287,12 @@ class Batch:
                 raise
             reason = (error.strerror or os.strerror(errno.ENOSPC)).lower()
             raise OutputError(f"{self.out} takes no more files ({reason})") from error
+
+
+def _refused(source: Source, error: Exception) -> Outcome:
+    known = isinstance(error, ServerError | ValueError | OSError)
+    reason = str(error) if known else f"it cannot be processed ({error!r})"
+    return Outcome(source.path, TAKEN if isinstance(error, TakenError) else FAILED, reason=reason)
 
 
 def _content_of(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import functools
 import json
 import os
 import sys
@@ -18,8 +17,8 @@ from tqdm import tqdm
 from exposure.schedule import SERVED_PASSES
 
 from .access import ServerError, ServerGoneError
-from .batch import DONE, FAILED, HELD, PLANNED, UNTOLD, Batch, Outcome
-from .inputs import Source, find_sources, prepare_folder, without_results
+from .batch import DONE, FAILED, HELD, PLANNED, TAKEN, UNTOLD, Batch, Outcome
+from .inputs import Source, find_sources, prepare_folder, resolved, without_results
 from .manifest import Manifest, OutputError
 from .output import FORMATS
 from .reach import add_server_flags, addresses, checked, client_for
@@ -30,19 +29,34 @@ from .triton import IN_FLIGHT, Client
 def denoise_files(options: argparse.Namespace) -> int:
     """Denoise every file that can be; report and skip the others. Flags that make no sense end it before any is read.
 
-    Returns 0, or 1 where files were refused or the run cannot go on, 75 where it ended and may go on later.
+    Returns 0, or 1 where files were refused or the run cannot go on, 75 where the same command may do more later.
     """
+    _open_standard_error()
     checked(options)
     recipe = _recipe(options)
+    with contextlib.ExitStack() as stack:  # a server of the call's own ends after everything is told
+        try:
+            return _run(options, recipe, SharedClient(lambda: stack.enter_context(client_for(options))))
+        except (ServerGoneError, OutputError) as error:
+            _tell_ending(str(error), options.json)
+            return os.EX_TEMPFAIL if _may_pass(error) else 1
+        except KeyboardInterrupt:
+            _tell_ending("it was interrupted", options.json)
+            raise
+        finally:
+            _drop_untold()
+
+
+def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") -> int:
+    """Find the files and do them."""
     sources = _sources(options)
     prepare_folder(options.out, make=not options.dry_run)
-    ending: ServerGoneError | OutputError | None = None
-    with _report(len(sources), options.json) as report, contextlib.ExitStack() as stack:
+    with _report(len(sources), options.json) as report:
         batch = Batch(
             sources,
             recipe,
             options.out,
-            client=_once(lambda: stack.enter_context(client_for(options))),
+            client=client,
             watcher=report,
             in_flight=IN_FLIGHT * len(addresses(options.server)),
             overwrite=options.overwrite,
@@ -50,14 +64,11 @@ def denoise_files(options: argparse.Namespace) -> int:
         )
         try:
             batch.run()
-        except (ServerGoneError, OutputError) as error:
-            ending = error
         finally:
             report.summary()
-        if ending is not None:
-            report.ended(str(ending))
-            return os.EX_TEMPFAIL if _may_pass(ending) else 1
-    return 1 if report.failures else 0
+    if report.counts[FAILED]:
+        return 1
+    return os.EX_TEMPFAIL if report.counts[TAKEN] else 0
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
@@ -85,16 +96,20 @@ def _may_pass(ending: ServerGoneError | OutputError) -> bool:
 
 def _sources(options: argparse.Namespace) -> list[Source]:
     """What the command line names, without results: whoever repeats a command with *.dng means the originals."""
-    found = find_sources(options.files, options.out, recursive=options.recursive)
-    sources = without_results(found, options.out, Manifest(options.out).results())
+    found = find_sources(options.files, recursive=options.recursive)
+    made = Manifest(options.out).results()
+    sources = without_results(found, options.out, made)
     kept = set(sources)
     left = [source.path for source in found if source not in kept]
     if left:
-        which = f"{left[0]} is a result" if len(left) == 1 else f"{left[0]} and {len(left) - 1} more are results"
-        sentence = f"{which} of this command in {options.out}, left out; another --out exposes results once more"
+        which = f"{left[0]} is" if len(left) == 1 else f"{left[0]} and {len(left) - 1} more are"
+        known = {resolved(path) for path in left} <= {resolved(path) for path in made}
+        what = "made by" if known else "named like results of"
+        sentence = f"{which} {what} this command in {options.out}, left out; another --out exposes results once more"
         if not sources:
             raise ValueError(sentence)
-        print(f"exposure: {sentence}", file=sys.stderr)
+        with contextlib.suppress(*UNTOLD):
+            print(f"exposure: {sentence}", file=sys.stderr)
     return sources
 
 
@@ -102,9 +117,8 @@ class Report:
     """What people see: progress, a sentence for each file, a summary. With `as_json`, lines for scripts instead."""
 
     def __init__(self, files: int, as_json: bool, stream: TextIO) -> None:
-        self.failures: list[Outcome] = []
+        self.counts: Counter[str] = Counter()  # of files, by status
         self._files, self._as_json, self._stream = files, as_json, stream
-        self._counts: Counter[str] = Counter()
         self._started = time.monotonic()
         form = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
         self._bar: Any = tqdm(
@@ -119,49 +133,47 @@ class Report:
 
     def outcome(self, outcome: Outcome) -> None:
         """Tell what became of a file."""
-        self._counts[outcome.status] += 1
-        missing = sum(self._counts.values()) - self._shown  # a file that failed, or was there, made no progress
+        self.counts[outcome.status] += 1
+        missing = self.counts.total() - self._shown  # a file that failed, or was there, made no progress
         if missing > 0 and outcome.status != DONE:
             self.progress(min(missing, 1.0))
-        if outcome.status == FAILED:
-            self.failures.append(outcome)
         if self._as_json:
-            print(outcome.as_json(), flush=True)
-        elif outcome.status == FAILED:
-            self._say(f"exposure: {outcome.source}: {outcome.reason}")
+            self._tell(outcome.as_json())
+        elif outcome.status in (FAILED, TAKEN):
+            self._complain(f"{outcome.source}: {outcome.reason}")
         elif outcome.status == HELD:
-            tqdm.write(f"{outcome.source}: already done")
+            self._tell(f"{outcome.source}: already done")
         else:
             took = f", {outcome.seconds:.1f} s" if outcome.status == DONE else ""
-            tqdm.write(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
+            self._tell(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
             for path in outcome.results:
                 plan = "would replace " if path in outcome.replaces else "would write "
-                tqdm.write(f"  {'' if outcome.status == DONE else plan}{path}")
+                self._tell(f"  {'' if outcome.status == DONE else plan}{path}")
             if outcome.warning:
-                self._say(f"exposure: {outcome.source}: {outcome.warning}")
+                self._complain(f"{outcome.source}: {outcome.warning}")
 
     def summary(self) -> None:
         """Counts, time and the files that failed, for more than one file."""
-        self._bar.close()
+        with contextlib.suppress(*UNTOLD):
+            self._bar.close()
         seconds = time.monotonic() - self._started
         if self._as_json or self._files < 2:
             return
-        told = ", ".join(f"{self._counts[status]} {status}" for status in (DONE, PLANNED, HELD) if self._counts[status])
-        if told:
-            rate = f", {self._counts[DONE] / seconds * 3600:.0f} files an hour" if self._counts[DONE] else ""
-            print(f"{told} in {seconds:.0f} s{rate}")
-        if self.failures:
-            self._say(f"exposure: {len(self.failures)} of {self._files} files failed")
+        counted = [status for status in (DONE, PLANNED, HELD, TAKEN) if self.counts[status]]
+        if counted:
+            rate = f", {self.counts[DONE] / seconds * 3600:.0f} files an hour" if self.counts[DONE] else ""
+            self._tell(f"{', '.join(f'{self.counts[status]} {status}' for status in counted)} in {seconds:.0f} s{rate}")
+        if self.counts[FAILED]:
+            self._complain(f"{self.counts[FAILED]} of {self._files} files failed")
 
-    def ended(self, reason: str) -> None:
-        """Tell, last of all, why files were not looked at."""
+    def _tell(self, line: str) -> None:
+        """Results go to the standard output; where both are one terminal, the bar makes room."""
+        with contextlib.suppress(*UNTOLD), tqdm.external_write_mode(self._stream):
+            print(line, flush=True)
+
+    def _complain(self, sentence: str) -> None:
         with contextlib.suppress(*UNTOLD):
-            self._say(f"exposure: {reason}")
-            if self._as_json:
-                print(json.dumps({"status": "ended", "reason": reason}), flush=True)
-
-    def _say(self, sentence: str) -> None:
-        tqdm.write(sentence, file=self._stream)
+            tqdm.write(f"exposure: {sentence}", file=self._stream)
 
 
 @contextlib.contextmanager
@@ -175,28 +187,59 @@ def _report(files: int, as_json: bool) -> Iterator[Report]:
         yield Report(files, as_json, stream)
     finally:
         if stream is not sys.stderr:
-            stream.close()
+            with contextlib.suppress(*UNTOLD):
+                stream.close()
 
 
-def _once(make: Callable[[], Client]) -> Callable[[], Client]:
-    """The client, made when the first good file wants it; without one, no file can be done."""
-    lock = threading.Lock()
+def _tell_ending(reason: str, as_json: bool) -> None:
+    """Tell, last of all, why files were not looked at."""
+    with contextlib.suppress(*UNTOLD):
+        print(f"exposure: {reason}", file=sys.stderr, flush=True)
+    if as_json:
+        with contextlib.suppress(*UNTOLD):
+            print(json.dumps({"status": "ended", "reason": reason}), flush=True)
 
-    @functools.cache
-    def made() -> Client | ServerError:
+
+def _open_standard_error() -> None:
+    """Where the caller closed it (2>&-), open it on nothing: some other file would get its number, and what is told."""
+    if sys.stderr is None:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, 2)
+        os.set_inheritable(2, True)
+        sys.stderr = os.fdopen(2, "w", errors="backslashreplace")
+
+
+def _drop_untold() -> None:
+    """Drop what nobody reads any more (as after `| head`): Python would try to tell it at its end, and fail then."""
+    for stream in (sys.stdout, sys.stderr):
         try:
-            return make()
-        except ServerError as error:  # kept, too: the other files need not try again
-            return error
+            if stream is not None:
+                stream.flush()
+        except UNTOLD:
+            with contextlib.suppress(*UNTOLD):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
-    def client() -> Client:
-        with lock:
-            found = made()
-        if isinstance(found, ServerError):
-            raise ServerGoneError(str(found)) from found
-        return found
 
-    return client
+class SharedClient:
+    """The client of all files, made when the first good one wants it; where that failed, no other file tries again."""
+
+    def __init__(self, make: Callable[[], Client]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._made: Client | None = None
+        self._refusal: ServerError | None = None
+
+    def __call__(self) -> Client:
+        """Raises ServerGoneError: without a client, no file can be done."""
+        with self._lock:
+            if self._made is None and self._refusal is None:
+                try:
+                    self._made = self._make()
+                except ServerError as error:
+                    self._refusal = error
+            if self._made is None:
+                raise ServerGoneError(str(self._refusal)) from self._refusal
+            return self._made
 
 
 def given_path(given: str) -> Path:

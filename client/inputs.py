@@ -3,7 +3,9 @@
 import glob
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence, Set
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ SUFFIXES = (
 )
 RESULT = "_exposed"  # ends the stem of every result
 PREVIEW = "_preview"  # of before and after side by side
+LINK = "it is a link to a folder elsewhere, which is not followed; name it, too"
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,16 @@ class Source:
         return [*found, place / f"{self.path.stem}{PREVIEW}.png"] if preview else found
 
 
-def find_sources(named: Sequence[Path], out: Path, *, recursive: bool) -> list[Source]:
+def find_sources(named: Sequence[Path], *, recursive: bool) -> list[Source]:
     """Every file named, every RAW file of the folders named, every match of the patterns named; each once, in order.
 
-    Files below a folder keep their place: results go to the same sub-folder of `out`. A folder or a pattern in which
-    there is nothing costs itself; raises ValueError where it is all that is named.
+    Files below a folder keep their place: results go to the same sub-folder of the output folder. A folder or a pattern
+    in which there is nothing costs itself; raises ValueError where it is all that is named.
     """
     found: dict[Path, Source] = {}
     for path in named:
         try:
-            sources = list(_sources(path, out, recursive))
+            sources = list(_sources(path, recursive))
         except ValueError as error:
             if len(named) == 1:
                 raise ValueError(f"{path}: {error}") from error
@@ -52,15 +55,54 @@ def find_sources(named: Sequence[Path], out: Path, *, recursive: bool) -> list[S
 
 
 def without_results(sources: Sequence[Source], out: Path, made: Set[Path]) -> list[Source]:
-    """Without those that earlier runs made in this output folder, and those that bear the name of another's result."""
-    results = {resolved(path) for path in made}
+    """Without those that earlier runs made in this output folder, and those that bear the name of another's result.
+
+    The name alone tells nothing: cameras and people call originals `*_exposed`, too.
+    """
     stems = {resolved(out / source.folder / f"{source.path.stem}{RESULT}") for source in sources}
+    results = {resolved(path) for path in made}
+    results |= {resolved(out / source.folder / f"{source.path.stem}{PREVIEW}.png") for source in sources}
     return [
         source
         for source in sources
         if source.problem
         or (resolved(source.path) not in results and resolved(source.path.with_suffix("")) not in stems)
     ]
+
+
+class Names:
+    """Whose the names of results are where several sources want one: the first's, in their order, that can be done."""
+
+    def __init__(self, wanted: Mapping[Source, Sequence[Path]]) -> None:
+        self._wanted = wanted
+        self._owners: dict[Path, Path] = {}
+        self._ended = {source: threading.Event() for source in wanted}
+        self._awaited: dict[Source, list[threading.Event]] = {}
+        last: dict[Path, threading.Event] = {}  # it ends after all others before it
+        for source, targets in wanted.items():
+            self._awaited[source] = [last[target] for target in targets if target in last]
+            last |= dict.fromkeys(targets, self._ended[source])
+
+    @contextmanager
+    def turn(self, source: Source) -> Iterator[None]:
+        """Wait for the end of those before it that want one of its names. Turns must be begun in order."""
+        try:
+            for ended in self._awaited[source]:
+                ended.wait()
+            yield
+        finally:
+            self._ended[source].set()
+
+    def refuse_taken(self, source: Source) -> None:
+        """Raise ValueError where another source has one of its names."""
+        for target in self._wanted[source]:
+            if target in self._owners:
+                remedy = "do it in a command of its own, with another --out"
+                raise ValueError(f"its result {target} is also that of {self._owners[target]}; {remedy}")
+
+    def keep(self, source: Source) -> None:
+        """The source has, from now on, the names that it wants."""
+        self._owners |= dict.fromkeys(self._wanted[source], source.path)
 
 
 def prepare_folder(folder: Path, *, make: bool = True) -> None:
@@ -82,18 +124,16 @@ def resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _sources(path: Path, out: Path, recursive: bool) -> Iterator[Source]:
+def _sources(path: Path, recursive: bool) -> Iterator[Source]:
     if _told(path.is_dir, otherwise=False):
-        sources = _in_folder(path, out, recursive)
+        sources = _in_folder(path, recursive)
         if not sources:
             deeper = "; --recursive looks into its sub-folders" if not recursive and _has_folders(path) else ""
             raise ValueError(f"it holds no RAW files{deeper}")
         yield from sources
     elif glob.has_magic(str(path)) and not _told(path.exists, otherwise=True):
         found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
-        results = resolved(out)
         matches = [match for match in found if not _told(match.is_dir, otherwise=False)]
-        matches = [match for match in matches if not _is_result(match, results)]
         if not matches:
             raise ValueError("no file matches it")
         yield from (Source(match) for match in matches)
@@ -114,11 +154,11 @@ def _has_folders(folder: Path) -> bool:
     return any(_told(path.is_dir, otherwise=False) for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Source]:
-    """RAW files by suffix, without hidden ones and those in hidden folders, where deleted ones lie, and without results
-    of an earlier run in the output folder; and the folders that cannot be looked into."""
+def _in_folder(folder: Path, recursive: bool) -> list[Source]:
+    """RAW files by suffix, without hidden ones and those in hidden folders, where deleted ones lie; and, with the
+    reason, the folders that are not looked into."""
     found: list[Source] = []
-    results = resolved(out)
+    inside = resolved(folder)
 
     def closed(error: OSError) -> None:
         reason = (error.strerror or str(error)).lower()
@@ -126,15 +166,13 @@ def _in_folder(folder: Path, out: Path, recursive: bool) -> list[Source]:
 
     for place, folders, names in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        below = [Path(place, name) for name in folders]
+        links = [path for path in below if _told(path.is_symlink, otherwise=False)]  # which may go in circles
+        found += [Source(path, problem=LINK) for path in links if not resolved(path).is_relative_to(inside)]
         files = (Path(place, name) for name in names if not name.startswith("."))
         found += [
             Source(file, file.parent.relative_to(folder))
             for file in files
-            if file.suffix.lower() in SUFFIXES and not _is_result(file, results) and _told(file.is_file, otherwise=True)
+            if file.suffix.lower() in SUFFIXES and _told(file.is_file, otherwise=True)
         ]
     return sorted(found, key=lambda source: source.path)
-
-
-def _is_result(file: Path, out: Path) -> bool:
-    """Whether it was written by an earlier run into this output folder."""
-    return file.stem.endswith(RESULT) and out in resolved(file).parents

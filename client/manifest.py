@@ -83,14 +83,16 @@ class Manifest:
         return checkpoints.pop() if len(checkpoints) == 1 else None
 
     def results(self) -> set[Path]:
-        """What earlier runs made here."""
+        """What earlier runs made here, with what a killed one gave its name and noted no more."""
         if not self._path.exists():
             return set()
         with self._database() as database:
             rows = database.execute("SELECT target FROM results").fetchall()
+            parts = database.execute("SELECT target, size, modified FROM parts").fetchall()
+        rows += [(name,) for name, *part in parts if _is_same((part[0], part[1]), _identity(self._folder / name))]
         return {self._folder / name for (name,) in rows}
 
-    def refuse_others(self, content: str, targets: Sequence[Path]) -> None:
+    def refuse_others(self, content: str, source: Path, targets: Sequence[Path]) -> None:
         """Raise RawFileError where a target exists and is no result of this source, or one that was changed since."""
         there = [target for target in targets if target.exists()]
         if not there:
@@ -99,20 +101,20 @@ class Manifest:
             raise RawFileError(f"{there[0]} exists and is not a result of this command; {REMEDY}")
         with self._database() as database:
             for target in there:
-                if reason := self._foreign(database, content, target):
+                if reason := self._foreign(database, content, source, target):
                     raise RawFileError(f"{target} exists and {reason}; {REMEDY}")
 
     def begin(self, content: str, settings: str, source: Path, targets: Sequence[Path], *, overwrite: bool) -> None:
         """Note what is going to be written, before it is. Raises RawFileError where that would replace other things."""
         if not overwrite:
-            self.refuse_others(content, targets)
+            self.refuse_others(content, source, targets)
         with self._database() as database:
             for target in targets:
                 database.execute("DELETE FROM begun WHERE target = ? AND content != ?", (self._name(target), content))
                 database.execute(  # what was there before the first of several attempts stays noted
                     "INSERT INTO begun VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (target)"
                     " DO UPDATE SET settings = excluded.settings, source = excluded.source",
-                    (self._name(target), content, settings, str(source), *_identity(target)),
+                    (self._name(target), content, settings, str(source.absolute()), *_identity(target)),
                 )
 
     def renaming(self, content: str, target: Path, part: Path) -> None:
@@ -142,7 +144,7 @@ class Manifest:
                     (self._name(target), *_identity(target)),
                 )
 
-    def _foreign(self, database: sqlite3.Connection, content: str, target: Path) -> str:
+    def _foreign(self, database: sqlite3.Connection, content: str, source: Path, target: Path) -> str:
         """Why a file may not be replaced; "" where it may."""
         name, identity = self._name(target), _identity(target)
         parts = database.execute("SELECT size, modified FROM parts WHERE target = ? AND content = ?", (name, content))
@@ -151,8 +153,11 @@ class Manifest:
         row = database.execute(
             "SELECT content, source, size, modified FROM results WHERE target = ?", (name,)
         ).fetchone()
-        if row is None or row[0] != content:
-            return f"is made from {row[1]}" if row else "is not a result of this command"
+        if row is None:
+            return "is not a result of this command"
+        if row[0] != content:
+            itself = os.path.realpath(row[1]) == os.path.realpath(source)
+            return f"is made from {source} as it was before its content changed" if itself else f"is made from {row[1]}"
         return "" if _is_same(row[2:], identity) else "was changed since it was made"
 
     def _name(self, target: Path) -> str:
@@ -171,7 +176,7 @@ class Manifest:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above are details
             if code in HOPELESS:
                 raise OutputError(f"the manifest {self._path} cannot be written ({error})") from error
-            remedy = "; without it, all is done anew" if code in BROKEN else ""
+            remedy = "; remove it and give --overwrite, which does all anew, or another --out" if code in BROKEN else ""
             raise OSError(f"the manifest {self._path} cannot be used ({error}){remedy}") from error
 
 

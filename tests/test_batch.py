@@ -83,21 +83,35 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
     make_files(tmp_path / "night" / ".Trashes" / "501", 1)  # where a card's deleted pictures are
     (tmp_path / "night" / "DSC0000_exposed.dng").touch()
     (tmp_path / "empty").mkdir()
-    out = tmp_path / "night"
-    assert [source.path for source in find_sources([out], out, recursive=False)] == first
-    sources = find_sources([out, first[0]], out, recursive=True)
+    folder = tmp_path / "night"
+    first.insert(1, folder / "DSC0000_exposed.dng")  # whether it is a result, the output folder knows
+    assert [source.path for source in find_sources([folder], recursive=False)] == first
+    sources = find_sources([folder, first[0]], recursive=True)
     assert {source.path for source in sources} == {*first, *deeper}
     assert next(source.folder for source in sources if source.path == deeper[0]) == Path("later")
-    pattern = find_sources([tmp_path / "**" / "DSC0000.dng"], out, recursive=False)
+    pattern = find_sources([tmp_path / "**" / "DSC0000.dng"], recursive=False)
     assert [source.path for source in pattern] == [first[0], deeper[0]]
-    assert [source.path for source in find_sources([out / "*.dng"], out, recursive=False)] == first  # and no result
+    assert [source.path for source in find_sources([folder / "*.dng"], recursive=False)] == first
     with pytest.raises(ValueError, match=r"empty: it holds no RAW files$"):
-        find_sources([tmp_path / "empty"], out, recursive=False)
+        find_sources([tmp_path / "empty"], recursive=False)
     with pytest.raises(ValueError, match=r"it holds no RAW files; --recursive looks into its sub-folders$"):
-        find_sources([tmp_path], out, recursive=False)
+        find_sources([tmp_path], recursive=False)
     for pattern in ("*.NEF", "empt?"):
         with pytest.raises(ValueError, match=rf"{re.escape(pattern)}: no file matches it$"):
-            find_sources([tmp_path / pattern], out, recursive=False)
+            find_sources([tmp_path / pattern], recursive=False)
+
+
+def test_a_linked_folder_is_told_and_not_followed(tmp_path: Path) -> None:
+    """But for a link into the folder itself, where everything is found at its own place."""
+    make_files(tmp_path / "other", 1)
+    (inside,) = make_files(tmp_path / "card" / "100", 1)
+    for name, target in {"DCIM": "../other", "up": "..", "same": ".", "again": "100"}.items():
+        (tmp_path / "card" / name).symlink_to(target)
+    found = find_sources([tmp_path / "card"], recursive=True)
+    assert [source.path for source in found if not source.problem] == [inside]
+    told = {source.path.name: source.problem for source in found if source.problem}
+    assert told.keys() == {"DCIM", "up"}
+    assert "a link to a folder elsewhere, which is not followed" in told["DCIM"]
 
 
 def test_where_there_is_nothing_costs_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -124,15 +138,32 @@ def test_a_repeated_command_takes_no_results(address: str, tmp_path: Path, capsy
     capsys.readouterr()
     assert denoise(*named, *base) == 0
     told = capsys.readouterr()
-    left = f"{tmp_path / 'DSC0000_exposed.dng'} and 1 more are results of this command in {tmp_path}, left out"
+    left = f"{tmp_path / 'DSC0000_exposed.dng'} and 1 more are made by this command in {tmp_path}, left out"
+    assert left in told.err
+    assert told.out == f"{first}: already done\n"
+    assert denoise(tmp_path, *base) == 0
+    told = capsys.readouterr()
     assert left in told.err
     assert told.out == f"{first}: already done\n"
     (tmp_path / manifest.NAME).unlink()  # then names tell
     assert denoise(*named, *base) == 1
-    assert "DSC0000_exposed.dng is a result of this command" in capsys.readouterr().err
+    assert "DSC0000_exposed.dng is named like results of this command" in capsys.readouterr().err
     assert denoise(named[1], *base) == 0  # as asked, since nobody knows it
     assert denoise(tmp_path / "DSC0000_exposed_exposed.dng", *base) == 1
     assert "another --out exposes results once more" in capsys.readouterr().err
+
+
+def test_an_original_may_be_named_like_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A photographer's double exposure: nobody but the manifest knows what was made here."""
+    one, double = make_files(tmp_path / "in", 2)
+    double = double.rename(double.with_name("double_exposed.dng"))
+    for named in (tmp_path / "in", tmp_path / "in" / "*.dng"):
+        for out in (tmp_path, tmp_path / "in"):
+            assert denoise(named, "--out", out, "--dry-run", "--json") == 0
+            told = capsys.readouterr()
+            done = {Path(line["file"]).name: line["status"] for line in map(json.loads, told.out.splitlines())}
+            assert done == {one.name: "planned", double.name: "planned"}
+            assert told.err == ""
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="rights do not bind root")
@@ -222,7 +253,8 @@ def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.Captur
         "DSC0001_was_renamed.dng": "done",
         "DSC0002.dng": "done",
     }
-    assert "exists and is made from" in told["DSC0000.dng"]["reason"]
+    before_it = f"exists and is made from {files[0]} as it was before its content changed; --overwrite"
+    assert before_it in told["DSC0000.dng"]["reason"]
     assert denoise(*base, "--overwrite") == 0
     assert [line["status"] for line in lines(capsys)] == ["done"] * 3
     assert denoise(*base, "--strength", "0.5") == 0  # other settings
@@ -359,10 +391,43 @@ def test_one_of_many_good_files_claims_a_name(tmp_path: Path, capsys: pytest.Cap
     assert denoise(*files, "--out", tmp_path / "out", "--dry-run", "--json") == 1
     told = lines(capsys)
     (planned,) = (line["file"] for line in told if line["status"] == "planned")
+    assert planned == str(files[0])
     refusals = [line["reason"] for line in told if line["status"] == "failed"]
     assert len(refusals) == 7
     sentence = f"is also that of {planned}; do it in a command of its own, with another --out"
     assert all(reason.endswith(sentence) for reason in refusals)
+
+
+def test_the_first_of_two_good_files_has_the_name(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """However long it takes; if it fails in the end, it is the other's."""
+    first, second = make_files(tmp_path / "in", 2)
+    second = second.rename(make_files(tmp_path / "other", 1)[0])
+    content_of, ask = manifest.content_of, Client.denoise
+    base = (first, second, "--out", tmp_path / "out", "--server", address, "--json")
+
+    def first_is_slow(path: Path) -> str:
+        time.sleep(0.5 if path == first else 0)
+        return content_of(path)
+
+    def first_is_refused(client: Client, mosaic: Any, *arguments: Any, **request: Any) -> Any:
+        if np.array_equal(mosaic, read(first).mosaic):
+            raise ServerError("it is refused")
+        return ask(client, mosaic, *arguments, **request)
+
+    monkeypatch.setattr(manifest, "content_of", first_is_slow)
+    for refuse, winner in ((True, second), (False, first)):
+        with monkeypatch.context() as patch:
+            if refuse:
+                patch.setattr(Client, "denoise", first_is_refused)
+            assert denoise(*base, "--overwrite") == 1
+        told = {line["file"]: line for line in lines(capsys)}
+        assert {path: line["status"] for path, line in told.items()} == {
+            str(first): "done" if winner == first else "failed",
+            str(second): "done" if winner == second else "failed",
+        }
+    assert f"is also that of {first}" in told[str(second)]["reason"]
 
 
 @pytest.mark.parametrize("victim", ["client", "server"])
@@ -406,12 +471,13 @@ def test_a_kill_in_the_middle(small_repository: Path, tmp_path: Path, victim: st
 def test_a_stop_ends_soon_and_leaves_nothing(address: str, tmp_path: Path) -> None:
     make_files(tmp_path / "in", 6, side=512)
     before = shared_memory()
-    process = started(tmp_path / "in", "--out", tmp_path / "out", "--server", address)
+    process = started(tmp_path / "in", "--out", tmp_path / "out", "--server", address, "--json")
     wait_for_results(tmp_path / "out", 1)
     asked = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    told = process.communicate(timeout=60)[0].splitlines()
     assert process.returncode == 130
+    assert json.loads(told[-1]) == {"status": "ended", "reason": "it was interrupted"}
     assert time.monotonic() - asked < 5
     assert all(name.endswith("_exposed.dng") for name in visible(tmp_path / "out"))
     assert shared_memory() <= before
@@ -423,10 +489,31 @@ def test_two_batches_into_one_folder(address: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     both = [started(tmp_path / "in", "--out", out, "--server", address, "--json") for _ in range(2)]
     told = [json.loads(line) for process in both for line in process.communicate(timeout=120)[0].splitlines()]
-    assert {line["status"] for line in told} <= {"done", "already done", "failed"}
-    assert all("another run is writing" in line["reason"] for line in told if line["status"] == "failed")
+    assert {line["status"] for line in told} <= {"done", "already done", "left to another run"}
+    assert {process.returncode for process in both} <= {0, os.EX_TEMPFAIL}
     assert visible(out) == [f"{path.stem}_exposed.dng" for path in files]
     assert sum(line["status"] == "done" for line in told) == 8
+
+
+def test_what_another_run_is_at_has_not_failed(
+    address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody knows yet that it will be done: the status asks to repeat the command."""
+    mine, theirs = make_files(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    base = (tmp_path / "in", "--out", out, "--server", address)
+    with claimed([out / "DSC0001_exposed.dng"]):
+        assert denoise(*base) == os.EX_TEMPFAIL
+        told = capsys.readouterr()
+        assert "1 done, 1 left to another run in " in told.out
+        assert told.err == f"exposure: {theirs}: another run is writing DSC0001_exposed.dng\n"
+        assert denoise(*base, "--json") == os.EX_TEMPFAIL
+        assert {line["file"]: line["status"] for line in lines(capsys)} == {
+            str(mine): "already done",
+            str(theirs): "left to another run",
+        }
+        assert denoise(tmp_path / "absent.dng", *base) == 1
+    assert denoise(*base) == 0
 
 
 def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
@@ -559,7 +646,7 @@ def test_the_server_is_asked_what_the_recipe_says(tmp_path: Path) -> None:
             return mosaic
 
     make_files(tmp_path / "in", 1)
-    sources = find_sources([tmp_path / "in"], tmp_path / "out", recursive=False)
+    sources = find_sources([tmp_path / "in"], recursive=False)
     report, recipe = denoise_command.Report(1, True, io.StringIO()), Recipe(ratio=20, gain=3, passes=2, seed=7)
     batch.Batch(sources, recipe, tmp_path / "out", Server, report).run()  # type: ignore[arg-type]
     assert asked == [{"ratio": 20, "gain": 3, "passes": 2, "seed": 7}]
@@ -569,7 +656,7 @@ def test_the_server_is_asked_what_the_recipe_says(tmp_path: Path) -> None:
 def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where a file before it has yet to ask the server, and ends because of it."""
     make_files(tmp_path / "in", 2)
-    sources = find_sources([tmp_path / "in"], tmp_path / "out", recursive=False)
+    sources = find_sources([tmp_path / "in"], recursive=False)
     stop, content_of = threading.Event(), manifest.content_of
 
     def full(*_: object, **__: object) -> None:
@@ -582,8 +669,11 @@ def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, mo
     monkeypatch.setattr(Manifest, "begin", full)
     monkeypatch.setattr(manifest, "content_of", first_waits)
     report = denoise_command.Report(2, True, io.StringIO())
-    with Client(address) as client, pytest.raises(batch.OutputError, match="takes no more files"):
-        batch.Batch(sources, Recipe(ratio=20, gain=3), tmp_path, lambda: client, report, _stop=stop).run()
+    with Client(address) as client:
+        both = batch.Batch(sources, Recipe(ratio=20, gain=3), tmp_path, lambda: client, report)
+        both._stop = stop
+        with pytest.raises(batch.OutputError, match="takes no more files"):
+            both.run()
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("mount") is None, reason="needs the right to mount")
@@ -604,10 +694,28 @@ def test_a_really_full_disk(address: str, tmp_path: Path, capsys: pytest.Capture
 
 
 def test_a_broken_manifest_is_one_sentence(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which tells what helps."""
     make_files(tmp_path / "in", 1)
+    base = (tmp_path / "in", "--out", tmp_path, "--server", address)
+    assert denoise(*base) == 0
     (tmp_path / manifest.NAME).write_bytes(b"no database" * 100)
-    assert denoise(tmp_path / "in", "--out", tmp_path, "--server", address) == 1
-    assert "cannot be used (file is not a database); without it" in capsys.readouterr().err
+    assert denoise(*base) == 1
+    remedy = "; remove it and give --overwrite, which does all anew, or another --out\n"
+    assert f"cannot be used (file is not a database){remedy}" in capsys.readouterr().err
+    (tmp_path / manifest.NAME).unlink()
+    assert denoise(*base, "--overwrite") == 0
+
+
+def test_a_manifest_that_cannot_be_looked_into_ends_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: Manifest) -> None:
+        raise batch.OutputError("the manifest cannot be written (disk I/O error)")
+
+    make_files(tmp_path / "in", 1)
+    monkeypatch.setattr(Manifest, "results", fail)
+    assert denoise(tmp_path / "in", "--out", tmp_path, "--json", "--dry-run") == os.EX_TEMPFAIL
+    assert lines(capsys) == [{"status": "ended", "reason": "the manifest cannot be written (disk I/O error)"}]
 
 
 def test_a_read_only_source(address: str, tmp_path: Path) -> None:
@@ -640,8 +748,9 @@ def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
     notes.finish([target], "checkpoint")
     assert notes.made_by("content", "settings", [target]) == "checkpoint"
     assert notes.made_by("content", "other settings", [target]) is None
-    with pytest.raises(RawFileError, match="exists and is made from"):
-        notes.begin("other", "settings", tmp_path / "b.dng", [target], overwrite=False)
+    for source, made_from in (("b", "a.dng; "), ("a", "a.dng as it was before its content changed; ")):
+        with pytest.raises(RawFileError, match=f"exists and is made from {tmp_path / made_from}"):
+            notes.begin("other", "settings", tmp_path / f"{source}.dng", [target], overwrite=False)
     with sqlite3.connect(tmp_path / manifest.NAME) as database:
         assert database.execute("SELECT target, size FROM results").fetchall() == [("a_exposed.dng", 5)]
         assert database.execute("SELECT * FROM begun").fetchall() == []
@@ -674,7 +783,7 @@ def test_a_result_that_was_edited_is_not_replaced(tmp_path: Path) -> None:
     for content, later_ns in ((b"12345 and more", 0), (b"54321", 3_000_000_000)):
         target.write_bytes(content)
         os.utime(target, ns=(written, written + later_ns))
-        for refused in (lambda: begin(), lambda: notes.refuse_others("content", [target])):
+        for refused in (lambda: begin(), lambda: notes.refuse_others("content", tmp_path / "a.dng", [target])):
             with pytest.raises(RawFileError, match="exists and was changed since it was made; --overwrite"):
                 refused()
         begin(overwrite=True)
@@ -694,11 +803,13 @@ def test_a_killed_run_owns_what_it_wrote_and_nothing_else(tmp_path: Path) -> Non
 
     begin()  # and killed; then somebody puts a file of their own there
     target.write_bytes(b"theirs")
+    assert notes.results() == set()
     with pytest.raises(RawFileError, match="exists and is not a result of this command"):
         begin()
     target.unlink()
     begin()
     write_as_a_run_does(notes, target, b"12345")  # and killed
+    assert notes.results() == {target}
     begin()
     (tmp_path / "part").write_bytes(b"123")
     notes.renaming("content", target, tmp_path / "part")  # and killed before that got its name
@@ -740,7 +851,7 @@ def test_a_file_of_others_stays_theirs_when_replacing_it_failed(tmp_path: Path) 
     notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
     target.write_bytes(b"theirs")
     with pytest.raises(RawFileError, match="is not a result of this command"):
-        notes.refuse_others("content", [target])
+        notes.refuse_others("content", tmp_path / "a.dng", [target])
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=True)
     notes.abandon([target])
     with pytest.raises(RawFileError, match="is not a result of this command"):
@@ -804,7 +915,7 @@ def test_a_server_that_cannot_be_started_is_tried_once() -> None:
         tries.append(1)
         raise ServerError("no server")
 
-    client = denoise_command._once(make)
+    client = denoise_command.SharedClient(make)
     for _ in range(3):
         with pytest.raises(ServerGoneError, match="no server"):
             client()

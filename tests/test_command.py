@@ -239,19 +239,8 @@ def test_a_bar_makes_room_for_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_standard_error_that_is_closed(address: str, sample: Path, tmp_path: Path) -> None:
-    flags = [
-        sample,
-        "--ratio",
-        20,
-        "--passes",
-        1,
-        "--preview",
-        "--server",
-        address,
-        "--out",
-        tmp_path / "out",
-        "--json",
-    ]
+    flags = [sample, "--out", tmp_path / "out", "--server", address]
+    flags += ["--ratio", 20, "--passes", 1, "--preview", "--json"]
     program = [sys.executable, "-m", "exposure.client.command", "denoise", *map(str, flags)]
     told = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *program], capture_output=True, check=False)
     assert told.returncode == 0
