@@ -22,7 +22,7 @@ from exposure.training.diffusion import Diffusion, diffusion_losses, load_diffus
 from exposure.training.leaves import dead_leaves
 from exposure.training.loop import Plan, Trainer, rollout, straight_through
 from exposure.training.report import Report
-from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, unprocessed
+from exposure.training.scenes import DAYLIGHT, Development, Scenes, pictures_in, read_picture, unprocessed
 from exposure.training.shots import Range, Shots
 from exposure.training.start import fresh, widened, with_origin
 
@@ -301,6 +301,46 @@ def test_a_run_keeps_the_photon_unit_that_it_started_with(tmp_path: Path) -> Non
     assert load_checkpoint(tmp_path / "unet.safetensors").photon_unit == 4000.0
 
 
+def test_a_saved_run_keeps_its_photon_unit_too(tmp_path: Path) -> None:
+    """`latest.pt`, from which the next run is to start; and its own continuation, whatever that starts from."""
+    save_checkpoint(narrow(), tmp_path / "first.safetensors", CheckpointInfo(photon_unit=4000.0))
+    flags = f"--out {tmp_path} --batch 1 --side 16 --passes 1 --iterations"
+    assert main(["train", *flags.split(), "1", "--init", str(tmp_path / "first.safetensors")]) == 0
+    assert load_checkpoint(tmp_path / "latest.pt").photon_unit == 4000.0
+    assert main(["train", *flags.split(), "2", "--widths", *map(str, NARROW)]) == 0
+    assert load_checkpoint(tmp_path / "unet.safetensors").photon_unit == 4000.0
+
+
+def test_a_run_goes_on_as_it_began(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(flags: str) -> int:
+        always = f"--out {tmp_path} --side 16 --passes 1 --widths 2 3 4 5 6"
+        return main(["train", *always.split(), *flags.split()])
+
+    assert run("--batch 1 --iterations 1") == 0
+    written = (tmp_path / "unet.safetensors").read_bytes()
+    assert run("--batch 1 --iterations 1 --save-every 7 --report-every 7") == 0
+    assert (tmp_path / "unet.safetensors").read_bytes() == written
+    assert run("--batch 3 --iterations 1 --seed 5") == 1
+    told = capsys.readouterr().err
+    assert f"{tmp_path} holds a run with --batch 1, --seed 0, not --batch 3, --seed 5; choose another --out" in told
+    assert (tmp_path / "unet.safetensors").read_bytes() == written
+    assert run("--batch 1 --iterations 2") == 0
+    assert load_checkpoint(tmp_path / "unet.safetensors").info.origin.startswith("2 iterations of 1 crops")
+
+
+def test_equal_weights_are_equal_bytes(tmp_path: Path) -> None:
+    """A server's checkpoint is compared by its SHA-256."""
+    network, info = narrow(), CheckpointInfo(licence="CC0-1.0", origin='a "test", Grün')
+    for name in "abcdefgh":
+        save_checkpoint(network, tmp_path / name, info)
+    assert len({(tmp_path / name).read_bytes() for name in "abcdefgh"}) == 1
+    (tmp_path / "a").rename(tmp_path / "a.safetensors")
+    loaded = load_checkpoint(tmp_path / "a.safetensors")
+    assert loaded.info == info
+    for name, value in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.half().float())
+
+
 def test_the_result_is_written_before_the_last_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise OSError("the disk is full")
@@ -381,6 +421,12 @@ def test_held_out_pictures_are_never_trained_on(
     assert seen == [([photographs[0].name], 0), ([path.name for path in photographs[1:]], 0.3)]
 
 
+def test_a_level_without_channels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ([], ["--diffusion"]):
+        assert main(["train", "--out", str(tmp_path), *kind, "--widths", "2", "3", "0", "5", "6"]) == 1
+        assert "--widths is 2 3 0 5 6; a level has at least 1 channel" in capsys.readouterr().err
+
+
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no picture"):
         pictures_in(tmp_path)
@@ -393,6 +439,14 @@ def test_refusals(tmp_path: Path) -> None:
     Image.fromarray(np.full((80, 80), 9000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ValueError, match=r"deep\.png: a grey picture of more than 8 bits"):
         Scenes([tmp_path / "deep.png"], side=32)
+    Image.new("1", (20000, 20000)).save(tmp_path / "vast.png")
+    with pytest.raises(ValueError, match=r"vast\.png: more than 178 megapixels"):
+        Scenes([tmp_path / "vast.png"], side=32)
+    Image.effect_noise((500, 500), 50).save(tmp_path / "chunk.png")
+    first, *others = (tmp_path / "chunk.png").read_bytes().rpartition(b"IDAT")
+    (tmp_path / "chunk.png").write_bytes(b"".join([first, b"\0\1\2\3", others[-1]]))
+    with pytest.raises(ValueError, match=r"chunk\.png: not a picture that can be read"):
+        read_picture(tmp_path / "chunk.png")
     with pytest.raises(ValueError, match="--warm-up is 0"):
         Plan(warm_up=0)
     for network in (narrow(), Diffusion(NARROW)):

@@ -92,6 +92,8 @@ def _trainer(arguments: argparse.Namespace, plan: "Plan") -> "Trainer":
     from .diffusion import Diffusion, diffusion_losses
     from .loop import Trainer, rollout
 
+    if min(arguments.widths or WIDTHS) < 1:
+        raise ValueError(f"--widths is {' '.join(map(str, arguments.widths))}; a level has at least 1 channel")
     if not arguments.diffusion:
         return Trainer(_start(arguments), plan, arguments.out, rollout)
     if arguments.init or arguments.widen > 1 or arguments.concat_origin:
@@ -167,6 +169,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 def run_evaluation(arguments: argparse.Namespace) -> int:
     """Score, print the table, and write JSON and plots where asked; 1 where a pair of files had to be left out."""
+    _check(arguments)
     left_out: list[str] = []
 
     def leave_out(error: ValueError) -> None:
@@ -198,6 +201,15 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         evaluate.write(scores, {**about, **digests, "left_out": left_out}, arguments.out / "scores.json")
         plot(scores, arguments.out)
     return 1 if left_out else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for a number that nothing can be judged with."""
+    for name in ("iso", "ratios", "shrink", "gain", "passes", "steps"):
+        given = getattr(arguments, name, None)
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name} is {value:g}; it must be positive and finite")
 
 
 def _photos(arguments: argparse.Namespace, _: object) -> Iterator[cases.Case]:

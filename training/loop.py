@@ -29,6 +29,7 @@ Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
 
 MOST_WORKERS = 8  # by default
+MAY_CHANGE = {"iterations", "save_every", "report_every", "workers"}  # of a plan, when its run is continued
 
 
 def default_workers() -> int:
@@ -138,19 +139,29 @@ class Trainer:
             "weights": self.network.state_dict(),
             "seconds": self.seconds,
             "plan": asdict(self.plan),
+            **({"photon_unit": self.average.photon_unit} if isinstance(self.average, Network) else {}),
         }
         part = self.folder / ".latest.pt.part"
         torch.save(state, part)
         part.replace(self.folder / "latest.pt")
 
     def _resume(self, state: dict[str, Any]) -> None:
+        asked, found = asdict(self.plan), state["plan"]
+        differ = [name for name in asked if name not in MAY_CHANGE and found.get(name, asked[name]) != asked[name]]
+        if differ:
+            then, now = (
+                ", ".join(f"--{name.replace('_', '-')} {of[name]}" for name in differ) for of in (found, asked)
+            )
+            raise ValueError(f"{self.folder} holds a run with {then}, not {now}; choose another --out")
         try:
             self.average.load_state_dict(state["netG"])
             self.network.load_state_dict(state["weights"])
         except RuntimeError as error:
             raise ValueError(f"{self.folder} holds a run of another network; choose another --out") from error
-        for optimizer, found in zip(self.optimizers, state["opt_g"], strict=True):
-            optimizer.load_state_dict(found)
+        for optimizer, saved in zip(self.optimizers, state["opt_g"], strict=True):
+            optimizer.load_state_dict(saved)
+        if "photon_unit" in state:
+            self.network.photon_unit = self.average.photon_unit = state["photon_unit"]
         self.iteration, self.seconds = state["iterations"], state["seconds"]
 
     def _batches(self, shots: Shots) -> Iterator[list[Tensor]]:

@@ -143,7 +143,10 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             if image.mode.startswith(("I", "F")):  # which the conversion clips to white
                 raise ValueError(f"{path}: a grey picture of more than 8 bits; save it with 8")
             yield image
-    except OSError as error:
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise ValueError(f"{path}: more than {most} megapixels, the most that a picture may have") from error
+    except (OSError, SyntaxError) as error:  # the latter of a PNG whose chunks are broken
         raise ValueError(f"{path}: not a picture that can be read") from error
 
 

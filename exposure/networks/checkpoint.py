@@ -1,9 +1,11 @@
 """Checkpoints: the published `.pt` format, and `.safetensors` of the same names with provenance."""
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,16 +54,30 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Network:
 def save_checkpoint(
     network: Network, path: str | os.PathLike[str], info: CheckpointInfo, *, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write `.safetensors` with the published names and the metadata of `info`; replaces `path` in one step."""
+    """Write `.safetensors` with the published names and the metadata of `info`; replaces `path` in one step.
+
+    The same weights and `info` give the same bytes.
+    """
     path = Path(path)
     state = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
     part = path.with_name(f".{path.name}.part")
     try:
         save_file(state, part, metadata={name: str(value) for name, value in asdict(info).items()})
+        part.write_bytes(_ordered(part.read_bytes()))
         part.chmod(0o644)  # the library writes for the owner alone
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _ordered(file: bytes) -> bytes:
+    """A safetensors file with its metadata in order: the library writes them in another one each time."""
+    begin = 8 + int.from_bytes(file[:8], "little")
+    header = json.loads(file[8:begin])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, "little") + text + file[begin:]
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
@@ -72,14 +88,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from error
     known = {name: metadata[name] for name in ("training_noise", "licence", "origin") if name in metadata}
-    unit = metadata.get("photon_unit", str(PUBLISHED_PHOTON_UNIT))
-    try:
-        photon_unit = float(unit)
-    except ValueError:
-        photon_unit = 0.0
-    if not 0 < photon_unit < float("inf"):
-        raise CheckpointError(f'{path}: photon_unit is "{unit}"; it must be a positive number of DN')
-    return state, CheckpointInfo(photon_unit=photon_unit, **known)
+    return state, CheckpointInfo(photon_unit=_photon_unit(path, metadata), **known)
 
 
 def _read_published(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
@@ -90,7 +99,20 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     state = saved.get("netG") if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f'{path}: holds no network; a checkpoint keeps its state dict under "netG"')
-    return {str(name): value for name, value in state.items()}, CheckpointInfo(origin=path.name)
+    info = CheckpointInfo(photon_unit=_photon_unit(path, saved), origin=path.name)
+    return {str(name): value for name, value in state.items()}, info
+
+
+def _photon_unit(path: Path, told: Mapping[str, Any]) -> float:
+    """What `exposure train` writes into both formats; the published files do not tell it."""
+    unit = told.get("photon_unit", PUBLISHED_PHOTON_UNIT)
+    try:
+        photon_unit = float(unit)
+    except (TypeError, ValueError):
+        photon_unit = 0.0
+    if not 0 < photon_unit < float("inf"):
+        raise CheckpointError(f'{path}: photon_unit is "{unit}"; it must be a positive number of DN')
+    return photon_unit
 
 
 def _network_from_state(path: Path, state: Mapping[str, Tensor]) -> Network:
