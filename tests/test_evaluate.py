@@ -17,6 +17,7 @@ from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.client.triton import Client
 from exposure.noise import CAMERAS, ReadNoise, expose_short
+from exposure.quality import SAME_BITS_DB, psnr
 from exposure.sensor import Sensor, pack, unpack
 from exposure.training import cases, command, evaluate
 from exposure.training.cases import SIMULATED, Case
@@ -52,8 +53,8 @@ def case(ratio: float = 50.0, **more: object) -> Case:
 def test_psnr_is_the_known_one() -> None:
     clean = scene()
     noisy = np.clip(clean + np.random.default_rng(0).normal(0, 0.05, clean.shape), 0, 1).astype(np.float32)
-    assert evaluate.psnr(noisy, clean) == pytest.approx(peak_signal_noise_ratio(clean, noisy, data_range=1.0), abs=1e-4)
-    assert evaluate.psnr(clean, clean) == float("inf")
+    assert psnr(noisy, clean) == pytest.approx(peak_signal_noise_ratio(clean, noisy, data_range=1.0), abs=1e-4)
+    assert evaluate.score(case(), "", 1, clean).blind == SAME_BITS_DB
 
 
 def test_oracle_forgives_a_wrong_gain_and_blind_does_not() -> None:
@@ -68,8 +69,8 @@ def test_what_is_masked_or_cropped_away_does_not_count() -> None:
     wrong[:, :10] = 0.5
     mask = np.ones(clean.shape, bool)
     mask[:, :10] = False
-    assert evaluate.score(case(mask=mask), "", 1, wrong).blind == float("inf")
-    assert evaluate.score(case(crop=(10, 0, 20, 48)), "", 1, wrong).blind == float("inf")
+    assert evaluate.score(case(mask=mask), "", 1, wrong).blind == SAME_BITS_DB
+    assert evaluate.score(case(crop=(10, 0, 20, 48)), "", 1, wrong).blind == SAME_BITS_DB
     assert evaluate.score(case(), "", 1, wrong).blind < 40
 
 
@@ -81,6 +82,32 @@ def test_ssim_is_the_published_one_where_everything_is_judged() -> None:
     expected = structural_similarity(clean, wrong, data_range=1.0, channel_axis=0)
     assert evaluate.score(case(), "", 1, wrong).ssim == pytest.approx(expected)
     assert evaluate.score(case(mask=np.ones(clean.shape, bool)), "", 1, wrong).ssim < expected - 0.02
+
+
+def test_scores_are_numbers_that_json_knows(tmp_path: Path) -> None:
+    black = replace(case(), clean=np.zeros_like(scene()))
+    entry = evaluate.score(black, "", 1, scene())
+    assert entry.oracle == SAME_BITS_DB  # with a gain of 0
+    evaluate.write([entry], {}, tmp_path / "scores.json")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        evaluate.write([replace(entry, blind=float("nan"))], {}, tmp_path / "scores.json")
+    assert json.loads((tmp_path / "scores.json").read_text())["scores"][0]["oracle"] == SAME_BITS_DB
+    with pytest.raises(ValueError, match="leaves: the result of served holds values that are not finite"):
+        evaluate.score(case(), "served", 1, np.full_like(scene(), np.nan))
+    with pytest.raises(ValueError, match="leaves: its planes are 48x6 pixels here; SSIM needs 7 a side"):
+        evaluate.score(case(crop=(0, 0, 6, 48)), "", 1, scene())
+
+
+@pytest.mark.parametrize(
+    "flags", ["--ratios 100 nan", "--shrink 0", "--iso inf", "--passes 1 0", "--ratios -1", "--steps 0"]
+)
+def test_numbers_that_nothing_is_judged_with_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: str
+) -> None:
+    Image.fromarray((255 * dead_leaves(64, 1)).astype(np.uint8)).save(tmp_path / "a.png")
+    assert main(["evaluate", "photos", str(tmp_path), *flags.split()]) == 1
+    flag, *values = flags.split()
+    assert f"{flag} is {values[-1]}; it must be positive and finite" in capsys.readouterr().err
 
 
 def test_stabilised_counts_have_unit_noise_and_come_back() -> None:
@@ -96,8 +123,8 @@ def test_the_classical_denoiser_denoises() -> None:
     rows, columns = np.mgrid[0:64, 0:64] / 64
     clean = np.broadcast_to(0.3 * rows + 0.2 * (columns > 0.5), (4, 64, 64)).astype(np.float32)
     dark = Case("", "an edge", mosaic_of(clean, 100, seed=1), SIMULATED, 100.0, GAIN, clean, read_noise=6.0)
-    noisy = evaluate.psnr(pack(dark.mosaic, SIMULATED, dark.ratio), clean)
-    assert evaluate.psnr(non_local_means(dark), clean) > noisy + 9
+    noisy = psnr(pack(dark.mosaic, SIMULATED, dark.ratio), clean)
+    assert psnr(non_local_means(dark), clean) > noisy + 9
 
 
 def test_evaluation_scores_every_method_and_pass(tmp_path: Path) -> None:
@@ -140,7 +167,7 @@ def test_low_light_is_simulated_on_clean_raw_files_too(tmp_path: Path) -> None:
     dark = next(cases.simulated([tmp_path / "clean.dng"], **settings, shrink=2))
     halved = scene().reshape(4, scene().shape[1] // 2, 2, -1, 2).mean(axis=(2, 4))
     np.testing.assert_allclose(dark.clean, halved, atol=1e-4)  # half a DN of 15583
-    assert evaluate.psnr(pack(dark.mosaic, dark.sensor, 100), dark.clean) > 15
+    assert psnr(pack(dark.mosaic, dark.sensor, 100), dark.clean) > 15
 
 
 @pytest.fixture
@@ -182,6 +209,10 @@ def test_pairs_that_cannot_be_judged_are_told_of(sid: Path) -> None:
     (sid / "list.txt").write_text("00001_00_0.1s.ARW\n")
     with pytest.raises(ValueError, match=r'"00001_00_0\.1s\.ARW" is no pair'):
         list(cases.paired(sid, sid / "list.txt"))
+    save(sid / "short/00008_00_0.1s.ARW", mosaic_of(scene(), 100))
+    list(cases.paired(sid, None, unusable=told.append))
+    assert str(told.pop()) == f"{sid}/short/00008_00_0.1s.ARW: no file of {sid}/long starts with 00008"
+    (sid / "short/00008_00_0.1s.ARW").unlink()
     save(sid / "short/00007_00.ARW", mosaic_of(scene(), 100))
     save(sid / "long/00007_00_10s.ARW", mosaic_of(scene()))
     (sid / "short/00001_00_0.1s.JPG").touch()
@@ -229,7 +260,16 @@ def test_the_eld_protocol(tmp_path: Path) -> None:
         path = tmp_path / f"SonyA7S2/scene-2/IMG_{number:04}.ARW"
         save(path, mosaic_of(scene(), 1 if long else 100), 1 if long else 1 / 48, iso=1600.0 if long else 800.0)
         path.with_suffix(".JPG").touch()
-    found = list(cases.eld(tmp_path))
+    told: list[ValueError] = []
+    found = list(cases.eld(tmp_path, unusable=told.append))
+    scene_2 = tmp_path / "SonyA7S2/scene-2"
+    assert [str(error) for error in told] == [
+        f"{scene_2}: it has no image {missing}, and {short} is judged against {long}"
+        for missing, short, long in ((14, 14, 16), (10, 10, 11), (15, 15, 16))
+    ]
+    (scene_2 / "IMG_0006.ARW").rename(tmp_path / "IMG_0006.ARW")
+    list(cases.eld(tmp_path, unusable=told.append))
+    assert f"{scene_2}: it has no image 6, and 4 is judged against 6" in map(str, told)
     assert [(dark.group, dark.name) for dark in found] == [
         ("x100", "IMG_0004.ARW"),
         ("x100", "IMG_0009.ARW"),
@@ -247,7 +287,7 @@ def test_eld_is_judged_whole_and_needs_its_exposures(tmp_path: Path) -> None:
     told: list[ValueError] = []
     found = list(cases.eld(tmp_path, unusable=told.append))
     assert [(dark.name, dark.crop, dark.mask) for dark in found] == [("IMG_0004.ARW", None, None)]
-    assert [str(error).partition(": ")[2] for error in told] == [
+    assert [str(error).partition(": ")[2] for error in told if "it has no image" not in str(error)] == [
         "it does not tell its ISO and exposure time, of which the ratio is made"
     ]
 
@@ -262,6 +302,10 @@ def test_a_bracketed_series_is_masked_where_its_truth_is_clipped(tmp_path: Path)
     assert not found[0].mask[bright > 0.99].any()
     with pytest.raises(ValueError, match="two files or more"):
         list(cases.bracketed(files[:1]))
+    white = np.full((96, 96), 16383, np.uint16)
+    white[::7] = 16300
+    with pytest.raises(ValueError, match=r"white\.dng: all of the longest exposure is clipped"):
+        list(cases.bracketed([files[1], save(tmp_path / "white.dng", white, 8.0)]))
     (tmp_path / "empty.dng").touch()
     with pytest.raises(ValueError, match=r"empty\.dng: it is empty"):
         list(cases.bracketed([*files, tmp_path / "empty.dng"]))

@@ -83,7 +83,7 @@ def paired(
     times in the names, at most 300, as published. gain: of files that do not tell theirs. unusable: told of each pair
     that is left out.
     """
-    for short, long in _listed_pairs(folder, listing) if listing else _by_scene(folder):
+    for short, long in _listed_pairs(folder, listing) if listing else _by_scene(folder, unusable):
         yield from _usable(functools.partial(_sid_case, short, long, gain), unusable)
 
 
@@ -94,14 +94,9 @@ def eld(folder: Path, *, gain: float | None = None, unusable: Callable[[ValueErr
     `paired`.
     """
     for scene in sorted(folder.glob("**/scene-*"), key=lambda path: (path.parent, int(path.name.split("-")[-1]))):
-        raws = [path for path in scene.iterdir() if path.suffix.lower() in RAW_SUFFIXES]  # JPEGs may lie beside them
-        numbered = {int(path.stem[-4:]): path for path in raws if path.stem[-4:].isdigit()}
         for nominal, numbers in ELD_SHORT.items():
             for number in numbers:
-                nearest = min(ELD_LONG, key=lambda long, number=number: abs(long - number))  # type: ignore[misc]
-                if number in numbered and nearest in numbered:
-                    pair = numbered[number], numbered[nearest]
-                    yield from _usable(functools.partial(_eld_case, f"x{nominal}", *pair, gain), unusable)
+                yield from _usable(functools.partial(_eld_case, f"x{nominal}", scene, number, gain), unusable)
 
 
 def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[Case]:
@@ -122,7 +117,10 @@ def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[C
     for short in shots[:-1]:
         ratio = exposure(long) / exposure(short)
         case = _case(f"x{ratio:.3g}", short, long, ratio, _gain(short, gain))
-        yield replace(case, mask=case.clean < CLIPPED)
+        mask = case.clean < CLIPPED
+        if not mask.any():
+            raise ValueError(f"{long.path}: all of the longest exposure is clipped, so it tells nothing of the truth")
+        yield replace(case, mask=mask)
 
 
 def _usable(make: Callable[[], Case], unusable: Callable[[ValueError], None]) -> Iterator[Case]:
@@ -144,13 +142,18 @@ def _sid_case(short: Path, long: Path, gain: float | None) -> Case:
     return replace(case, crop=((h - SID_CROP) // 2, (w - SID_CROP) // 2, SID_CROP, SID_CROP))
 
 
-def _eld_case(group: str, short: Path, long: Path, gain: float | None) -> Case:
-    shots = _read(short), _read(long)
+def _eld_case(group: str, scene: Path, number: int, gain: float | None) -> Case:
+    raws = [path for path in scene.iterdir() if path.suffix.lower() in RAW_SUFFIXES]  # JPEGs may lie beside them
+    numbered = {int(path.stem[-4:]): path for path in raws if path.stem[-4:].isdigit()}
+    pair = number, min(ELD_LONG, key=lambda long: abs(long - number))
+    if missing := [wanted for wanted in pair if wanted not in numbered]:
+        raise ValueError(f"{scene}: it has no image {missing[0]}, and {pair[0]} is judged against {pair[1]}")
+    shots = [_read(numbered[wanted]) for wanted in pair]
     for shot in shots:
         if not shot.iso * shot.exposure_s > 0:
             raise ValueError(f"{shot.path}: it does not tell its ISO and exposure time, of which the ratio is made")
     light = [shot.iso * shot.exposure_s for shot in shots]
-    return _published_case(group, *shots, light[1] / light[0], gain)
+    return _published_case(group, shots[0], shots[1], light[1] / light[0], gain)
 
 
 def _read(path: Path) -> rawfile.RawFile:
@@ -219,7 +222,7 @@ def _located(folder: Path, side: str, word: str) -> Path:
     return written if written.is_file() else folder / side / written.name
 
 
-def _by_scene(folder: Path) -> Iterator[tuple[Path, Path]]:
+def _by_scene(folder: Path, unusable: Callable[[ValueError], None]) -> Iterator[tuple[Path, Path]]:
     shorts, longs = (
         [path for path in sorted((folder / side).glob("*")) if path.suffix.lower() in RAW_SUFFIXES]
         for side in ("short", "long")
@@ -228,6 +231,8 @@ def _by_scene(folder: Path) -> Iterator[tuple[Path, Path]]:
     for short in shorts:
         if short.name[:5] in truths:
             yield short, truths[short.name[:5]]
+        else:
+            unusable(ValueError(f"{short}: no file of {folder / 'long'} starts with {short.name[:5]}"))
 
 
 def _clean(path: Path, shrink: int) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.quality import psnr
+from exposure.quality import agreement_db
 from exposure.sensor import pack
 
 from .cases import Case
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exposure.client.triton import Client
 
 Denoiser = Callable[[Case, int], NDArray[np.float32]]
+WINDOW = 7  # of SSIM, in pixels
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Score:
-    """One method on one case. blind: PSNR in dB as delivered; oracle: after a gain fitted to the truth."""
+    """One method on one case. blind: PSNR in dB as delivered; oracle: after a gain fitted to the truth.
+
+    Where nothing differs, both are SAME_BITS_DB.
+    """
 
     group: str
     case: str
@@ -108,10 +112,14 @@ def evaluate(cases: Iterable[Case], rows: Sequence[Row]) -> list[Score]:
 
 
 def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> Score:
-    """Judge one result [4, h, w] in [0, 1]."""
+    """Judge one result [4, h, w] in [0, 1]. Raises ValueError for what has no finite score."""
     row, column, h, w = case.crop or (0, 0, *case.clean.shape[1:])
+    if min(h, w) < WINDOW:
+        raise ValueError(f"{case.name}: its planes are {w}x{h} pixels here; SSIM needs {WINDOW} a side")
     judged = (slice(None), slice(row, row + h), slice(column, column + w))
     image, clean = image[judged], case.clean[judged]
+    if not np.isfinite(image).all():
+        raise ValueError(f"{case.name}: the result of {method} holds values that are not finite numbers")
     mask = np.ones(clean.shape, bool) if case.mask is None else case.mask[judged]
     aligned = np.clip(image * oracle_gain(image[mask], clean[mask]), 0, 1)
     return Score(
@@ -119,8 +127,8 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
         case.name,
         method,
         passes,
-        blind=psnr(image[mask], clean[mask]),
-        oracle=psnr(aligned[mask], clean[mask]),
+        blind=agreement_db(image[mask], clean[mask]),
+        oracle=agreement_db(aligned[mask], clean[mask]),
         ssim=_ssim(image, clean, None if case.mask is None else mask),
     )
 
@@ -130,8 +138,8 @@ def _ssim(image: NDArray[np.float32], clean: NDArray[np.float32], mask: NDArray[
     from skimage.metrics import structural_similarity
 
     if mask is None:
-        return float(structural_similarity(clean, image, data_range=1.0, channel_axis=0))
-    _, local = structural_similarity(clean, image, data_range=1.0, channel_axis=0, full=True)
+        return float(structural_similarity(clean, image, win_size=WINDOW, data_range=1.0, channel_axis=0))
+    _, local = structural_similarity(clean, image, win_size=WINDOW, data_range=1.0, channel_axis=0, full=True)
     return float(local[mask].mean())
 
 
@@ -172,5 +180,6 @@ def means(scores: Sequence[Score], group: str) -> list[tuple[str, int, tuple[flo
 def write(scores: Sequence[Score], about: dict[str, object], path: Path) -> None:
     """All scores and what they were measured with, as JSON; replaces `path` in one step."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps({**about, "scores": [asdict(entry) for entry in scores]}, indent=1) + "\n")
+    text = json.dumps({**about, "scores": [asdict(entry) for entry in scores]}, indent=1, allow_nan=False)
+    part.write_text(text + "\n")
     part.replace(path)
