@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 import exposure.client.server as launcher
 from exposure import Sensor, denoise, load_checkpoint, pack, unpack
 from exposure.assets import CHECKPOINT
+from exposure.client import command
 from exposure.client.manifest import content_of
 from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
@@ -617,6 +619,35 @@ def test_a_cold_start_is_short(repository: Path) -> None:
         process.communicate(timeout=30)
     print(f"cold start: {seconds:.1f} s")
     assert seconds < 25
+
+
+def test_what_killed_a_server_is_told(small_repository: Path) -> None:
+    with running_server(ServerOptions(small_repository, **FREE)) as server:
+        server.process.kill()
+        server.process.wait()
+        assert server.failure() == "SIGKILL ended it; memory may not have sufficed"
+
+
+def test_a_signal_that_python_swallows_ends_serve(small_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the callback of a weak reference, while the server starts."""
+    started = launcher.running_server
+
+    @contextlib.contextmanager
+    def interrupted(options: ServerOptions) -> Iterator[launcher.Server]:
+        with started(options) as server:
+            with contextlib.suppress(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+            assert server.process.poll() is None
+            yield server
+
+    monkeypatch.setattr(command, "running_server", interrupted)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0"]
+        assert command.main(["serve", "--repository", str(small_repository), *ports]) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_files_overwritten_in_place_change_nothing_in_a_running_server(tmp_path: Path, small_repository: Path) -> None:
