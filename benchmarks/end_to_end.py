@@ -34,6 +34,7 @@ from exposure.export.gate import ALLOWANCES
 from exposure.export.manifest import read_manifest
 from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.networks import Network
+from exposure.noise import noise_profile
 
 PASSES = 3
 BATCH = 8  # files; many short rounds, since other work comes and goes within a minute
@@ -138,16 +139,15 @@ def verify(client: Client, network: Network) -> None:
     ours = client.denoise(mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1).astype(int)
     theirs = published.denoise(network, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1)
     precision = read_manifest(ENGINE_FOLDER).precision
-    share, allowed = (
-        (100, 2.0) if precision == "f32" else (99.9, 1 + ALLOWANCES[precision].most_dn)
-    )  # rounded to whole DN
+    # both are rounded to whole DN
+    share, allowed = (100, 2.0) if precision == "f32" else (99.9, 1 + ALLOWANCES[precision].most_dn)
     if np.percentile(np.abs(ours - theirs), share) > allowed:
         sys.exit("the server does not compute what the published procedure computes: nothing was timed")
 
 
 def write_raw(path: Path, mosaic: NDArray[np.uint16]) -> Path:
     """A RAW file of this mosaic, that says how noisy it is."""
-    profile = (GAIN / SENSOR.saturation, (6 / SENSOR.saturation) ** 2)
+    profile = noise_profile(GAIN, 6, SENSOR.saturation)
     write_dng(path, RawFile(path, mosaic, SENSOR, make="exposure", model="benchmark", iso=3200), mosaic, profile)
     return path
 

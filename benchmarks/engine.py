@@ -66,9 +66,8 @@ def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], ro
         one_pass(name)  # its warm-up; engines compile themselves for the size
     works: dict[str, Callable[[], None]] = {name: partial(one_pass, name) for name in workers}
     seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
-    peaks = {
-        name: asked(name, lambda worker: worker.peak_gib()) for name in list(workers)
-    }  # where memory is short, one may end here too
+    # where memory is short, one may end here too
+    peaks = {name: asked(name, lambda worker: worker.peak_gib()) for name in list(workers)}
     return {
         "seconds": {name: seconds[name] for name in workers},
         "peaks": {name: peaks[name] for name in workers},

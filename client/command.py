@@ -78,13 +78,13 @@ def serve(options: argparse.Namespace) -> int:
     choice = Configuration(options.config, "as asked for") if options.config else choose_config(options.repository)
     print(f"configuration {choice.config_name}: {choice.why}", file=sys.stderr, flush=True)
     settings = ServerOptions(
-        options.repository,
-        choice.config_name,
-        options.host,
-        options.grpc_port,
-        options.http_port,
-        options.metrics_port,
-        options.in_flight,
+        repository=options.repository,
+        config_name=choice.config_name,
+        host=options.host,
+        grpc_port=options.grpc_port,
+        http_port=options.http_port,
+        metrics_port=options.metrics_port,
+        megapixels_in_flight=options.in_flight,
     )
     with running_server(settings) as server:
         if not is_this_machine(options.host):

@@ -76,7 +76,7 @@ def smallest_request(model: str) -> Request:
 class Connection:
     """Talks to one server; used by many threads at once."""
 
-    def __init__(self, address: str, access: Access) -> None:
+    def __init__(self, address: str, access: Access, *, shared_memory: bool = True) -> None:
         host = host_of(address)
         if not host:
             raise ServerError(f'server is "{address}"; write HOST:PORT, such as localhost:8001')
@@ -93,7 +93,7 @@ class Connection:
             private_key=access.key,
             channel_args=CHANNEL,
         )
-        self.regions = RegisteredRegions(self._grpc, access.headers, wanted=is_this_machine(host))
+        self.regions = RegisteredRegions(self._grpc, access.headers, wanted=shared_memory and is_this_machine(host))
         self._lock = threading.Lock()
         self._calls: set[Any] = set()
         self._closed = False

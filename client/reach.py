@@ -19,7 +19,7 @@ from .tiles import SMALLEST_TILE, TILE_PIXELS
 from .triton import Client
 
 SERVER = "EXPOSURE_SERVER"  # an environment variable
-DEFAULT_SERVER = os.environ.get(SERVER) or "localhost:8001"
+LOCAL = "localhost:8001"
 TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
 HEADER = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")  # what gRPC takes as a name; those in -bin are not text
 PRINTABLE = re.compile(r"[ -~]*")
@@ -28,7 +28,11 @@ LONGEST_S = 1_000_000  # far beyond it, gRPC's clock overflows
 
 def addresses(server: str | None) -> list[str]:
     """The servers of a --server flag or of $EXPOSURE_SERVER."""
-    return [address.strip() for address in (DEFAULT_SERVER if server is None else server).split(",")]
+    return [address.strip() for address in (_default() if server is None else server).split(",")]
+
+
+def _default() -> str:
+    return os.environ.get(SERVER) or LOCAL
 
 
 def checked(options: argparse.Namespace) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def add_server_flags(this: Any) -> None:
     reach.add_argument(
         "--server",
         metavar="HOST:PORT,...",
-        help=f"one, or several to share the work (default: {DEFAULT_SERVER}, else one started for the call)",
+        help=f"one, or several to share the work (default: {_default()}, else one started for the call)",
     )
     add_reach_flags(reach)
 

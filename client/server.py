@@ -223,7 +223,8 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--model-config-name={options.config_name}",
         "--disable-auto-complete-config",  # the checked-in text is the truth
         "--model-control-mode=none",  # whoever may load models may run code
-        *(f"--{kind}-address={host}" for kind in ("grpc", "http")),
+        f"--grpc-address={host}",
+        f"--http-address={host}",
         f"--metrics-address={host}",
         f"--grpc-port={options.grpc_port}",
         f"--http-port={options.http_port}",
@@ -261,8 +262,7 @@ def _reachable(host: str) -> str:
 def _wait_until_ready(server: Server) -> None:
     """Ready is an answered request in every ensemble: health stays 200 when a model process has died."""
     deadline = time.monotonic() + START_TIMEOUT_S
-    with Client(server.address, timeout_s=START_TIMEOUT_S) as client:
-        client.shared_memory = False  # tiny requests
+    with Client(server.address, timeout_s=START_TIMEOUT_S, shared_memory=False) as client:  # tiny requests
         while True:
             if server.process.poll() is not None:
                 raise ServerError(f"the server did not start: {server.failure()}")

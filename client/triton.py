@@ -64,9 +64,7 @@ class Client:
             raise ServerError(f"the tile bound is {tile_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
         access = Access(timeout_s, tls, authorities, certificate, key, dict(headers or {}))
         self.address = ",".join(addresses)
-        self._connections = [Connection(one, access) for one in addresses]
-        if not shared_memory:
-            self.shared_memory = False
+        self._connections = [Connection(one, access, shared_memory=shared_memory) for one in addresses]
         self._tile_pixels, self._patience_s, self._timeout_s = tile_pixels, patience_s, timeout_s
         self._busy = dict.fromkeys(self._connections, 0)
         self._choosing = threading.Lock()
@@ -77,11 +75,6 @@ class Client:
     def shared_memory(self) -> bool:
         """Whether frames go through shared memory to some server."""
         return any(connection.regions.wanted for connection in self._connections)
-
-    @shared_memory.setter
-    def shared_memory(self, wanted: bool) -> None:
-        for connection in self._connections:
-            connection.regions.wanted = wanted
 
     def __enter__(self) -> "Client":
         return self

@@ -38,7 +38,7 @@ class Field(ctypes.Structure):
 
     _fields_ = (
         ("seed", ctypes.c_uint64),
-        ("index", ctypes.c_uint32),
+        ("index", ctypes.c_uint32),  # of the pass that the noise is injected after
         ("row", ctypes.c_int32),
         ("column", ctypes.c_int32),
         ("height", ctypes.c_int32),
@@ -55,7 +55,7 @@ def library() -> Any:
 @functools.cache
 def cuda_library() -> Any:
     """The kernels on a GPU. Raises OSError, one sentence, where they were not built."""
-    cuda = ctypes.CDLL(str(built(CUDA, "where nvcc is on PATH or named in CUDACXX")))
+    cuda = ctypes.CDLL(str(built(CUDA)))
     cuda.exposure_cuda_error.restype = ctypes.c_char_p
     return cuda
 
@@ -66,10 +66,11 @@ def check_cuda(error: int) -> None:
         raise OSError(f"CUDA error {error}: {cuda_library().exposure_cuda_error(error).decode()}")
 
 
-def built(name: str, need: str = "which needs a C++17 compiler") -> Path:
+def built(name: str) -> Path:
     """Where a compiled library lies. Raises OSError, one sentence, where it was not built."""
     found = _found(name)
     if found is None:
+        need = "where nvcc is on PATH or named in CUDACXX" if name == CUDA else "which needs a C++17 compiler"
         raise OSError(f"{name} is not built; install the project with pip, {need}")
     return found
 

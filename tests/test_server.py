@@ -123,8 +123,7 @@ def test_same_distribution_over_seeds(client: Client, network: Network, passes: 
 def test_grpc_and_shared_memory_give_the_same(address: str, client: Client) -> None:
     sensor = Sensor((512, 512, 512, 512), 16383, CFAS["GBRG"])
     mosaic = dark((96, 80), sensor)
-    with Client(address) as remote:
-        remote.shared_memory = False
+    with Client(address, shared_memory=False) as remote:
         np.testing.assert_array_equal(
             remote.denoise(mosaic, sensor, ratio=50, gain=3), client.denoise(mosaic, sensor, ratio=50, gain=3)
         )
