@@ -151,7 +151,7 @@ def test_refused_files_start_no_server(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reach, "running_server", lambda _: pytest.fail("a server was started"))
-    monkeypatch.setattr(reach, "DEFAULT_SERVER", "127.0.0.1:9")
+    monkeypatch.setattr(reach, "LOCAL", "127.0.0.1:9")
     bad = data / "corrupt" / "lfs_pointer.dng"
     assert command.main(["denoise", str(bad), "--ratio", "2", "--out", str(tmp_path)]) == 1
     assert "starting" not in capsys.readouterr().err
@@ -297,7 +297,7 @@ def test_a_server_that_cannot_be_meant_is_told_once(
 ) -> None:
     """Before any file is looked at, and before a server is started."""
     monkeypatch.setattr(reach, "running_server", lambda _: pytest.fail("a server was started"))
-    monkeypatch.setattr(reach, "DEFAULT_SERVER", "127.0.0.1:9")
+    monkeypatch.setattr(reach, "LOCAL", "127.0.0.1:9")
     absent = [str(tmp_path / name) for name in ("a.dng", "b.dng")]
     assert command.main(["denoise", *absent, "--ratio", "2", "--out", str(tmp_path / "out"), *flags, *more]) == 1
     told = capsys.readouterr()
