@@ -1,11 +1,11 @@
 """checkpoint -> ONNX -> engine -> model repository:  python export/build_engine.py"""
 
-import argparse
 import functools
 import hashlib
 import inspect
+import io
 import platform
-import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,25 +14,30 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.client.tiles import SMALLEST_TILE
-from exposure.export.ensembles import install_configs
-from exposure.export.graph import input_names
-from exposure.export.machine import library_version, outdated_driver, this_machine
-from exposure.export.manifest import (
-    EngineError,
-    Manifest,
-    read_manifest,
-    replacing,
-    seal,
-    sha256,
-    trusted_manifest,
-)
-from exposure.export.precision import GraphError
-from exposure.export.recipes import USUAL_FRAME, Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
-from exposure.export.tensorrt_engine import REMEDIES, RTX_CARDS, load_tensorrt
-from exposure.networks import CheckpointError, Network, load_checkpoint
-from exposure.sensor import SMALLEST_SIDE
+try:
+    from exposure.export.ensembles import install_configs
+    from exposure.export.graph import input_names
+    from exposure.export.machine import library_version, rtx_hindrance, this_machine
+    from exposure.export.manifest import (
+        EngineError,
+        Manifest,
+        read_manifest,
+        replacing,
+        seal,
+        sha256,
+        trusted_manifest,
+    )
+    from exposure.export.options import AS_SHIPPED, parser, rebuild_command, refuse_idle_settings, settings_of
+    from exposure.export.precision import GraphError
+    from exposure.export.recipes import Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
+    from exposure.export.tensorrt_engine import REMEDIES, RTX_CARDS, load_tensorrt
+    from exposure.networks import CheckpointError, Network, load_checkpoint
+except ModuleNotFoundError as error:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"build_engine: {error.name} is not installed, and engines are built with it: pip install -e '.[export]'")
+except KeyboardInterrupt:  # torch takes seconds
+    sys.exit(130)
 
 RECIPES: dict[str, Callable[[Network, Path, Settings, str], Built]] = {
     "openvino": openvino_recipe,
@@ -40,22 +45,22 @@ RECIPES: dict[str, Callable[[Network, Path, Settings, str], Built]] = {
     "tensorrt": functools.partial(plan_recipe, "tensorrt"),
     "onnx": onnx_recipe,
 }
-AS_SHIPPED = Settings()
+NO_MEMORY = ("alloc", "could not create a primitive")  # as torch, ONNX Runtime and OpenVINO say it
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build and install one engine; 0 when the repository holds it, 1 with one sentence on standard error."""
-    options = _parser().parse_args(arguments)
+    """Build and install one engine; 0 when the repository holds it, 1 with one sentence on standard error, 130 when
+    stopped.
+    """
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup sets it
+            signal.signal(ending, signal.default_int_handler)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file need not be text
+    options = parser().parse_args(arguments)
     target = options.target or target_for_this_machine()
-    settings = Settings(
-        frames=tuple(options.frame or [USUAL_FRAME]),
-        tile=options.tile,
-        fp32=options.fp32,
-        compute_capability=options.compute_capability,
-        level=options.optimization_level,
-        portable=options.portable,
-    )
     try:
+        settings = settings_of(options)
         if options.check:
             folder = options.repository / "denoiser" / "1" / target
             trusted_manifest(folder, target, options.checkpoint)
@@ -63,13 +68,29 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         print(f"{options.checkpoint} -> {target}")
         folder = build(options.checkpoint, target, options.repository, settings)
-    except (CheckpointError, GraphError, EngineError, OSError, MemoryError) as error:
-        print(f"build_engine: {error or 'memory does not suffice'}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        return _failed(error)
     print(f"installed in {folder}")
     return 0
+
+
+def _failed(error: Exception) -> int:
+    """The exit status, after a sentence; what no sentence is known for is raised again."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, KeyboardInterrupt):  # of a library that was being loaded
+            return 130
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, (CheckpointError, GraphError, EngineError, OSError)):
+        sentence = str(error)
+    elif isinstance(error, MemoryError) or any(words in str(error) for words in NO_MEMORY):
+        sentence = "memory does not suffice; a smaller --frame or --tile takes less"
+    else:
+        raise error
+    print(f"build_engine: {sentence}", file=sys.stderr)
+    return 1
 
 
 def build(checkpoint: Path, target: str, repository: Path, settings: Settings = AS_SHIPPED) -> Path:
@@ -77,20 +98,20 @@ def build(checkpoint: Path, target: str, repository: Path, settings: Settings = 
 
     Raises CheckpointError, GraphError or EngineError; the repository then holds what it held before.
     """
+    refuse_idle_settings(target, settings)
     network = load_checkpoint(checkpoint)
     folder = repository / "denoiser" / "1" / target
     if target.startswith("tensorrt"):
         load_tensorrt(target)  # says what is missing before minutes are spent
-    if settings.fp32 and target != "openvino":
-        raise EngineError(f"--fp32 is for openvino; a {target} engine has its precision from the graph")
     if target == "tensorrt" and not this_machine().card:
         raise EngineError(f"tensorrt builds for the card in the machine, and there is none; {REMEDIES['tensorrt']}")
     built_from = _built_from(checkpoint, network, target, settings)
-    _refuse_other_inputs(folder, input_names(network))
+    if target != "onnx":  # which is kept there, and served by none of the ensembles
+        _refuse_other_inputs(folder, input_names(network))
     if _installed_from(folder) == built_from:
         print("  nothing has changed since it was built: the installed engine is kept")
     else:
-        rebuild = _command(checkpoint, target, repository, settings)
+        rebuild = rebuild_command(checkpoint, target, repository, settings)
         _install(folder, network, target, settings, built_from, rebuild)
     if target == "tensorrt":
         install_configs(repository, network.concat_origin, settings.planes(network.multiple))
@@ -156,14 +177,12 @@ def _refuse_other_inputs(folder: Path, inputs: list[str]) -> None:
 
 
 def target_for_this_machine() -> str:
-    """TensorRT where there is a card and the library, TensorRT for RTX likewise, else OpenVINO."""
+    """TensorRT where there is a card and the library, TensorRT for RTX where it can be served, else OpenVINO."""
     machine = this_machine()
     capability = machine.compute_capability
     if capability and find_spec("tensorrt"):
         return "tensorrt"
-    if outdated_driver(machine):
-        return "openvino"
-    if capability and int(capability) in RTX_CARDS and find_spec("tensorrt_rtx_bindings") and find_spec("cupy"):
+    if capability and int(capability) in RTX_CARDS and not rtx_hindrance(machine):
         return "tensorrt-rtx"
     return "openvino"
 
@@ -194,64 +213,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "absent"
-
-
-def _command(checkpoint: Path, target: str, repository: Path, settings: Settings) -> str:
-    """The command line that builds this engine again."""
-    words = ["python export/build_engine.py --target", target]
-    words += [] if checkpoint == CHECKPOINT else ["--checkpoint", str(checkpoint)]
-    words += [] if repository == MODEL_REPOSITORY else ["--repository", str(repository)]
-    words += [] if settings.frames == (USUAL_FRAME,) else [f"--frame {w}x{h}" for w, h in settings.frames]
-    words += [] if settings.tile == AS_SHIPPED.tile else [f"--tile {settings.tile:g}"]
-    words += ["--fp32"] if settings.fp32 else []
-    words += [f"--compute-capability {settings.compute_capability}"] if settings.compute_capability else []
-    words += [] if settings.level is None else [f"--optimization-level {settings.level}"]
-    return " ".join([*words, *(["--portable"] if settings.portable else [])])
-
-
-def _frame(text: str) -> tuple[int, int]:
-    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
-    if not sides or min(int(sides[1]), int(sides[2])) < SMALLEST_SIDE:
-        raise argparse.ArgumentTypeError(
-            f'"{text}" is no frame; write width x height of the mosaic, such as 4240x2832, from {SMALLEST_SIDE} up'
-        )
-    return int(sides[1]), int(sides[2])
-
-
-def _tile(text: str) -> float:
-    megapixels = float(text)
-    if not SMALLEST_TILE <= 1e6 * megapixels < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} megapixels are no tile; it holds at least {SMALLEST_TILE / 1e6:.2f}")
-    return megapixels
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="build_engine", description="Build an engine from a checkpoint and install it in the model repository."
-    )
-    add = parser.add_argument
-    add(
-        "--checkpoint",
-        type=Path,
-        default=CHECKPOINT,
-        help="a published .pt or a .safetensors (default: the shipped one)",
-    )
-    add("--target", choices=RECIPES, help="default: of the card that is here and the libraries for it, else openvino")
-    add("--repository", type=Path, default=MODEL_REPOSITORY, help="where to install it (created if need be)")
-    add("--frame", type=_frame, action="append", help="mosaic to make ready for, may be repeated (default: 4240x2832)")
-    add(
-        "--tile",
-        type=_tile,
-        default=AS_SHIPPED.tile,
-        metavar="MP",
-        help="most megapixels of a request, as callers say with their --tile: fewer take less memory (default: 13)",
-    )
-    add("--fp32", action="store_true", help="of an openvino engine: FP32, also where BF16 is fast and accurate enough")
-    add("--compute-capability", type=int, choices=RTX_CARDS, help="card of a tensorrt-rtx engine")
-    add("--optimization-level", type=int, choices=range(6), help="of NVIDIA's builder (default: its own)")
-    add("--portable", action="store_true", help="for other NVIDIA cards too (TensorRT: and later versions), slower")
-    add("--check", action="store_true", help="build nothing; say whether the installed engine may be trusted here")
-    return parser
 
 
 if __name__ == "__main__":

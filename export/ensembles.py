@@ -4,7 +4,6 @@
 """
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -92,7 +91,7 @@ def install_configs(repository: Path, concat_origin: bool, planes: Sequence[tupl
     for passes in SERVED_PASSES:
         version = repository / f"exposure_{passes}" / "1"  # Triton wants a version folder, if an empty one
         version.mkdir(parents=True, exist_ok=True)
-        (version / ".gitkeep").touch()
+        _write(version / ".gitkeep", "")
         _write(version.parent / "config.pbtxt", ensemble_config(passes, concat_origin=concat_origin))
 
 
@@ -168,4 +167,3 @@ def _write(path: Path, text: str) -> None:
 
 if __name__ == "__main__":
     install_configs(MODEL_REPOSITORY, load_checkpoint(CHECKPOINT).concat_origin)
-    sys.exit(0)

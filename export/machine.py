@@ -4,6 +4,9 @@ import ctypes
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from exposure.kernels.library import CUDA, built
 
 LIBRARIES = {
     "openvino": ("openvino",),
@@ -11,6 +14,7 @@ LIBRARIES = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings",),
 }
 LEAST_CUDA, LEAST_DRIVER = 13, 580  # of the wheels that pyproject.toml names: tensorrt-rtx-cu13, cupy-cuda13x
+RTX_MODULES = ("tensorrt_rtx_bindings", "cupy")
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
 
@@ -53,6 +57,22 @@ def outdated_driver(machine: Machine) -> str:
     return f"the driver knows CUDA {machine.cuda}; tensorrt-rtx needs driver {LEAST_DRIVER} or later"
 
 
+def rtx_hindrance(machine: Machine) -> str:
+    """Why TensorRT for RTX cannot be served on the card that is here; "" where it can, and where there is no card."""
+    outdated = outdated_driver(machine)
+    if outdated:
+        return outdated
+    modules = [module for module in RTX_MODULES if find_spec(module) is None]
+    if modules:
+        are, them = ("is", "it") if len(modules) == 1 else ("are", "them")
+        return f"{' and '.join(modules)} {are} missing, and the engine needs {them}: pip install -e '.[rtx]'"
+    try:
+        built(CUDA)  # of pack, expose and unpack
+    except OSError as error:
+        return str(error)
+    return ""
+
+
 def _driver() -> str:
     text = ctypes.create_string_buffer(80)
     with suppress(OSError):
@@ -77,11 +97,11 @@ def mismatch(built_for: dict[str, str], machine: Machine, library: str) -> str |
     card that it was built for, unless it was built to be portable; then on other cards too, and TensorRT's on newer
     versions.
     """
-    name, wanted = built_for["library"], built_for["library_version"]
+    name, its = built_for["library"], built_for["library_version"]
     portable = built_for.get("portable") == "yes"
-    newer_library = portable and name == "tensorrt" and _parts(library) > _parts(wanted)
-    if library != wanted and not newer_library:
-        return f"was built by {name} {wanted}, and this machine has {f'{name} {library}' if library else f'no {name}'}"
+    newer_library = portable and name == "tensorrt" and _parts(library) > _parts(its)
+    if library != its and not newer_library:
+        return f"was built by {name} {its}, and this machine has {f'{name} {library}' if library else f'no {name}'}"
     cards = built_for.get("compute_capability", "").split()
     if not cards:
         return None

@@ -3,20 +3,22 @@
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from exposure.assets import MODEL_REPOSITORY
+
 from .machine import library_version, mismatch, this_machine
 
 NAME = "manifest.json"
 A_DAY_S = 86_400.0
-REBUILD = "python export/build_engine.py"
 
 
 class EngineError(RuntimeError):
@@ -53,6 +55,24 @@ class Manifest:
     files: dict[str, str] = field(default_factory=dict)
 
 
+def build_command(repository: Path, target: str = "", more: Sequence[str] = ()) -> str:
+    """The command line, in the project's folder, that builds an engine and installs it in a repository.
+
+    more: further words. The project's own repository is the default and left out.
+    """
+    words = ["python", "export/build_engine.py", *(["--target", target] if target else [])]
+    words += [] if repository.resolve() == MODEL_REPOSITORY.resolve() else ["--repository", str(repository.resolve())]
+    return shlex.join([*words, *more])
+
+
+def build_command_for(folder: Path) -> str:
+    """The same for the folder of an engine, repository/denoiser/1/target; its settings are not known."""
+    folder = folder.absolute()
+    if folder.parts[-3:-1] != ("denoiser", "1"):
+        return build_command(MODEL_REPOSITORY)
+    return build_command(folder.parents[2], folder.name)
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -62,11 +82,13 @@ def sha256(path: Path) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an installed engine, its files held against it. Raises EngineError."""
     try:
-        manifest = Manifest(**json.loads((folder / NAME).read_text()))
+        manifest = Manifest(**json.loads((folder / NAME).read_text("utf-8")))
     except FileNotFoundError as error:
-        raise EngineError(f"no engine in {folder}; build one with: {REBUILD}") from error
+        raise EngineError(f"no engine in {folder}; build one with: {build_command_for(folder)}") from error
     except (OSError, ValueError, TypeError) as error:
-        raise EngineError(f"{folder / NAME} is not an engine manifest; rebuild with: {REBUILD}") from error
+        raise EngineError(
+            f"{folder / NAME} is not an engine manifest; rebuild with: {build_command_for(folder)}"
+        ) from error
     for name, digest in manifest.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise EngineError(f"{folder / name} is not the file that was built; rebuild with: {manifest.rebuild}")
@@ -94,7 +116,8 @@ def seal(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a finished engine, with the hashes of the files that lie in its folder."""
     for file in sorted(folder.iterdir()):
         manifest.files[file.name] = sha256(file)
-    (folder / NAME).write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    text = json.dumps(asdict(manifest), indent=2, ensure_ascii=False) + "\n"  # the server prints `rebuild` as it stands
+    (folder / NAME).write_text(text, "utf-8", "backslashreplace")  # JSON's own escape, where a file's name is no text
 
 
 @contextmanager

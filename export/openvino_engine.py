@@ -32,7 +32,10 @@ def openvino_from_onnx(graph: Path, folder: Path, *, wide_end: int = 0) -> None:
     in FP32 where the rest runs in BF16, whose eight bits are too coarse for the noisy input and for the result.
     """
     model = ov.Core().read_model(graph)
-    ov.save_model(model, folder / MODEL, compress_to_fp16=False)
+    try:
+        ov.save_model(model, folder / MODEL, compress_to_fp16=False)
+    except RuntimeError as error:  # of a stream that fails, which keeps the reason to itself
+        raise OSError(f"{folder / MODEL} could not be written; is the disk full?") from error
     if wide_end:
         _keep_wide(folder / MODEL, _ends(model, wide_end))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .cache import cache_folder, keep_newest
 from .machine import this_machine
-from .manifest import EngineError, trusted_manifest
+from .manifest import EngineError, build_command_for, trusted_manifest
 from .tensorrt_engine import PLAN, load_tensorrt
 
 KERNEL_CACHES = 16  # one for each plan that was built here
@@ -54,7 +54,7 @@ class PlanEngine:
         self._runtime.engine_host_code_allowed = True  # of portable plans; ours are held against their hash
         self._engine = self._runtime.deserialize_cuda_engine(plan.read_bytes())
         if self._engine is None:
-            raise EngineError(f"{target} does not take {plan}; rebuild with: python export/build_engine.py")
+            raise EngineError(f"{target} does not take {plan}; rebuild with: {build_command_for(plan.parent)}")
         self._cache = _kernel_cache(plan, target)
         known = self._cache.read_bytes() if self._cache is not None and self._cache.exists() else b""
         self._context, self._kernels = make_context(self._trt, self._engine, known)

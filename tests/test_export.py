@@ -2,8 +2,13 @@
 
 import contextlib
 import functools
+import os
+import resource
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,13 +25,13 @@ from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
-from exposure.export import build_engine, graph, openvino_engine, recipes
+from exposure.export import build_engine, graph, machine, openvino_engine, options, recipes
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.machine import Machine, this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
 from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
 from exposure.export.precision import choose_islands
-from exposure.export.recipes import WIDE_ENDS, Settings
+from exposure.export.recipes import WIDE_ENDS, Built, Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
@@ -207,6 +212,127 @@ def test_one_repository_has_one_kind_of_input(tmp_path: Path, capsys: pytest.Cap
     assert [path.name for path in other.parent.iterdir()] == ["tensorrt"]
 
 
+def test_a_graph_alone_lies_beside_any_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the ensembles serves it."""
+    other = plan_for(tmp_path / "repository" / "denoiser" / "1" / "tensorrt", "tensorrt", FOR_A5000)
+    monkeypatch.setitem(build_engine.RECIPES, "onnx", lambda *_: Built("f32", {"library": ""}, {}))
+    build_engine.build(saved(tmp_path, variant(12, True)), "onnx", tmp_path / "repository")
+    assert sorted(path.name for path in other.parent.iterdir()) == ["onnx", "tensorrt"]
+
+
+def test_an_unchanged_repository_is_not_written_to(tmp_path: Path) -> None:
+    """It may well be read-only."""
+    install_configs(tmp_path, concat_origin=False)
+    paths = [tmp_path, *tmp_path.rglob("*")]
+    for path in paths:
+        os.utime(path, (1, 1))
+    install_configs(tmp_path, concat_origin=False)
+    assert [path for path in paths if path.stat().st_mtime != 1] == []
+
+
+@pytest.mark.parametrize(
+    ("target", "flags", "sentence"),
+    [
+        ("tensorrt-rtx", "--fp32", "--fp32 is for openvino; it changes nothing of an engine for tensorrt-rtx"),
+        ("openvino", "--portable", "--portable is for tensorrt-rtx and tensorrt; it changes nothing of"),
+        ("openvino", "--compute-capability 86", "--compute-capability is for tensorrt-rtx; it"),
+        ("tensorrt", "--compute-capability 86", "--compute-capability is for tensorrt-rtx; it"),
+        ("tensorrt-rtx", "--compute-capability 86 --portable", "--portable builds for every card"),
+        ("openvino", "--optimization-level 0", "--optimization-level is for"),
+        ("onnx", "--optimization-level 0", "--optimization-level is for"),
+        ("onnx", "--frame 96x64", "--frame is for"),
+        ("onnx", "--tile 4", "--tile is for"),
+        ("openvino", "--check --frame 4240x2832", "--check builds nothing; --frame has no meaning beside it"),
+        ("openvino", "--check --tile 13", "--check builds nothing; --tile"),
+        ("openvino", "--check --fp32", "--check builds nothing; --fp32"),
+    ],
+)
+def test_flags_that_would_change_nothing_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], target: str, flags: str, sentence: str
+) -> None:
+    assert build_engine.main(["--target", target, "--repository", str(tmp_path), *flags.split()]) == 1
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"build_engine: {sentence}")
+    assert complaint.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_that_builds_again_can_be_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From any folder, whatever the paths are called."""
+    settings = Settings(frames=((96, 64), (640, 480)), tile=4.5, fp32=True)
+    monkeypatch.chdir(tmp_path)
+    command = options.rebuild_command(Path("my model.pt"), "openvino", Path("ré/$HOME"), settings)
+    monkeypatch.chdir("/")
+    asked = options.parser().parse_args(shlex.split(command)[2:])
+    assert options.settings_of(asked) == settings
+    assert (asked.checkpoint, asked.repository) == (tmp_path / "my model.pt", tmp_path / "ré" / "$HOME")
+    monkeypatch.chdir(MODEL_REPOSITORY.parent)
+    command = options.rebuild_command(CHECKPOINT, "onnx", Path("model_repository"), Settings())
+    assert command == "python export/build_engine.py --target onnx"
+
+
+def test_memory_that_does_not_suffice_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(build_engine, "build", lambda *_: torch.empty(1 << 58))  # torch says it with a RuntimeError
+    assert build_engine.main([]) == 1
+    told = "build_engine: memory does not suffice; a smaller --frame or --tile takes less\n"
+    assert capsys.readouterr().err == told
+    monkeypatch.setattr(build_engine, "build", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):  # a fault of ours keeps its traceback
+        build_engine.main([])
+
+
+def test_a_full_disk_is_one_sentence(graphs: Callable[[Make, int, bool], Path], tmp_path: Path) -> None:
+    """OpenVINO says no more than that a stream failed."""
+    graph_file, before = graphs(small_naf, 4, False) / "model.onnx", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"model\.xml could not be written; is the disk full\?"):
+            openvino_from_onnx(graph_file, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path, ending: signal.Signals) -> None:
+    scratch, repository = tmp_path / "scratch", tmp_path / "repository"
+    scratch.mkdir()
+    command = [sys.executable, PROJECT / "export" / "build_engine.py", "--target", "openvino"]
+    command += ["--checkpoint", saved(tmp_path, small_naf(8, True)), "--repository", repository]
+    with subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as build:
+        while build.poll() is None and not list(scratch.glob("*/model.onnx")):  # traced, or nearly
+            time.sleep(0.05)
+        build.send_signal(ending)
+        _, complaint = build.communicate()
+    assert (build.returncode, complaint) == (130, b"")
+    assert list(scratch.glob("tmp*")) == []  # torch and ONNX Runtime leave a folder and a number of theirs
+    assert list((repository / "denoiser" / "1").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "said"),
+    [
+        ("raise ModuleNotFoundError(name='torch')", 1, "build_engine: torch is not installed, and engines are built"),
+        ("raise KeyboardInterrupt", 130, ""),
+    ],
+)
+def test_the_script_ends_in_order_before_torch_is_there(tmp_path: Path, fault: str, code: int, said: str) -> None:
+    (tmp_path / "torch.py").write_text(fault)
+    result = subprocess.run(
+        [sys.executable, PROJECT / "export" / "build_engine.py"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=False,
+    )
+    assert result.returncode == code
+    assert result.stderr.startswith(said)
+    assert result.stderr.count("\n") == bool(said)
+
+
 def test_an_engine_wants_all_its_inputs(graphs: Callable[[Make, int, bool], Path]) -> None:
     engine = OpenVinoEngine(graphs(small_naf, 12, True), "f32")
     image, gain = np.zeros((1, 4, 16, 16), np.float32), np.ones(1, np.float32)
@@ -286,22 +412,30 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("capability", "modules", "target"),
+    ("capability", "found", "target"),
     [
-        ("", "tensorrt tensorrt_rtx_bindings cupy", "openvino"),
-        ("86", "", "openvino"),
-        ("86", "tensorrt_rtx_bindings", "openvino"),
-        ("86", "tensorrt_rtx_bindings cupy", "tensorrt-rtx"),
-        ("90", "tensorrt_rtx_bindings cupy", "openvino"),  # no card that TensorRT for RTX is for
+        ("", "tensorrt tensorrt_rtx_bindings cupy kernels", "openvino"),
+        ("86", "kernels", "openvino"),
+        ("86", "tensorrt_rtx_bindings kernels", "openvino"),
+        ("86", "tensorrt_rtx_bindings cupy kernels", "tensorrt-rtx"),
+        ("86", "tensorrt_rtx_bindings cupy", "openvino"),  # built without nvcc: `exposure serve` would not take it
+        ("90", "tensorrt_rtx_bindings cupy kernels", "openvino"),  # no card that TensorRT for RTX is for
         ("90", "tensorrt", "tensorrt"),
     ],
 )
 def test_the_target_is_that_of_card_and_libraries(
-    monkeypatch: pytest.MonkeyPatch, capability: str, modules: str, target: str
+    monkeypatch: pytest.MonkeyPatch, capability: str, found: str, target: str
 ) -> None:
-    machine = Machine("A card", capability, "13.0", "580.65") if capability else Machine()
-    monkeypatch.setattr(build_engine, "this_machine", lambda: machine)
-    monkeypatch.setattr(build_engine, "find_spec", lambda name: object() if name in modules.split() else None)
+    def built(name: str) -> Path:
+        if "kernels" not in found.split():
+            raise OSError(f"{name} is not built")
+        return Path(name)
+
+    here = Machine("A card", capability, "13.0", "580.65") if capability else Machine()
+    monkeypatch.setattr(build_engine, "this_machine", lambda: here)
+    monkeypatch.setattr(machine, "built", built)
+    for module in (build_engine, machine):
+        monkeypatch.setattr(module, "find_spec", lambda name: object() if name in found.split() else None)
     assert build_engine.target_for_this_machine() == target
 
 

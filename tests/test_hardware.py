@@ -19,6 +19,7 @@ from exposure.client import hardware
 from exposure.client import server as launcher
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
+from exposure.export import machine
 from exposure.export.ensembles import install_configs
 from exposure.export.machine import Machine, outdated_driver, this_machine
 
@@ -33,12 +34,18 @@ A_CARD = Machine("RTX A5000", "86", "13.0", "580.65")
         ("openvino tensorrt-rtx", "", True, "cpu", "no NVIDIA card is here"),
         ("openvino tensorrt-rtx", "RTX A5000", True, "rtx", "RTX A5000 is here, and an engine of TensorRT for RTX"),
         ("openvino tensorrt-rtx", "RTX A5000", False, "cpu", "is here, but tensorrt_rtx_bindings and cupy are missing"),
-        ("openvino", "RTX A5000", True, "cpu", r"RTX A5000 is here, but no engine for it \(build one with: .*rtx\)"),
+        (
+            "openvino",
+            "RTX A5000",
+            True,
+            "cpu",
+            r"is here, but no engine for it \(build one with: .* --target tensorrt-rtx",
+        ),
         ("openvino tensorrt", "H100", True, "cpu", "served by NVIDIA's container alone"),
         ("tensorrt-rtx", "RTX A5000", False, None, "cannot run: .* and cupy are missing, and the engine needs them"),
         ("tensorrt-rtx", "", True, None, "needs an NVIDIA card, and none is here; build one with: .* openvino"),
         ("tensorrt", "H100", True, None, "is served by NVIDIA's container: deploy/README.md"),
-        ("", "", True, None, "no engine in"),
+        ("", "", True, None, "is no model repository; build one with: python export/build_engine.py --repository /"),
     ],
 )
 def test_what_is_served_and_why(
@@ -53,8 +60,8 @@ def test_what_is_served_and_why(
     for target in installed.split():
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
     monkeypatch.setattr(hardware, "this_machine", lambda: replace(A_CARD, card=card) if card else Machine())
-    monkeypatch.setattr(hardware, "find_spec", lambda _: object() if modules else None)
-    monkeypatch.setattr(hardware, "built", lambda name, _: Path(name))
+    monkeypatch.setattr(machine, "find_spec", lambda _: object() if modules else None)
+    monkeypatch.setattr(machine, "built", lambda name, _: Path(name))
     if choice is None:
         with pytest.raises(ServerError, match=said):
             hardware.choose_config(tmp_path)
@@ -64,6 +71,20 @@ def test_what_is_served_and_why(
         assert re.search(said, chosen.why)
 
 
+def test_what_is_to_be_built_is_built_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence names the repository that was asked for, and the target where only one will do."""
+    (tmp_path / "denoiser").mkdir()
+    with pytest.raises(ServerError) as caught:
+        hardware.choose_config(tmp_path)
+    assert str(caught.value).startswith(f"no engine in {tmp_path / 'denoiser' / '1'}; build one with: ")
+    assert str(caught.value).endswith(f"build_engine.py --repository {tmp_path}")
+    plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)
+    monkeypatch.setattr(hardware, "this_machine", Machine)
+    with pytest.raises(ServerError) as caught:
+        hardware.choose_config(tmp_path)
+    assert str(caught.value).endswith(f"build_engine.py --target openvino --repository {tmp_path}")
+
+
 def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str, how: str) -> Path:
         raise OSError(f"{name} is not built; install the project with pip, {how}")
@@ -71,8 +92,8 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
     for target in ("openvino", "tensorrt-rtx"):
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
     monkeypatch.setattr(hardware, "this_machine", lambda: A_CARD)
-    monkeypatch.setattr(hardware, "find_spec", lambda _: object())
-    monkeypatch.setattr(hardware, "built", missing)
+    monkeypatch.setattr(machine, "find_spec", lambda _: object())
+    monkeypatch.setattr(machine, "built", missing)
     chosen = hardware.choose_config(tmp_path)
     assert chosen.config_name == "cpu"
     assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with" in chosen.why

@@ -140,6 +140,25 @@ def test_files_are_held_against_their_hashes(
     assert str(caught.value).endswith("--frame 96x64 --fp32")
 
 
+def test_the_command_in_a_refusal_is_as_it_was_written(tmp_path: Path, server_says: Callable[..., str]) -> None:
+    """By the tools and by the server, where names have accents and spaces."""
+    folder = plan_for(tmp_path / "plan", "tensorrt", FOR_A5000)
+    path = folder / "manifest.json"
+    manifest = replace(read_manifest(folder), rebuild="python export/build_engine.py --repository '/my ré'", files={})
+    path.unlink()
+    seal(folder, manifest)
+    (folder / "model.plan").write_bytes(b"another")
+    with pytest.raises(EngineError, match=r"rebuild with: python .* --repository '/my ré'$") as caught:
+        read_manifest(folder)
+    assert server_says(folder) == str(caught.value)
+
+
+def test_a_missing_engine_is_to_be_built_where_it_is_missed(tmp_path: Path) -> None:
+    with pytest.raises(EngineError) as caught:
+        read_manifest(tmp_path / "denoiser" / "1" / "openvino")
+    assert str(caught.value).endswith(f"build_engine.py --target openvino --repository {tmp_path}")
+
+
 def test_another_version_is_refused(copied: Path, server_says: Callable[..., str]) -> None:
     edit(copied, library_version="2025.1.0")
     with pytest.raises(EngineError) as caught:
