@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from exposure.denoise import expose
+from exposure.denoise import denoise
 from exposure.networks import Network
 from exposure.quality import agreement_db, psnr
-from exposure.schedule import unroll
-from exposure.sensor import pad
 
 from .precision import GraphError, Run, difference_dn
 from .scene import Scene
@@ -75,16 +74,18 @@ def pass_gate(
 
 def _cleans(network: Network, run: Run, scene: Scene) -> list[Array]:
     """The clean estimate of every pass, cropped to the scene; that of the first is the result of a single pass."""
-    steps = unroll(scene.ratio, scene.gain, scene.saturation, scene.passes, photon_unit=network.photon_unit)
-    original = np.ascontiguousarray(pad(scene.image, network.multiple))
-    x, cleans = original, []
-    for step in steps:
-        photon_gain = np.array([step.photon_gain], np.float32)
-        clean = np.array(run(x, photon_gain, original))  # a copy: an engine may answer from its own memory
+    cleans: list[Array] = []
+
+    def engine(image: Tensor, photon_gain: float, original: Tensor) -> Tensor:
+        clean = np.array(run(image.numpy(), np.array([photon_gain], np.float32), original.numpy()))  # from its memory
         if clean.shape != original.shape:
-            raise GraphError(f"the engine answers {clean.shape} to an image of {original.shape}")
+            raise GraphError(f"the engine answers {clean.shape} to an image of {tuple(original.shape)}")
         cleans.append(clean[..., : scene.image.shape[2], : scene.image.shape[3]])
-        x = np.asarray(expose(clean, original, step, lambda rate: rate), np.float32)
+        return torch.from_numpy(clean)
+
+    engine.multiple, engine.photon_unit = network.multiple, network.photon_unit  # type: ignore[attr-defined]
+    physics: dict[str, Any] = {"ratio": scene.ratio, "gain": scene.gain, "saturation": scene.saturation}
+    denoise(engine, torch.from_numpy(scene.image), **physics, passes=scene.passes, noise="mean")
     return cleans
 
 

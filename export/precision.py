@@ -5,8 +5,8 @@ in FP32 on FP16 operands, its result rounded to FP16, as tensor cores do that ac
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -166,28 +166,18 @@ def _extents(
 ) -> dict[str, float]:
     """The largest number that each layer meets, in FP32."""
     extents = dict.fromkeys(names, 0.0)
-    with _watching(network, names, largest_frame, extents):
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        met = max(output.abs().max().item(), _inner_extent(module, inputs[0], largest_frame * output[0, 0].numel()))
+        extents[name] = max(extents[name], met if np.isfinite(met) else float("inf"))
+
+    watched = copy.deepcopy(network)  # its hooks go with it
+    for name in names:
+        watched.get_submodule(name).register_forward_hook(partial(note, name))
+    with torch.no_grad():
         for image, photon_gain in images:
-            network(image, photon_gain, image)
+            watched(image, photon_gain, image)
     return extents
-
-
-@contextmanager
-def _watching(network: Network, names: list[str], largest_frame: int, extents: dict[str, float]) -> Iterator[None]:
-    def watch(name: str) -> Callable[..., None]:
-        def note(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-            met = max(output.abs().max().item(), _inner_extent(module, inputs[0], largest_frame * output[0, 0].numel()))
-            extents[name] = max(extents[name], met if np.isfinite(met) else float("inf"))
-
-        return note
-
-    hooks = [network.get_submodule(name).register_forward_hook(watch(name)) for name in names]
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _inner_extent(module: nn.Module, x: Tensor, pixels: int) -> float:

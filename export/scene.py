@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.noise import CAMERAS, choose_gain, expose_short
-from exposure.schedule import PUBLISHED_PHOTON_UNIT, unroll
+from exposure.noise import CAMERAS, choose_gain
+from exposure.schedule import unroll
 from exposure.sensor import SMALLEST_SIDE, pack, pad
 from exposure.training.leaves import dead_leaves
 from exposure.training.scenes import DAYLIGHT, unprocessed
+from exposure.training.shots import SATURATION, brightened
 
 SIMULATED = CAMERAS["SonyA7S2"]
 ODD_FRAME = (333, 467)
@@ -61,7 +62,7 @@ def simulated_scenes(frame: tuple[int, int]) -> Iterator[Scene]:
         height, width = ((side + 1) // 2 for side in size)
         image, clean = _expose(_filled(height, width, seed), ratio, SIMULATED.gain(3200), seed)
         passes = 1 if name == "full-frame" else 3  # a pass of it takes a CPU seconds
-        yield Scene(name, image, clean, ratio, SIMULATED.gain(3200), PUBLISHED_PHOTON_UNIT, passes)
+        yield Scene(name, image, clean, ratio, SIMULATED.gain(3200), SATURATION, passes)
 
 
 def real_scenes() -> Iterator[Scene]:
@@ -93,25 +94,14 @@ def low_light_crops(photon_unit: float, multiple: int = 16) -> Iterator[Crop]:
     gain = SIMULATED.gain(3200)
     for seed, (ratio, height, width) in enumerate([(20, 128, 160), (100, 256, 256), (300, 176, 208)]):
         image, _ = _expose(clean_scene(height, width, seed), ratio, gain, seed)
-        yield Crop(
-            pad(image, multiple), unroll(ratio, gain, PUBLISHED_PHOTON_UNIT, 1, photon_unit=photon_unit)[0].photon_gain
-        )
+        yield Crop(pad(image, multiple), unroll(ratio, gain, SATURATION, 1, photon_unit=photon_unit)[0].photon_gain)
 
 
 def _expose(
     scene: NDArray[np.float32], ratio: float, gain: float, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What the simulated camera packs of a clean scene, and the scene, both [1, 4, h, w]."""
-    dn = expose_short(
-        scene,
-        ratio=ratio,
-        gain=gain,
-        saturation=PUBLISHED_PHOTON_UNIT,
-        read_noise=SIMULATED.read_noise(gain),
-        seed=seed,
-    )
-    image = np.clip(dn / PUBLISHED_PHOTON_UNIT * ratio, 0, 1)
-    return image.astype(np.float32)[None], scene[None]
+    return brightened(scene, ratio, gain, SIMULATED.read_noise(gain), seed)[None], scene[None]
 
 
 def _filled(height: int, width: int, seed: int) -> NDArray[np.float32]:

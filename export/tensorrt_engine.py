@@ -66,7 +66,7 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{target} cannot parse {graph.name}: {reasons}")
     config = _config(trt, target, builder, network, options)
-    timings = _timing_cache(trt, target, config, card or "-".join(map(str, options.compute_capabilities)))
+    timings = _timing_cache(trt, target, config, card)
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
         raise EngineError(f"{target} could not build an engine from {graph.name}")
