@@ -1,5 +1,6 @@
 """The files of deploy/ hold together: what can be said of them without a container runtime and without a card."""
 
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from conftest import PROJECT
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
-from exposure.assets import MODEL_REPOSITORY
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.export import options
 from exposure.export.ensembles import install_configs
 from exposure.export.recipes import Settings
 from exposure.networks import Network
@@ -49,7 +51,35 @@ def test_the_composition() -> None:
     assert pool > 2 * (5 * image + 2 * 4240 * 2832)
     assert flags["rate-limit-resource"] == "card:1"
     assert not services["engine"]["environment"]["EXPOSURE_CACHE"].startswith(flags["model-repository"])
-    assert "4240x2832" in services["engine"]["command"]
+    assert "--frame=4240x2832" in services["engine"]["command"]
+
+
+def test_a_stop_is_waited_for() -> None:
+    """By Compose for longer than by Triton, which else would be killed in the middle of an answer."""
+    yaml = pytest.importorskip("yaml")
+    server = yaml.safe_load(COMPOSE)["services"]["server"]
+    triton = next(int(flag.partition("=")[2]) for flag in server["command"] if flag.startswith("--exit-timeout-secs="))
+    assert int(server["stop_grace_period"].removesuffix("s")) > triton
+
+
+def test_the_engine_is_of_a_checkpoint_that_is_mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped one, or that of two variables; the command is one that build_engine.py takes."""
+    yaml = pytest.importorskip("yaml")
+
+    def filled(text: str) -> str:
+        return re.sub(r"\$\{(\w+):-([^}]*)\}", lambda found: os.environ.get(found[1]) or found[2], text)
+
+    engine = yaml.safe_load(COMPOSE)["services"]["engine"]
+    mounts = dict(filled(volume).split(":")[:2][::-1] for volume in engine["volumes"])
+    asked = options.parser().parse_args([filled(word) for word in engine["command"]])
+    options.refuse_idle_settings(asked.target, options.settings_of(asked))
+    inside = mounts[str(asked.checkpoint.parent)]
+    assert (PROJECT / "deploy" / inside / asked.checkpoint.name).resolve() == CHECKPOINT
+    assert str(asked.repository) in mounts
+    monkeypatch.setenv("CHECKPOINTS", "/home/me")
+    monkeypatch.setenv("CHECKPOINT", "model.pt")
+    assert "/home/me:/checkpoints:ro" in map(filled, engine["volumes"])
+    assert "--checkpoint=/checkpoints/model.pt" in map(filled, engine["command"])
 
 
 @pytest.mark.parametrize("concat_origin", [False, True])
