@@ -61,7 +61,7 @@ def test_what_is_served_and_why(
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
     monkeypatch.setattr(hardware, "this_machine", lambda: replace(A_CARD, card=card) if card else Machine())
     monkeypatch.setattr(machine, "find_spec", lambda _: object() if modules else None)
-    monkeypatch.setattr(machine, "built", lambda name, _: Path(name))
+    monkeypatch.setattr(machine, "built", Path)
     if choice is None:
         with pytest.raises(ServerError, match=said):
             hardware.choose_config(tmp_path)
@@ -86,8 +86,8 @@ def test_what_is_to_be_built_is_built_there(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str, how: str) -> Path:
-        raise OSError(f"{name} is not built; install the project with pip, {how}")
+    def missing(name: str) -> Path:
+        raise OSError(f"{name} is not built; install the project with pip")
 
     for target in ("openvino", "tensorrt-rtx"):
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
@@ -96,7 +96,7 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
     monkeypatch.setattr(machine, "built", missing)
     chosen = hardware.choose_config(tmp_path)
     assert chosen.config_name == "cpu"
-    assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with" in chosen.why
+    assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with pip" in chosen.why
 
 
 def test_a_driver_that_is_too_old_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
