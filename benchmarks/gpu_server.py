@@ -63,14 +63,10 @@ def server_check() -> dict[str, Any]:
 def deployed_check() -> dict[str, Any]:
     """What a user of the card deploys: `build_engine.py --target tensorrt-rtx`, then every model of rtx.pbtxt on it."""
     _require()
-    from exposure.client.hardware import RTX_MODULES
-    from exposure.export.machine import outdated_driver, this_machine
+    from exposure.export.machine import rtx_hindrance, this_machine
 
-    if outdated_driver(this_machine()):
-        raise NotCheckedError(outdated_driver(this_machine()))
-    missing = [module for module in RTX_MODULES if find_spec(module) is None]
-    if missing:
-        raise NotCheckedError(f"{', '.join(missing)} not installed; with pip: pip install -e '.[rtx]'")
+    if hindrance := rtx_hindrance(this_machine()):
+        raise NotCheckedError(hindrance)
     from exposure.export.build_engine import build
     from exposure.export.manifest import read_manifest
     from exposure.export.recipes import Settings

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exposure.export.machine import RTX_MODULES as RTX_MODULES
 from exposure.export.machine import rtx_hindrance, this_machine
 from exposure.export.manifest import build_command
 

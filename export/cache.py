@@ -1,4 +1,4 @@
-"""Where builders and engines keep what can be made again: compiled models, timings, kernels."""
+"""Where NVIDIA's builders and engines keep what can be made again: timings and kernels."""
 
 import os
 import sys

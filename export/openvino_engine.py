@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from exposure.kernels.library import threads
 
-from .cache import cache_folder, keep_newest
 from .manifest import EngineError, trusted_manifest
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else importing openvino reports home
@@ -22,7 +21,6 @@ import openvino as ov  # noqa: E402
 MODEL = "model.xml"
 COMPILED_PIXELS = 4_000_000  # packed, of all frame sizes kept compiled: their activations take about 0.7 kB a pixel
 WEIGHTS = 50_000  # what each holds of its own, 35 MB, as pixels
-CACHED_MODELS = 16  # on disk, 31 MB each
 
 
 def openvino_from_onnx(graph: Path, folder: Path, *, wide_end: int = 0) -> None:
@@ -48,24 +46,23 @@ def bf16_is_fast() -> bool:
 class OpenVinoEngine:
     """clean = engine(image, photon_gain[, original]), compiled once per frame size.
 
-    folder: holds model.xml; precision: "f32", or "bf16" for all that is not marked to stay in FP32.
-    cache: folder for compiled models, so that the next start finds them.
+    folder: holds model.xml; precision: "f32", or "bf16" for all that is not marked to stay in FP32. The server's own is
+    kernels/backend/openvino_engine.cpp; both keep as many sizes compiled.
     """
 
-    def __init__(self, folder: Path, precision: str, cache: Path | None = None) -> None:
+    def __init__(self, folder: Path, precision: str) -> None:
         self._core = ov.Core()
-        self._network = self._core.read_model(folder / MODEL)  # whatever is installed later
+        self._core.set_property({"ENABLE_MMAP": False})  # the network stays what it is, whatever is installed later
+        self._network = self._core.read_model(folder / MODEL)
         self.precision = precision
         self._compiled: OrderedDict[tuple[int, ...], Callable[..., NDArray[np.float32]]] = OrderedDict()
-        if cache is not None:
-            self._core.set_property({"CACHE_DIR": str(cache)})
 
     @classmethod
     def installed(cls, folder: Path) -> "OpenVinoEngine":
         """The engine that `build_engine.py` installed, at the precision that passed the gate and is fast here."""
         manifest = trusted_manifest(folder, "openvino")
         precision = manifest.precision if bf16_is_fast() else "f32"
-        return cls(folder, precision, _compiled_models())
+        return cls(folder, precision)
 
     def __call__(self, image: NDArray[np.float32], photon_gain: NDArray[np.float32], *original: Any) -> Any:
         """image, original: [1, 4, h, w] FP32, sides multiples of the network's; photon_gain: [1].
@@ -133,14 +130,6 @@ def _keep_wide(file: Path, names: set[str]) -> None:
             ElementTree.SubElement(marks, "attribute", name="precise", version="0")
             layer.insert(0 if layer.find("data") is None else 1, marks)
     tree.write(file)
-
-
-def _compiled_models() -> Path | None:
-    """The folder of compiled models, its oldest removed; None, and a remark, where it is not writable."""
-    folder = cache_folder("openvino")
-    if folder is not None:
-        keep_newest(folder, "*.blob", CACHED_MODELS)
-    return folder
 
 
 def _infer(request: Any, arrays: tuple[NDArray[np.float32], ...]) -> NDArray[np.float32]:

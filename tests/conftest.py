@@ -24,7 +24,7 @@ from exposure.export.manifest import read_manifest
 from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 
-os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # compiled models, not the user's
+os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # timings and kernels, not the user's
 atexit.register(shutil.rmtree, os.environ["EXPOSURE_CACHE"], ignore_errors=True)
 PROJECT = Path(__file__).parents[1]
 CFAS = {
