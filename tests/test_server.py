@@ -635,7 +635,7 @@ def test_a_signal_that_python_swallows_ends_serve(small_repository: Path, monkey
     def interrupted(options: ServerOptions) -> Iterator[launcher.Server]:
         with started(options) as server:
             with contextlib.suppress(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             assert server.process.poll() is None
             yield server
 
