@@ -74,7 +74,9 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if read_manifest(installed).precision == "f32":
         return MODEL_REPOSITORY
     own = tmp_path_factory.mktemp("f32") / "model_repository"
-    build(CHECKPOINT, "openvino", own, Settings(fp32=True))
+    build(
+        CHECKPOINT, "openvino", own, Settings(frames=((768, 512),), fp32=True)
+    )  # of whole frames, the gate takes long
     return own
 
 

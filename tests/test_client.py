@@ -110,12 +110,12 @@ def test_a_restarted_server_is_found_again(small_repository: Path) -> None:
 
 def test_a_server_that_is_being_stopped_is_waited_for(small_repository: Path) -> None:
     """In order, with requests under way: Triton refuses new ones, then forgets its models, then closes its port."""
-    mosaic = dark((900, 900), SENSOR)
+    mosaic = dark((600, 600), SENSOR)
     with running_server(ServerOptions(small_repository, **FREE)) as server, ThreadPoolExecutor(3) as threads:
         address = server.address
         with Client(address, in_flight=3) as client:
             expected = client.denoise(mosaic, SENSOR, **PHYSICS)
-            asked = [threads.submit(client.denoise, mosaic, SENSOR, **PHYSICS) for _ in range(12)]
+            asked = [threads.submit(client.denoise, mosaic, SENSOR, **PHYSICS) for _ in range(9)]
             asked[2].result(timeout=60)
             server.process.terminate()
             server.process.wait(timeout=30)
