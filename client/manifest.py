@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from .inputs import resolved
 from .output import parts_of
 from .rawfile import RawFileError
 
@@ -156,7 +157,7 @@ class Manifest:
         if row is None:
             return "is not a result of this command"
         if row[0] != content:
-            itself = os.path.realpath(row[1]) == os.path.realpath(source)
+            itself = resolved(Path(row[1])) == resolved(source)
             return f"is made from {source} as it was before its content changed" if itself else f"is made from {row[1]}"
         return "" if _is_same(row[2:], identity) else "was changed since it was made"
 

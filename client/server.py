@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exposure.assets import MODEL_REPOSITORY
+from exposure.export.manifest import build_command
 from exposure.kernels.library import BACKEND, built
 
 from .hardware import ENGINES
@@ -158,7 +159,7 @@ def _check_engine(options: ServerOptions) -> None:
     if not (options.repository / "denoiser").is_dir():
         raise ServerError(f"{options.repository} is not a model repository; it has no denoiser folder")
     if not (engine / "manifest.json").is_file():
-        command = f"python export/build_engine.py --target {engine.name}"
+        command = build_command(options.repository, engine.name)
         raise ServerError(f"no engine in {engine}; build one with: {command}")
 
 
