@@ -58,6 +58,7 @@ def poisson(rate: Array, *, seed: int, index: int, origin: tuple[int, int] = (0,
 
     The count of a pixel depends on its rate, the seed, the index of the injection, its plane and its place in the whole
     frame (origin: row and column of the mosaic there, even), and on nothing else: tile, batch, threads or device.
+    An odd index draws with the random numbers of the even one before it, mirrored: where that drew many, it draws few.
     """
     rate = checked("rate", rate, "float32")
     if rate.ndim < 3 or rate.shape[-3] != 4:

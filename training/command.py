@@ -155,6 +155,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     bracket.set_defaults(cases=lambda given, _: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
         kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+        kind.add_argument("--independent", action="store_true", help="judge photons drawn as published too")
         kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
         kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")
         kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
@@ -177,6 +178,9 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         print(f"exposure: {error}; its pair is left out", file=sys.stderr, flush=True)
 
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
+    if arguments.independent:
+        independent = evaluate.definition(arguments.checkpoint, draws="independent")
+        rows.append(evaluate.Row("independent draws", independent, arguments.passes))
     if arguments.one_pass:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
     if arguments.diffusion:

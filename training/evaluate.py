@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,8 +47,8 @@ class Score:
     ssim: float
 
 
-def definition(checkpoint: Path) -> Denoiser:
-    """The loop of `exposure.denoise`, in FP32."""
+def definition(checkpoint: Path, draws: str = "antithetic") -> Denoiser:
+    """The loop of `exposure.denoise`, in FP32; draws: of its photons."""
     import torch
 
     from exposure.denoise import denoise
@@ -60,9 +60,8 @@ def definition(checkpoint: Path) -> Denoiser:
 
     def run(case: Case, passes: int) -> NDArray[np.float32]:
         image = torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None].to(device)
-        result = denoise(
-            network, image, ratio=case.ratio, gain=case.gain, saturation=case.sensor.saturation, passes=passes
-        )
+        physics: dict[str, Any] = {"ratio": case.ratio, "gain": case.gain, "saturation": case.sensor.saturation}
+        result = denoise(network, image, **physics, passes=passes, draws=draws)
         return result[0].cpu().numpy()
 
     return run
@@ -155,13 +154,17 @@ def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float
 
 def table(scores: Sequence[Score]) -> str:
     """Means by group and method: PSNR blind, PSNR oracle, SSIM."""
-    lines = [f"{'':24} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}"]
+    lines = [f"{'':30} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}"]
     for group in dict.fromkeys(entry.group for entry in scores):
         lines.append(group)
-        for method, passes, part in means(scores, group):
-            name = f"{method}, {passes} pass{'es' if passes > 1 else ''}" if passes else method
-            lines.append(f"  {name:22} {part[3]:5.0f}  {part[0]:5.2f} dB {part[1]:5.2f} dB {part[2]:6.3f}")
+        for method, passes, (blind, oracle, ssim, cases) in means(scores, group):
+            lines.append(f"  {label(method, passes):28} {cases:5.0f}  {blind:5.2f} dB {oracle:5.2f} dB {ssim:6.3f}")
     return "\n".join(lines)
+
+
+def label(method: str, passes: int) -> str:
+    """A method and its number of passes in words; 0 where it has none."""
+    return f"{method}, {passes} pass{'es' if passes > 1 else ''}" if passes else method
 
 
 def means(scores: Sequence[Score], group: str) -> list[tuple[str, int, tuple[float, float, float, int]]]:

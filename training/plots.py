@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from .evaluate import Score, means
+from .evaluate import Score, label, means
 
 
 def plot(scores: Sequence[Score], folder: Path) -> None:
@@ -41,7 +41,7 @@ def plot(scores: Sequence[Score], folder: Path) -> None:
             for name, number, values in entries
             if (name, number) == (method, passes)
         ]
-        axes.plot(*zip(*by_ratio, strict=True), "o-", label=f"{method}, {passes} passes" if passes else method)
+        axes.plot(*zip(*by_ratio, strict=True), "o-", label=label(method, passes))
     axes.set(xlabel="exposure ratio", ylabel="PSNR, blind (dB)")
     axes.legend(fontsize="small")
     figure.savefig(folder / "ratio.png", dpi=150)

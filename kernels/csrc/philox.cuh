@@ -18,15 +18,18 @@ HD Words philox(Words counter, uint32_t key0, uint32_t key1) {
     return counter;
 }
 
-// The random numbers of one pixel in one pass: they depend on its place in the whole frame and on nothing else.
+// The random numbers of one pixel in one pass: they depend on its place in the whole frame and on nothing else. An odd pass
+// is antithetic to the even one before it (Hammersley and Morton 1956): the same numbers, the one that counts mirrored.
 struct Stream {
     uint32_t key0, key1;  // the seed
-    Words counter;        // column, row, plane and pass, block
+    Words counter;        // column, row, plane and pair of passes, block
     Words words;
     int used;
+    bool mirrored;
 
     HD Stream(uint64_t seed, uint32_t pass, uint32_t plane, uint32_t row, uint32_t column)
-        : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | pass << 2, 0}}, used(4) {}
+        : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | (pass >> 1) << 2, 0}},
+          used(4), mirrored(pass & 1) {}
 
     // Uniform in (0, 1): the middles of 2^23 equal intervals, all exact in float.
     HD float uniform() {
@@ -37,4 +40,7 @@ struct Stream {
         }
         return ((float)(words.w[used++] >> 9) + 0.5f) * (1.0f / 8388608.0f);
     }
+
+    // The uniform that a count grows with: mirrored, it gives few where the other pass got many.
+    HD float growing() { return mirrored ? 1.0f - uniform() : uniform(); }
 };

@@ -8,7 +8,7 @@
 
 // Sequential search of the distribution function.
 HD float poisson_by_inversion(float mean, Stream& stream) {
-    float u = stream.uniform();
+    float u = stream.growing();
     float p = exp_negative(mean), cumulated = p, k = 0.0f;
     while (u > cumulated) {
         k += 1.0f;
@@ -51,7 +51,7 @@ HD float poisson_by_rejection(float mean, Stream& stream) {
     float a = -0.059f + 0.02483f * b;
     float accept = 0.9277f - 3.6224f / (b - 2.0f);
     for (int attempt = 0; attempt < 64; attempt++) {  // each fails with probability below 0.3
-        float u = stream.uniform() - 0.5f, v = stream.uniform();
+        float u = stream.growing() - 0.5f, v = stream.uniform();
         float s = 0.5f - fabsf(u);
         float k = floorf((2.0f * a / s + b) * u + mean + 0.43f);
         if (s >= 0.07f && v <= accept) return k;
