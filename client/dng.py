@@ -75,8 +75,7 @@ def write_dng(
     is below it. made_with: stands behind the program's name in Software, which every reader shows; ImageHistory, made
     for it, is no standard tag of a DNG (`exiftool -validate`).
     """
-    software = f"{SOFTWARE} ({made_with})" if made_with else SOFTWARE
-    metadata = _with_exposure(file, file.metadata or Metadata("<"))
+    told, metadata = software_told(made_with), with_exposure(file, file.metadata or Metadata("<"))
     first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])
     sensor = _sensor_tags(file)
     if noise_profile:
@@ -86,11 +85,16 @@ def write_dng(
     order: Literal["<", ">"] = ">" if metadata.order == ">" else "<"
     with tifffile.TiffWriter(path, byteorder=order) as tif:
         if preview is None:
-            _write_mosaic(tif, mosaic, [*sensor, *first], software)
+            _write_mosaic(tif, mosaic, [*sensor, *first], told)
         else:
-            _write_preview(tif, preview, first, software)
+            _write_preview(tif, preview, first, told)
             _write_mosaic(tif, mosaic, sensor, "")
     append_directories(path, metadata)
+
+
+def software_told(made_with: str) -> str:
+    """The tag Software: the program, and what makes the same result again."""
+    return f"{SOFTWARE} ({made_with})" if made_with else SOFTWARE
 
 
 def _write_preview(tif: tifffile.TiffWriter, preview: NDArray[np.uint8], tags: list[Tag], software: str) -> None:
@@ -161,9 +165,8 @@ def _lossless(tile: NDArray[np.uint16]) -> bytes:
 
 def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
     """Descriptive tags, pointers to EXIF and GPS (set when these are there), the maker note, the source's name."""
-    tags = [_packed(code, entry) for code, entry in metadata.description.items() if code not in (271, 272, 305)]
-    directories = ((EXIF_IFD, metadata.movable_exif), (GPS_IFD, metadata.gps))
-    tags += [_tag(PLACEHOLDERS[code], LONG, 0) for code, directory in directories if directory]
+    tags = [packed(code, entry) for code, entry in metadata.description.items() if code not in (271, 272, 305)]
+    tags += pointers(metadata)
     if "DNGVersion" in file.tags:
         tags += _carried(file, PRIVATE_TAGS)
     if metadata.private_data:
@@ -172,6 +175,12 @@ def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
         tags.append(_tag(50741, SHORT, int(metadata.note_moves)))  # MakerNoteSafety
     tags.append(_utf8(50827, text_of(file.tags, "OriginalRawFileName") or file.path.name))
     return tags
+
+
+def pointers(metadata: Metadata) -> list[Tag]:
+    """Places for the offsets of EXIF and GPS, where there are any: `append_directories` sets them."""
+    directories = ((EXIF_IFD, metadata.movable_exif), (GPS_IFD, metadata.gps))
+    return [_tag(PLACEHOLDERS[code], LONG, 0) for code, directory in directories if directory]
 
 
 def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
@@ -189,7 +198,7 @@ def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
     return carried
 
 
-def _with_exposure(file: RawFile, metadata: Metadata) -> Metadata:
+def with_exposure(file: RawFile, metadata: Metadata) -> Metadata:
     """The metadata with ISO and exposure time as LibRaw knows them, where it does not tell them itself."""
     known: dict[int, Entry] = {}
     if 0 < file.iso <= 65535:
@@ -251,7 +260,7 @@ def _camera_tags(file: RawFile) -> list[Tag]:
     return tags
 
 
-def _packed(code: int, entry: Entry) -> Tag:
+def packed(code: int, entry: Entry) -> Tag:
     """A field whose values are already in the file's byte order."""
     if entry.kind == ASCII:
         return code, ASCII, 0, entry.data.rstrip(b"\0"), True

@@ -121,6 +121,20 @@ def append_directories(path: Path, metadata: Metadata) -> None:
                 file.write(struct.pack(metadata.order + "HHII", code, LONG, 1, place))
 
 
+def exif_block(metadata: Metadata) -> bytes:
+    """Description, EXIF and GPS as JPEG and PNG hold them: a TIFF file without a picture (EXIF 2.32, 4.5.2)."""
+    directories = {EXIF_IFD: metadata.movable_exif, GPS_IFD: metadata.gps}
+    first = {**metadata.description, **{code: Entry(LONG, 1, bytes(4)) for code in directories if directories[code]}}
+    place = TIFF_HEADER + len(_serialised(first, metadata.order, TIFF_HEADER))
+    behind = b""
+    for code, directory in directories.items():
+        if directory:
+            first[code] = Entry(LONG, 1, struct.pack(metadata.order + "I", place + len(behind)))
+            behind += _serialised(directory, metadata.order, place + len(behind))
+    header = (b"II" if metadata.order == "<" else b"MM") + struct.pack(metadata.order + "HI", 42, TIFF_HEADER)
+    return b"Exif\0\0" + header + _serialised(first, metadata.order, TIFF_HEADER) + behind
+
+
 def _serialised(directory: Directory, order: str, place: int) -> bytes:
     """A directory and its values, as they lie at `place`."""
     entries, values = b"", b""

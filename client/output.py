@@ -16,12 +16,12 @@ from PIL import Image
 from exposure.sensor import SMALLEST_SIDE, Sensor, pack, unpack
 
 from .dng import write_dng
+from .picture import write_srgb, write_tiff
 from .rawfile import RawFile, read, render
 
 FORMATS = ("dng", "tiff", "png", "jpg")
 PART = ".exposure-part"  # in the name of every temporary file
 Note = Callable[[Path], None]
-JPEG_QUALITY = 95
 PREVIEW_SIDE = 1024  # pixels
 UNDONE_BY = {  # TIFF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -105,21 +105,16 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note = _unnoted) ->
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
             picture = render(file, exposed.in_file_levels, bits=16, linear=True)
-            _write_tiff(part, picture)
+            write_tiff(part, picture, file, exposed.made_with)
             same = np.array_equal(tifffile.imread(part), picture)
         else:
             picture = render(file, exposed.in_file_levels)
-            Image.fromarray(picture).save(part, quality=JPEG_QUALITY)  # a PNG has no quality
+            write_srgb(part, picture, file, exposed.made_with)
             with Image.open(part) as image:
                 again = np.asarray(image)
             same = again.shape == picture.shape and (path.suffix == ".jpg" or np.array_equal(again, picture))
         if not same:
             raise OSError(f"{path} reads differently than it was written; nothing is kept of it")
-
-
-def _write_tiff(path: Path, picture: NDArray[np.uint16]) -> None:
-    content = iter([picture.tobytes()])  # an array is written by NumPy itself, which does not say that the disk is full
-    tifffile.imwrite(path, content, shape=picture.shape, dtype=picture.dtype, photometric="rgb", metadata=None)
 
 
 def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16], part: Path) -> NDArray[np.uint8]:

@@ -392,9 +392,9 @@ def test_what_reads_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
     path = tmp_path / "source.dng"
     write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
-    write_tiff, save = output._write_tiff, Image.Image.save
+    write_tiff, save = output.write_tiff, Image.Image.save
     monkeypatch.setattr(output, "write_dng", lambda part, file, mosaic, *_, **__: write_dng(part, file, mosaic ^ 1))
-    monkeypatch.setattr(output, "_write_tiff", lambda part, picture: write_tiff(part, picture ^ 1))
+    monkeypatch.setattr(output, "write_tiff", lambda part, picture, *told: write_tiff(part, picture ^ 1, *told))
     monkeypatch.setattr(Image.Image, "save", lambda image, part, **_: save(image.point(lambda level: level ^ 1), part))
     with pytest.raises(OSError, match="reads differently than it was written"):
         exposed(path, tmp_path / f"result.{suffix}")
