@@ -40,7 +40,8 @@ def denoise(
     passes: network evaluations. seed: of the photon noise, unsigned 64-bit.
     draws: of the photons. "antithetic", as served: every second injection draws with the mirrored random numbers of the
         one before it (Hammersley and Morton 1956), so that what the network took over from that one's noise meets its
-        opposite; each alone is Poisson's. "independent", as published. "mean": the expectation, for exact comparisons.
+        opposite. Each is Poisson's for a given rate; together they are not, as that noise is in the second's rate.
+        "independent", as published. "mean": the expectation, for exact comparisons.
     Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything other than described.
     """
     import torch

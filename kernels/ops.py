@@ -58,7 +58,8 @@ def poisson(rate: Array, *, seed: int, index: int, origin: tuple[int, int] = (0,
 
     The count of a pixel depends on its rate, the seed, the index of the injection, its plane and its place in the whole
     frame (origin: row and column of the mosaic there, even), and on nothing else: tile, batch, threads or device.
-    An odd index draws with the random numbers of the even one before it, mirrored: where that drew many, it draws few.
+    Indices come in pairs: 1 mirrors the random numbers of 0, 3 those of 2, so that where one count is high the other
+    tends to be low. Even indices alone are independent.
     """
     rate = checked("rate", rate, "float32")
     if rate.ndim < 3 or rate.shape[-3] != 4:
@@ -81,8 +82,9 @@ def expose(
     origin: tuple[int, int] = (0, 0),
     dtype: Planes = "float32",
 ) -> Array:
-    """`exposure.denoise.expose` with its draw, in one sweep: [..., 4, h, w] signal; index: of the pass.
+    """`exposure.denoise.expose` with its draw, in one sweep: [..., 4, h, w] signal.
 
+    index: of the injection, as in `poisson`.
     dtype: of the result; "float16" is the FP32 result rounded to nearest, ties to even.
     """
     clean, original = checked("clean", clean, "float32"), checked("original", original, "float32")

@@ -354,17 +354,24 @@ def test_a_server_is_judged_against_its_own_checkpoint(client: Client, sid: Path
 
 def test_the_command_prints_a_table_and_writes_plots(sid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = sid / "evidence"
-    assert main(["evaluate", "sid", str(sid), "--passes", "1", "2", "--out", str(out)]) == 0
-    assert "definition, 2 passes" in capsys.readouterr().out
+    assert main(["evaluate", "sid", str(sid), "--passes", "1", "3", "--independent", "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "definition, 3 passes" in told
+    assert "independent draws, 3 passes" in told
+    assert "independent draws, 1 pass" not in told  # the same as the definition's
     assert {path.name for path in out.iterdir()} == {"scores.json", "passes.png", "ratio.png"}
     recorded = json.loads((out / "scores.json").read_text())
     assert len(recorded["checkpoint_sha256"]) == 64
+    thrice = {score["method"]: score["blind"] for score in recorded["scores"] if score["passes"] == 3}
+    assert thrice["definition"] != thrice["independent draws"]
     (sid / "short/00001_00_0.1s.ARW").write_bytes(b"no file of a camera")
     assert main(["evaluate", "sid", str(sid), "--passes", "1", "--out", str(out)]) == 1  # and the rest is judged
-    told = capsys.readouterr()
-    assert "00001_00_0.1s.ARW: " in told.err
-    assert "its pair is left out" in told.err
-    assert "x250" in told.out
+    printed = capsys.readouterr()
+    assert "00001_00_0.1s.ARW: " in printed.err
+    assert "its pair is left out" in printed.err
+    assert "x250" in printed.out
     assert len(json.loads((out / "scores.json").read_text())["left_out"]) == 1
+    assert main(["evaluate", "sid", str(sid), "--passes", "2", "--independent"]) == 1
+    assert "--independent changes nothing below 3 passes" in capsys.readouterr().err
     assert main(["evaluate", "eld", str(sid)]) == 1
     assert "nothing to evaluate" in capsys.readouterr().err

@@ -155,11 +155,12 @@ def test_the_largest_uniform_is_no_outlier() -> None:
     assert stats.poisson.isf(2**-20, rate) < count < stats.poisson.isf(2**-28, rate)
 
 
-def test_uniforms_are_uniform() -> None:
-    """A count below 10 electrons is 0 exactly where its stream's first uniform is below exp(-rate): three quantiles,
-    200,000 streams each."""
+@pytest.mark.parametrize("index", [0, 1])
+def test_uniforms_are_uniform(index: int) -> None:
+    """A count below 10 electrons is 0 exactly where its stream's first uniform is below exp(-rate), or mirrored above 1
+    less that: three quantiles, 200,000 streams each."""
     rates = np.repeat(np.float32(-np.log([0.1, 0.5, 0.9])), 4 * 50_000).reshape(3, 4, 200, 250).astype(np.float32)
-    zeros = (ops.poisson(rates, seed=5, index=1) == 0).reshape(3, -1).mean(1)
+    zeros = (ops.poisson(rates, seed=5, index=index) == 0).reshape(3, -1).mean(1)
     expected = np.exp(-rates.reshape(3, -1)[:, 0].astype(float))
     # 4.5 standard deviations of a share of 200,000: seven in a million of such tests would fail by chance
     assert (abs(zeros - expected) < 4.5 * np.sqrt(expected * (1 - expected) / 200_000)).all()
@@ -170,6 +171,7 @@ def test_streams_are_independent() -> None:
     first = ops.poisson(rate, seed=1, index=0)
     np.testing.assert_array_equal(first, ops.poisson(rate, seed=1, index=0))
     others = [ops.poisson(rate, seed=2, index=0), ops.poisson(rate, seed=1, index=2), first[[1, 2, 3, 0]]]
+    others += [np.roll(ops.poisson(rate, seed=1, index=index), plane, 0) for index in (2, 4, 6) for plane in range(4)]
     others += [ops.poisson(rate, seed=1 + 2**32, index=0), np.roll(first, 1, 1), np.roll(first, 1, 2)]
     for other in others:
         assert abs(np.corrcoef(first.ravel(), other.ravel())[0, 1]) < 4.5 / np.sqrt(first.size)
@@ -177,8 +179,8 @@ def test_streams_are_independent() -> None:
 
 @pytest.mark.parametrize(("rates", "most"), [((4, 8), -0.9), ((8, 16), -0.55), ((30, 60), -0.8), ((5e3, 1e4), -0.95)])
 def test_an_odd_index_is_antithetic(rates: tuple[float, float], most: float) -> None:
-    """Weaker where one rate lies below 10 electrons and the other above, for these are drawn by two algorithms, and
-    where a count is accepted at a second attempt."""
+    """Weaker where one rate lies below 10 electrons and the other above, for these are drawn by two algorithms, where a
+    count is accepted at a second attempt, and below an electron, for none is below 0."""
     first, second = (
         ops.poisson(np.full((4, 128, 128), rate, np.float32), seed=1, index=6 + i) for i, rate in enumerate(rates)
     )
@@ -189,9 +191,9 @@ def test_an_odd_index_is_antithetic(rates: tuple[float, float], most: float) -> 
 @given(row=st.integers(0, 30), column=st.integers(0, 30), height=st.integers(1, 20), width=st.integers(1, 20))
 def test_a_tile_has_the_frames_noise(row: int, column: int, height: int, width: int) -> None:
     rate = np.random.default_rng(0).uniform(0, 300, (4, 50, 50)).astype(np.float32)
-    frame = ops.poisson(rate, seed=11, index=2)
+    frame = ops.poisson(rate, seed=11, index=3)
     tile = np.s_[:, row : row + height, column : column + width]
-    part = ops.poisson(np.ascontiguousarray(rate[tile]), seed=11, index=2, origin=(2 * row, 2 * column))
+    part = ops.poisson(np.ascontiguousarray(rate[tile]), seed=11, index=3, origin=(2 * row, 2 * column))
     np.testing.assert_array_equal(part, frame[tile])
 
 
@@ -223,6 +225,10 @@ def test_rates_at_the_edges() -> None:
         (lambda: ops.poisson(np.full((4, 2, 2), np.nan, np.float32), seed=0, index=0), "rate reaches nan"),
         (lambda: ops.poisson(np.full((4, 2, 2), 1e9, np.float32), seed=0, index=0), r"rate reaches 1e\+09"),
         (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=-1, index=0), "seed and index are -1 and 0"),
+        (
+            lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, index=2**30),
+            "seed and index are 0 and 1073741824",
+        ),
         (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, index=0, origin=(-2, 0)), "origin is"),
         (lambda: ops.poisson(np.ones((4, 2, 2), np.float32), seed=0, index=0, origin=(2**33, 0)), "origin is"),
         (

@@ -155,7 +155,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     bracket.set_defaults(cases=lambda given, _: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
         kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-        kind.add_argument("--independent", action="store_true", help="judge photons drawn as published too")
+        kind.add_argument(
+            "--independent", action="store_true", help="judge photons drawn as published too (from 3 passes on)"
+        )
         kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
         kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")
         kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
@@ -180,7 +182,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
     if arguments.independent:
         independent = evaluate.definition(arguments.checkpoint, draws="independent")
-        rows.append(evaluate.Row("independent draws", independent, arguments.passes))
+        rows.append(evaluate.Row("independent draws", independent, [n for n in arguments.passes if n > 2]))
     if arguments.one_pass:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
     if arguments.diffusion:
@@ -214,6 +216,8 @@ def _check(arguments: argparse.Namespace) -> None:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name} is {value:g}; it must be positive and finite")
+    if arguments.independent and max(arguments.passes) < 3:
+        raise ValueError("--independent changes nothing below 3 passes, where photons are drawn once; see --passes")
 
 
 def _photos(arguments: argparse.Namespace, _: object) -> Iterator[cases.Case]:

@@ -192,6 +192,7 @@ def rollout(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the loop of `exposure.denoise` over random intermediate exposures, with gradients through every injection.
 
+    Photons are drawn anew in every step, as published, not antithetic as they are served.
     image, clean: [N, 4, h, w]; ratio, full_well: [N]. Returns for each pass the L1 loss of its estimate, and the
     auxiliary loss of the adaptive residual layer: both of its branches, weighted by the mask.
     """
