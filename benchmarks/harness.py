@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+import exposure
 from exposure.assets import CHECKPOINT
 from exposure.export.manifest import sha256
 
 RESULTS = Path(__file__).resolve().parent / "results"
-PACKAGES = ("exposure", "numpy", "torch", "onnxruntime", "openvino", "nvidia-pytriton", "tritonclient", "rawpy")
+PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "nvidia-pytriton", "tritonclient", "rawpy")
 CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 LISTED_ROUNDS = 16  # of which the JSON holds every one; of more, the quantiles say it
 
@@ -159,7 +160,7 @@ def _busy_seconds() -> float:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"exposure": exposure.__version__}  # what an editable install was told may be older
     for package in PACKAGES:
         try:
             found[package] = version(package)

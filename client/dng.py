@@ -19,7 +19,7 @@ from PIL import Image
 import exposure
 from exposure.srgb import SRGB_TO_XYZ
 
-from .metadata import EXIF_IFD, GPS_IFD, MAKER_NOTE, PLACEHOLDERS, Entry, Metadata, append_directories
+from .metadata import MAKER_NOTE, PLACEHOLDERS, Entry, Metadata, append_directories
 from .rawfile import RawFile, text_of
 from .tiff import ASCII, BYTE, DOUBLE, FLOAT, LONG, RATIONAL, SHORT, SRATIONAL, UNDEFINED
 
@@ -179,8 +179,7 @@ def _description_tags(file: RawFile, metadata: Metadata) -> list[Tag]:
 
 def pointers(metadata: Metadata) -> list[Tag]:
     """Places for the offsets of EXIF and GPS, where there are any: `append_directories` sets them."""
-    directories = ((EXIF_IFD, metadata.movable_exif), (GPS_IFD, metadata.gps))
-    return [_tag(PLACEHOLDERS[code], LONG, 0) for code, directory in directories if directory]
+    return [_tag(PLACEHOLDERS[code], LONG, 0) for code in metadata.directories]
 
 
 def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:

@@ -72,6 +72,12 @@ class Metadata:
         return exif
 
     @property
+    def directories(self) -> dict[int, Directory]:
+        """EXIF and GPS by the tags that point to them, where there is anything in them."""
+        both = {EXIF_IFD: self.movable_exif, GPS_IFD: self.gps}
+        return {code: directory for code, directory in both.items() if directory}
+
+    @property
     def note_moves(self) -> bool:
         """Whether the maker note can be read wherever it lies."""
         return self.note_is_safe or self.exif[MAKER_NOTE].data.startswith(SELF_CONTAINED)
@@ -112,25 +118,22 @@ def append_directories(path: Path, metadata: Metadata) -> None:
         if below is not None:  # tifffile writes the type IFD, where DNG readers expect LONG
             file.seek(below.offset + 2)
             file.write(struct.pack(metadata.order + "H", LONG))
-        for code, directory in ((EXIF_IFD, metadata.movable_exif), (GPS_IFD, metadata.gps)):
-            if directory:
-                place = file.seek(0, 2)
-                place += file.write(bytes(place % 2))  # directories begin on a word
-                file.write(_serialised(directory, metadata.order, place))
-                file.seek(placeholders[code])
-                file.write(struct.pack(metadata.order + "HHII", code, LONG, 1, place))
+        for code, directory in metadata.directories.items():
+            place = file.seek(0, 2)
+            place += file.write(bytes(place % 2))  # directories begin on a word
+            file.write(_serialised(directory, metadata.order, place))
+            file.seek(placeholders[code])
+            file.write(struct.pack(metadata.order + "HHII", code, LONG, 1, place))
 
 
 def exif_block(metadata: Metadata) -> bytes:
     """Description, EXIF and GPS as JPEG and PNG hold them: a TIFF file without a picture (EXIF 2.32, 4.5.2)."""
-    directories = {EXIF_IFD: metadata.movable_exif, GPS_IFD: metadata.gps}
-    first = {**metadata.description, **{code: Entry(LONG, 1, bytes(4)) for code in directories if directories[code]}}
+    first = {**metadata.description, **{code: Entry(LONG, 1, bytes(4)) for code in metadata.directories}}
     place = TIFF_HEADER + len(_serialised(first, metadata.order, TIFF_HEADER))
     behind = b""
-    for code, directory in directories.items():
-        if directory:
-            first[code] = Entry(LONG, 1, struct.pack(metadata.order + "I", place + len(behind)))
-            behind += _serialised(directory, metadata.order, place + len(behind))
+    for code, directory in metadata.directories.items():
+        first[code] = Entry(LONG, 1, struct.pack(metadata.order + "I", place + len(behind)))
+        behind += _serialised(directory, metadata.order, place + len(behind))
     header = (b"II" if metadata.order == "<" else b"MM") + struct.pack(metadata.order + "HI", 42, TIFF_HEADER)
     return b"Exif\0\0" + header + _serialised(first, metadata.order, TIFF_HEADER) + behind
 

@@ -1,25 +1,23 @@
 """TIFF, PNG and JPEG of a result: what the camera wrote arrives, and the colours are what the profile says."""
 
 import io
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from test_dng import CHOICE, SENSOR, described, exposed, tags
+from test_dng import CHOICE, SENSOR, dark, described, exiftool, exposed, tags
 
 from exposure.client import output
 from exposure.client.metadata import Entry, Metadata, read_metadata
 from exposure.client.picture import LONGEST, srgb_profile
-from exposure.client.rawfile import RawFile, read
+from exposure.client.rawfile import RawFile
 from exposure.client.recipe import Recipe
 from exposure.client.tiff import ASCII, UNDEFINED
 from exposure.srgb import linear_light
 
-__all__ = ["described"]  # the fixture
-exiftool = pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool (libimage-exiftool-perl) is not here")
+__all__ = ["dark", "described"]  # the fixtures
 PICTURES = pytest.mark.parametrize("suffix", ["tiff", "png", "jpg"])
 OF_THE_RAW = {
     "MakerNote",
@@ -29,7 +27,7 @@ OF_THE_RAW = {
     "CFAPattern",
     "SourceFile",
 }
-OF_THE_RAW |= {"ExifImageWidth", "ExifImageHeight", "InteropIndex", "InteropVersion", "SourceFile"}
+OF_THE_RAW |= {"ExifImageWidth", "ExifImageHeight", "InteropIndex", "InteropVersion"}
 
 
 @exiftool
@@ -100,11 +98,3 @@ def test_the_linear_profile_is_srgbs_with_a_straight_curve() -> None:
     expected = 255 * np.interp(levels / 255, linear_light(fine), fine)
     assert np.abs(np.asarray(seen, float)[:, 0, 0] - expected).max() <= 1  # of 255: a rounding, and LittleCMS's tables
     assert srgb_profile() == srgb_profile()
-
-
-@pytest.fixture
-def dark(tmp_path: Path) -> RawFile:
-    mosaic = (600 + np.add.outer(np.arange(64), np.arange(80))).astype(np.uint16)
-    path = tmp_path / "dark.dng"
-    output.write_dng(path, RawFile(path, mosaic, SENSOR, white_balance=(1, 1, 1)), mosaic)
-    return read(path)
