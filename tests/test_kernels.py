@@ -1,5 +1,6 @@
 """The compiled kernels against the definitions, bit for bit, and their random numbers against their distribution."""
 
+import re
 import subprocess
 from dataclasses import astuple
 from pathlib import Path
@@ -106,6 +107,19 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     result = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     assert "geometries" in result.stdout
+
+
+def test_counts_at_once_are_counts_one_by_one(tmp_path: Path) -> None:
+    """Every width of vectors that this processor has, as the library's own build compiles it."""
+    flags = re.search(r"kernels_options INTERFACE (-.*)\)", (PROJECT / "kernels" / "CMakeLists.txt").read_text())
+    assert flags is not None
+    program = tmp_path / "strips"
+    source = PROJECT / "tests" / "strips.cpp"
+    subprocess.run(["g++", "-std=c++17", *flags[1].split(), "-Werror", source, "-o", program], check=True)
+    told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
+    known = Path("/proc/cpuinfo").read_text()
+    widths = [8] * ("avx2" in known) + [16] * all(f"avx512{part}" in known for part in ("vl", "dq", "bw"))
+    assert told == "".join(f"{width} at once\n" for width in widths)
 
 
 @pytest.mark.parametrize(

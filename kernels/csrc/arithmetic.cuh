@@ -7,7 +7,7 @@
 #ifdef __CUDACC__
 #define HD __host__ __device__ inline
 #else
-#define HD inline
+#define HD inline __attribute__((always_inline))
 #endif
 
 HD float float_from_bits(uint32_t bits) {

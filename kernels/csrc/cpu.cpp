@@ -6,6 +6,7 @@
 
 #include "kernels.h"
 #include "schedule.h"
+#include "strip.h"
 
 template <class Row>
 static void for_each_row(int32_t rows, int32_t threads, Row row) {
@@ -62,11 +63,24 @@ void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mos
     });
 }
 
+// The counts of a line, strip by strip: mean(j) of column j is asked for, use(j, count) told.
+template <class Mean, class Use>
+static void count_line(const Field& f, int32_t line, Mean mean, Use use) {
+    static const CountStrip count_strip = widest_count_strip();
+    Strip strip;
+    for (int32_t first = 0; first < f.width; first += STRIP) {
+        int32_t n = std::min<int32_t>(STRIP, f.width - first);
+        for (int32_t i = 0; i < STRIP; i++) strip.mean[i] = i < n ? std::max(0.0f, mean(first + i)) : 0.0f;
+        count_strip(strip, stream_at(f, line, first));
+        for (int32_t i = 0; i < n; i++) use(first + i, strip.count[i]);
+    }
+}
+
 void exposure_cpu_poisson(const float* rate, const Field* field, float* counts, int32_t threads) {
     for_each_row(4 * field->height, threads, [&](int32_t line) {
         int64_t start = (int64_t)line * field->width;
-        for (int32_t j = 0; j < field->width; j++)
-            counts[start + j] = poisson(rate[start + j], stream_at(*field, line, j));
+        count_line(*field, line, [&](int32_t j) { return rate[start + j]; },
+                   [&](int32_t j, float count) { counts[start + j] = count; });
     });
 }
 
@@ -75,8 +89,10 @@ static void expose(const float* clean, const float* original, const Injection& s
                    int32_t threads) {
     for_each_row(4 * f.height, threads, [&](int32_t line) {
         int64_t start = (int64_t)line * f.width;
-        for (int32_t j = 0; j < f.width; j++)
-            store(exposed(clean[start + j], original[start + j], step, stream_at(f, line, j)), next + start + j);
+        count_line(f, line, [&](int32_t j) { return photons_of(clean[start + j], step); },
+                   [&](int32_t j, float count) {
+                       store(with_photons(original[start + j], count, step), next + start + j);
+                   });
     });
 }
 

@@ -56,7 +56,8 @@ template <class Plane>
 __global__ void expose_kernel(const float* clean, const float* original, Injection step, Field f, Plane* next) {
     FOR_EACH_LINE(4 * f.height, f.width) {
         int64_t pixel = (int64_t)line * f.width + j;
-        store(exposed(clean[pixel], original[pixel], step, stream_at(f, line, j)), next + pixel);
+        float count = poisson(photons_of(clean[pixel], step), stream_at(f, line, j));
+        store(with_photons(original[pixel], count, step), next + pixel);
     }
 }
 

@@ -18,6 +18,9 @@ HD Words philox(Words counter, uint32_t key0, uint32_t key1) {
     return counter;
 }
 
+// Uniform in (0, 1): the middles of 2^23 equal intervals, all exact in float.
+HD float uniform_from(uint32_t word) { return ((float)(int32_t)(word >> 9) + 0.5f) * (1.0f / 8388608.0f); }
+
 // The random numbers of one pixel in one pass: they depend on its place in the whole frame and on nothing else. An odd pass
 // is antithetic to the even one before it (Hammersley and Morton 1956): the same numbers, the one that counts mirrored.
 struct Stream {
@@ -31,14 +34,13 @@ struct Stream {
         : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | (pass >> 1) << 2, 0}},
           used(4), mirrored(pass & 1) {}
 
-    // Uniform in (0, 1): the middles of 2^23 equal intervals, all exact in float.
     HD float uniform() {
         if (used == 4) {
             words = philox(counter, key0, key1);
             counter.w[3]++;
             used = 0;
         }
-        return ((float)(words.w[used++] >> 9) + 0.5f) * (1.0f / 8388608.0f);
+        return uniform_from(words.w[used++]);
     }
 
     // The uniform that a count grows with: mirrored, it gives few where the other pass got many.

@@ -6,18 +6,29 @@
 
 #define INVERSION_BELOW 10.0f
 
-// Sequential search of the distribution function.
+// Sequential search of the distribution function for the first value that is not below u.
+struct Search {
+    float k, term, sum;  // P(k), and P(0) + ... + P(k)
+};
+
+HD Search search_from_0(float mean) { return {0.0f, exp_negative(mean), exp_negative(mean)}; }
+
+// One further, where that is needed. The sum of all terms, rounded, may lie below the largest u.
+HD bool advance(Search& at, float u, float mean) {
+    float k = at.k + 1.0f, term = at.term * (mean / k), sum = at.sum + term;
+    bool further = u > at.sum, grows = sum != at.sum;
+    at.k = further ? k : at.k;
+    at.term = further ? term : at.term;
+    at.sum = further ? sum : at.sum;
+    return further & grows;
+}
+
 HD float poisson_by_inversion(float mean, Stream& stream) {
     float u = stream.growing();
-    float p = exp_negative(mean), cumulated = p, k = 0.0f;
-    while (u > cumulated) {
-        k += 1.0f;
-        p *= mean / k;
-        float sum = cumulated + p;
-        if (sum == cumulated) break;  // the sum of all terms, rounded, may lie below the largest u
-        cumulated = sum;
+    Search at = search_from_0(mean);
+    while (advance(at, u, mean)) {
     }
-    return k;
+    return at.k;
 }
 
 // log k! - log of Stirling's approximation to it (Loader, "Fast and accurate computation of binomial probabilities").
@@ -45,20 +56,29 @@ HD float log_pmf(float k, float mean) {
 }
 
 // Transformed rejection with squeeze (PTRS), Hoermann 1993, "The transformed rejection method for generating Poisson
-// random variables".
-HD float poisson_by_rejection(float mean, Stream& stream) {
+// random variables": a proposal from u in (-0.5, 0.5), and whether v in (0, 1) accepts it, which fails below 0.3 of the time.
+struct Proposal {
+    float k;
+    bool accepted;
+};
+
+HD Proposal propose(float mean, float u, float v) {
     float b = 0.931f + 2.53f * sqrtf(mean);
     float a = -0.059f + 0.02483f * b;
-    float accept = 0.9277f - 3.6224f / (b - 2.0f);
-    for (int attempt = 0; attempt < 64; attempt++) {  // each fails with probability below 0.3
+    float s = 0.5f - fabsf(u);
+    float k = floorf((2.0f * a / s + b) * u + mean + 0.43f);
+    if (s >= 0.07f && v <= 0.9277f - 3.6224f / (b - 2.0f)) return {k, true};
+    if (k < 0.0f || (s < 0.013f && v > s)) return {k, false};
+    float inverse_alpha = 1.1239f + 1.1328f / (b - 3.4f);
+    float left = log_positive(v * inverse_alpha / (a / (s * s) + b));
+    return {k, left <= (k < 1.0f ? -mean : log_pmf(k, mean))};
+}
+
+HD float poisson_by_rejection(float mean, Stream& stream) {
+    for (int attempt = 0; attempt < 64; attempt++) {
         float u = stream.growing() - 0.5f, v = stream.uniform();
-        float s = 0.5f - fabsf(u);
-        float k = floorf((2.0f * a / s + b) * u + mean + 0.43f);
-        if (s >= 0.07f && v <= accept) return k;
-        if (k < 0.0f || (s < 0.013f && v > s)) continue;
-        float inverse_alpha = 1.1239f + 1.1328f / (b - 3.4f);
-        float left = log_positive(v * inverse_alpha / (a / (s * s) + b));
-        if (left <= (k < 1.0f ? -mean : log_pmf(k, mean))) return k;
+        Proposal proposal = propose(mean, u, v);
+        if (proposal.accepted) return proposal.k;
     }
     return floorf(mean);
 }

@@ -7,6 +7,8 @@ struct Injection {
     float photons, keep, per_photon;
 };
 
-HD float exposed(float clean, float original, Injection step, Stream stream) {
-    return step.keep * original + step.per_photon * poisson(step.photons * clamp01(clean), stream);
+HD float photons_of(float clean, Injection step) { return step.photons * clamp01(clean); }
+
+HD float with_photons(float original, float count, Injection step) {
+    return step.keep * original + step.per_photon * count;
 }
