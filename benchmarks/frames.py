@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.client.sample import SENSOR
+from exposure.sensor import recorded
 
 RATIO, GAIN = 100.0, 3.0
 FRAMES = {  # megapixels: height and width of the mosaic, of cameras that are sold
@@ -19,7 +20,6 @@ FRAMES = {  # megapixels: height and width of the mosaic, of cameras that are so
 
 def dark_mosaic(height: int, width: int) -> NDArray[np.uint16]:
     """A smooth scene with shot and read noise, 1/100 of full exposure, in DN."""
-    random, black = np.random.default_rng(0), SENSOR.black[0]
+    random = np.random.default_rng(0)
     light = np.add.outer(np.linspace(0.05, 0.5, height), np.linspace(0, 0.4, width)) * SENSOR.saturation / RATIO
-    dn = random.poisson(light / GAIN) * GAIN + random.normal(black, 6, light.shape)
-    return np.clip(np.rint(dn), 0, SENSOR.white).astype(np.uint16)
+    return recorded(random.poisson(light / GAIN) * GAIN + random.normal(0, 6, light.shape), SENSOR)

@@ -9,6 +9,7 @@ from gpu_kernels import judged
 from exposure import Sensor, denoise, pack, unpack, unroll
 from exposure.assets import CHECKPOINT
 from exposure.kernels import ops
+from exposure.sensor import recorded
 
 SENSOR = Sensor((800, 800, 800, 800), 16383, ((0, 1), (1, 2)))
 PHYSICS = {"ratio": 50.0, "gain": 3.0, "seed": 2**40 + 3}
@@ -65,8 +66,7 @@ def dark(shape: tuple[int, int]) -> Any:
     """A gradient at 1/50 of full exposure, with shot and read noise, in DN."""
     random = np.random.default_rng(0)
     light = np.add.outer(np.linspace(0.05, 0.5, shape[0]), np.linspace(0, 0.4, shape[1])) * SENSOR.saturation / 50
-    dn = random.poisson(light / 3) * 3 + random.normal(SENSOR.black[0], 5, shape)
-    return np.clip(np.rint(dn), 0, SENSOR.white).astype(np.uint16)
+    return recorded(random.poisson(light / 3) * 3 + random.normal(0, 5, shape), SENSOR)
 
 
 def _torch() -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 
 import exposure
 from exposure.assets import CHECKPOINT
-from exposure.export.manifest import sha256
+from exposure.files import sha256, write_text
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PACKAGES = ("numpy", "torch", "onnxruntime", "openvino", "nvidia-pytriton", "tritonclient", "rawpy")
@@ -142,9 +142,7 @@ class Benchmark:
         text = json.dumps(result, indent=1) + "\n"
         print(text)
         if self._out is not None:
-            part = self._out.with_suffix(".part")
-            part.write_text(text)
-            part.replace(self._out)
+            write_text(self._out, text)
             self.say(f"written to {self._out}")
 
 

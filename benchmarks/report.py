@@ -17,7 +17,7 @@ from sections import end_to_end, engine, kernels, scaling, server
 from tables import percent, table
 
 from exposure.assets import CHECKPOINT
-from exposure.export.manifest import sha256
+from exposure.files import sha256
 
 HERE = Path(__file__).resolve().parent
 QUIET = 0.05  # of all cores: what others may take before a reader is warned

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from exposure.files import sha256
+
 from . import manifest, output
 from .access import ServerError, ServerGoneError
 from .inputs import PREVIEW, Names, Source, resolved
@@ -304,6 +306,6 @@ def _content_of(path: Path) -> str:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RawFileError("it is not a regular file")
-        return manifest.content_of(path)
+        return sha256(path)
     except OSError as error:
         raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -236,12 +235,6 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
                 _remove_parts_of(lock)
                 lock.unlink(missing_ok=True)
                 os.close(file)
-
-
-def content_of(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _locked(path: Path) -> int | None:

@@ -1,6 +1,5 @@
 """Results on disk: each file appears whole, under its final name, or not at all."""
 
-import contextlib
 import glob
 import itertools
 import os
@@ -13,6 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image
 
+from exposure.files import whole
 from exposure.sensor import SMALLEST_SIDE, Sensor, pack, unpack
 
 from .dng import write_dng
@@ -60,22 +60,9 @@ def _fp32(value: float) -> str:
     return np.format_float_positional(np.float32(value), trim="-")  # as few digits as tell it from its neighbours
 
 
-def _unnoted(_: Path) -> None:
-    """Where no record is kept of what is about to get its name."""
-
-
-@contextlib.contextmanager
-def whole(path: Path, note: Note = _unnoted) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; on the disk, noted and renamed into place when the block succeeds."""
-    part = path.with_name(f".{path.stem}.{os.getpid()}{PART}{path.suffix}")
-    try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        note(part)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def part_of(path: Path) -> Path:
+    """The temporary name of a result, for this process alone."""
+    return path.with_name(f".{path.stem}.{os.getpid()}{PART}{path.suffix}")
 
 
 def parts_of(path: Path) -> Iterator[Path]:
@@ -83,13 +70,13 @@ def parts_of(path: Path) -> Iterator[Path]:
     return path.parent.glob(f".{glob.escape(path.stem)}.*{PART}{glob.escape(path.suffix)}")
 
 
-def write(path: Path, file: RawFile, exposed: Exposed, note: Note = _unnoted) -> None:
+def write(path: Path, file: RawFile, exposed: Exposed, note: Note | None = None) -> None:
     """Write a result in the format that the suffix names: CFA DNG, linear 16-bit TIFF, sRGB PNG or JPEG.
 
     What was written is opened again and compared before it gets its name. note: is given the finished file just before
     it is renamed. Raises OSError when it differs.
     """
-    with whole(path, note) as part:
+    with whole(path, part=part_of(path), note=note) as part:
         if path.suffix == ".dng":
             described = replace(file, sensor=exposed.sensor)
             write_dng(
@@ -149,8 +136,10 @@ def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:
     return unpack(pack(file.mosaic, file.sensor, ratio), file.sensor, file.mosaic.shape)
 
 
-def write_preview(path: Path, file: RawFile, mosaic: NDArray[np.uint16], ratio: float, note: Note = _unnoted) -> None:
+def write_preview(
+    path: Path, file: RawFile, mosaic: NDArray[np.uint16], ratio: float, note: Note | None = None
+) -> None:
     """Before and after, side by side: the brightened file and the result, both as LibRaw develops them."""
     pair = np.concatenate([render(file, brightened(file, ratio)), render(file, mosaic)], axis=1)
-    with whole(path, note) as part:
+    with whole(path, part=part_of(path), note=note) as part:
         Image.fromarray(pair).save(part)

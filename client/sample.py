@@ -7,13 +7,14 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
+from exposure.files import whole
 from exposure.noise import CAMERAS, expose_short, noise_profile
-from exposure.sensor import Sensor, unpack
+from exposure.sensor import Sensor, recorded, unpack
 from exposure.srgb import SRGB_TO_XYZ, linear_light
 
 from .dng import write_dng
 from .inputs import prepare_folder
-from .output import whole
+from .output import part_of
 from .rawfile import RawFile
 
 # A camera with the levels of the Sony A7S2, and a daylight colour matrix (XYZ to camera, D65).
@@ -54,11 +55,11 @@ def make_sample(folder: Path, *, ratio: float = 100.0, iso: float = 3200.0, seed
     dn = expose_short(
         (clean - black) / saturation, ratio=ratio, gain=gain, saturation=saturation, read_noise=read_noise, seed=seed
     )
-    dark = np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)  # noise below black is recorded too
+    dark = recorded(dn, SENSOR)
     profile = noise_profile(gain, read_noise.scale, saturation)
     sample = Sample(folder / NAMES[0], folder / NAMES[1], ratio, gain)
     for path, mosaic, noise in ((sample.dark, dark, profile), (sample.clean, clean, None)):
-        with whole(path) as part:
+        with whole(path, part=part_of(path)) as part:
             write_dng(part, _described(path, mosaic, iso), mosaic, noise)
     return sample
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+from exposure.files import whole
+
 from .metadata import MOST_BYTES, XMP, Entry, Metadata
-from .output import whole
+from .output import part_of
 from .rawfile import RawFile
 from .tiff import BYTE
 
@@ -61,7 +63,7 @@ def write_copies(sidecars: Sidecars) -> None:
     """Write the copies; one that is there stays, since it tells what was done to an earlier result."""
     for path, content in sidecars.copies.items():
         if not path.exists():
-            with whole(path) as part:
+            with whole(path, part=part_of(path)) as part:
                 part.write_bytes(content)
 
 

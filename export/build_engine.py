@@ -20,17 +20,17 @@ try:
     from exposure.export.machine import library_version, rtx_hindrance, this_machine
     from exposure.export.manifest import (
         EngineError,
-        Manifest,
+        EngineManifest,
         read_manifest,
         replacing,
         seal,
-        sha256,
         trusted_manifest,
     )
     from exposure.export.options import AS_SHIPPED, parser, rebuild_command, refuse_idle_settings, settings_of
     from exposure.export.precision import GraphError
     from exposure.export.recipes import Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
     from exposure.export.tensorrt_engine import REMEDIES, RTX_CARDS, load_tensorrt
+    from exposure.files import sha256
     from exposure.networks import CheckpointError, Network, load_checkpoint
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
@@ -126,7 +126,7 @@ def _install(
     started = time.perf_counter()
     with replacing(folder) as part:
         built = RECIPES[target](network, part, settings, built_from["checkpoint"])
-        manifest = Manifest(
+        manifest = EngineManifest(
             target=target,
             network=type(network).__name__,
             inputs=input_names(network),

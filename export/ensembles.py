@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.files import write_text
 from exposure.networks import load_checkpoint
 from exposure.schedule import SERVED_PASSES
 
@@ -160,9 +161,7 @@ def _write(path: Path, text: str) -> None:
     if path.exists() and path.read_text() == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text)
-    part.replace(path)
+    write_text(path, text)
 
 
 if __name__ == "__main__":

@@ -93,8 +93,8 @@ def library_version(target: str) -> str:
 def mismatch(built_for: dict[str, str], machine: Machine, library: str) -> str | None:
     """Why an engine cannot be trusted here, naming both sides; None where it can.
 
-    built_for: `Manifest.runs_on`. library: version of the installed one. A plan runs on the version and the kind of
-    card that it was built for, unless it was built to be portable; then on other cards too, and TensorRT's on newer
+    built_for: `EngineManifest.runs_on`. library: version of the installed one. A plan runs on the version and the kind
+    of card that it was built for, unless it was built to be portable; then on other cards too, and TensorRT's on newer
     versions.
     """
     name, its = built_for["library"], built_for["library_version"]

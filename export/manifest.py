@@ -1,6 +1,5 @@
 """The manifest beside each engine: what it was built from, and what the server must know about it."""
 
-import hashlib
 import json
 import os
 import shlex
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exposure.assets import MODEL_REPOSITORY
+from exposure.files import sha256
 
 from .machine import library_version, mismatch, this_machine
 
@@ -26,7 +26,7 @@ class EngineError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Manifest:
+class EngineManifest:
     """Everything about an engine that its users, its server and the next build must know.
 
     photon_unit: U in DN. multiple: of the plane sides. precision: of the body; islands: modules of it that stay FP32.
@@ -73,16 +73,10 @@ def build_command_for(folder: Path) -> str:
     return build_command(folder.parents[2], folder.name)
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> EngineManifest:
     """The manifest of an installed engine, its files held against it. Raises EngineError."""
     try:
-        manifest = Manifest(**json.loads((folder / NAME).read_text("utf-8")))
+        manifest = EngineManifest(**json.loads((folder / NAME).read_text("utf-8")))
     except FileNotFoundError as error:
         raise EngineError(f"no engine in {folder}; build one with: {build_command_for(folder)}") from error
     except (OSError, ValueError, TypeError) as error:
@@ -95,7 +89,7 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def trusted_manifest(folder: Path, target: str, checkpoint: Path | None = None) -> Manifest:
+def trusted_manifest(folder: Path, target: str, checkpoint: Path | None = None) -> EngineManifest:
     """The manifest of an engine that may be loaded here: whole, of this target, built for this library and card.
 
     checkpoint: the file that it should have been built from. Raises EngineError, one sentence that names both sides.
@@ -112,7 +106,7 @@ def trusted_manifest(folder: Path, target: str, checkpoint: Path | None = None) 
     return manifest
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
+def seal(folder: Path, manifest: EngineManifest) -> None:
     """Write the manifest of a finished engine, with the hashes of the files that lie in its folder."""
     for file in sorted(folder.iterdir()):
         manifest.files[file.name] = sha256(file)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exposure.files import whole
+
 from .cache import cache_folder
 from .machine import outdated_driver, this_machine
 from .manifest import EngineError
@@ -120,9 +122,8 @@ def _timing_cache(trt: Any, target: str, config: Any, card: str) -> Path | None:
 def _keep_timings(config: Any, path: Path | None) -> None:
     cache = config.get_timing_cache() if path is not None else None
     if path is not None and cache is not None:
-        part = path.with_suffix(".part")
-        part.write_bytes(cache.serialize())
-        part.replace(path)
+        with whole(path) as part:
+            part.write_bytes(cache.serialize())
 
 
 def _progress_monitor(trt: Any) -> Any:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.files import whole
+
 from .cache import cache_folder, keep_newest
 from .machine import this_machine
 from .manifest import EngineError, build_command_for, trusted_manifest
@@ -118,10 +120,8 @@ class PlanEngine:
         Where it cannot be written, the next start compiles again.
         """
         if self._cache is not None and self._kernels is not None:
-            part = self._cache.with_suffix(".part")
-            with suppress(OSError):
+            with suppress(OSError), whole(self._cache) as part:
                 part.write_bytes(self._kernels.serialize())
-                part.replace(self._cache)
 
     def _names(self) -> list[str]:
         return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]

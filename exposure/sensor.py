@@ -99,6 +99,16 @@ def unpack(image: NDArray[np.float32], sensor: Sensor, shape: tuple[int, ...]) -
     return mosaic
 
 
+def recorded(dn: NDArray[np.floating[Any]], sensor: Sensor) -> NDArray[np.uint16]:
+    """The mosaic that a sensor's converter makes of `dn`, [H, W] above black: whole numbers from 0 to white.
+
+    Noise that falls below black is recorded too.
+    """
+    rows, columns = (np.arange(side) % 2 for side in dn.shape)
+    black = np.asarray(sensor.black, dn.dtype).reshape(2, 2)[rows][:, columns]
+    return np.clip(np.rint(dn + black), 0, sensor.white).astype(np.uint16)
+
+
 def check_tile(shape: Sequence[int], origin: Sequence[int]) -> None:
     """Refuse what no server takes: a mosaic with a side below SMALLEST_SIDE, an origin outside the frame."""
     if min(shape) < SMALLEST_SIDE:

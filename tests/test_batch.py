@@ -33,6 +33,7 @@ from exposure.client.rawfile import RawFile, RawFileError, read
 from exposure.client.recipe import Recipe
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client, ServerError, ServerGoneError
+from exposure.files import sha256
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
 FLAGS = ["--ratio", "20", "--gain", "3", "--passes", "1"]
@@ -267,7 +268,7 @@ def test_another_checkpoint_does_the_files_again(
     """A result belongs to the network that made it, as the server tells it; servers that differ are refused."""
     shutil.copytree(repository, tmp_path / "other")
     engine = tmp_path / "other" / "denoiser" / "1" / "openvino" / "manifest.json"
-    shipped, other = manifest.content_of(CHECKPOINT), 32 * "0a"
+    shipped, other = sha256(CHECKPOINT), 32 * "0a"
     engine.write_text(engine.read_text().replace(shipped, other))
     make_files(tmp_path / "in", 2)
     base = (tmp_path / "in", "--out", tmp_path / "out", "--json")
@@ -404,19 +405,19 @@ def test_the_first_of_two_good_files_has_the_name(
     """However long it takes; if it fails in the end, it is the other's."""
     first, second = make_files(tmp_path / "in", 2)
     second = second.rename(make_files(tmp_path / "other", 1)[0])
-    content_of, ask = manifest.content_of, Client.denoise
+    ask = Client.denoise
     base = (first, second, "--out", tmp_path / "out", "--server", address, "--json")
 
     def first_is_slow(path: Path) -> str:
         time.sleep(0.5 if path == first else 0)
-        return content_of(path)
+        return sha256(path)
 
     def first_is_refused(client: Client, mosaic: Any, *arguments: Any, **request: Any) -> Any:
         if np.array_equal(mosaic, read(first).mosaic):
             raise ServerError("it is refused")
         return ask(client, mosaic, *arguments, **request)
 
-    monkeypatch.setattr(manifest, "content_of", first_is_slow)
+    monkeypatch.setattr(batch, "sha256", first_is_slow)
     for refuse, winner in ((True, second), (False, first)):
         with monkeypatch.context() as patch:
             if refuse:
@@ -657,17 +658,17 @@ def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, mo
     """Also where a file before it has yet to ask the server, and ends because of it."""
     make_files(tmp_path / "in", 2)
     sources = find_sources([tmp_path / "in"], recursive=False)
-    stop, content_of = threading.Event(), manifest.content_of
+    stop = threading.Event()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def first_waits(path: Path) -> str:
         assert path != sources[0].path or stop.wait(30)
-        return content_of(path)
+        return sha256(path)
 
     monkeypatch.setattr(Manifest, "begin", full)
-    monkeypatch.setattr(manifest, "content_of", first_waits)
+    monkeypatch.setattr(batch, "sha256", first_waits)
     report = denoise_command.Report(2, True, io.StringIO())
     with Client(address) as client:
         both = batch.Batch(sources, Recipe(ratio=20, gain=3), tmp_path, lambda: client, report)

@@ -3,7 +3,6 @@
 import argparse
 import json
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,10 @@ from exposure.client.command import main
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.client.triton import Client
+from exposure.files import sha256
 from exposure.noise import CAMERAS, ReadNoise, expose_short
 from exposure.quality import SAME_BITS_DB, psnr
-from exposure.sensor import Sensor, pack, unpack
+from exposure.sensor import Sensor, pack, recorded, unpack
 from exposure.training import cases, command, evaluate
 from exposure.training.cases import SIMULATED, Case
 from exposure.training.classical import non_local_means, stabilised, unstabilised
@@ -41,7 +41,7 @@ def mosaic_of(clean: np.ndarray, ratio: float = 1.0, seed: int | None = None) ->
     signal = (unpack(clean, SIMULATED, shape) - 800.0) / SIMULATED.saturation
     noise = ReadNoise(6.0)
     dn = expose_short(signal, ratio=ratio, gain=GAIN, saturation=SIMULATED.saturation, read_noise=noise, seed=seed)
-    return np.clip(np.rint(dn + 800), 0, 16383).astype(np.uint16)
+    return recorded(dn, SIMULATED)
 
 
 def case(ratio: float = 50.0, **more: object) -> Case:
@@ -347,7 +347,7 @@ def test_pictures_that_are_named_must_be_there(tmp_path: Path, capsys: pytest.Ca
 def test_a_server_is_judged_against_its_own_checkpoint(client: Client, sid: Path) -> None:
     with pytest.raises(ValueError, match=r"the server runs checkpoint .*, and --checkpoint is 0123456789ab"):
         evaluate.served(client, "0123456789abcdef")
-    judged = evaluate.served(client, sha256(CHECKPOINT.read_bytes()).hexdigest())
+    judged = evaluate.served(client, sha256(CHECKPOINT))
     one = next(cases.paired(sid, None, gain=3.0))
     np.testing.assert_allclose(judged(one, 1), evaluate.definition(CHECKPOINT)(one, 1), atol=2 / 15583)  # of DN
 

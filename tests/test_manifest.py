@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
 from exposure.export import build_engine
 from exposure.export.machine import Machine, mismatch
-from exposure.export.manifest import EngineError, Manifest, read_manifest, seal, trusted_manifest
+from exposure.export.manifest import EngineError, EngineManifest, read_manifest, seal, trusted_manifest
 from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.export.recipes import Settings
 from exposure.networks import CheckpointInfo, save_checkpoint
@@ -81,7 +82,7 @@ def plan_for(folder: Path, target: str, runs_on: dict[str, str]) -> Path:
     """A folder with a manifest for a card; its plan is never deserialised here."""
     folder.mkdir(parents=True)
     (folder / "model.plan").write_bytes(b"plan")
-    manifest = Manifest(
+    manifest = EngineManifest(
         target=target,
         network="UNet",
         inputs=["IMAGE", "PHOTON_GAIN"],
@@ -141,15 +142,16 @@ def test_files_are_held_against_their_hashes(
 
 
 def test_the_command_in_a_refusal_is_as_it_was_written(tmp_path: Path, server_says: Callable[..., str]) -> None:
-    """By the tools and by the server, where names have accents and spaces."""
+    """By the tools and by the server, where names have accents, spaces, quotes and backslashes."""
     folder = plan_for(tmp_path / "plan", "tensorrt", FOR_A5000)
-    path = folder / "manifest.json"
-    manifest = replace(read_manifest(folder), rebuild="python export/build_engine.py --repository '/my ré'", files={})
+    path, odd = folder / "manifest.json", shlex.quote('/my "ré"\\')
+    manifest = replace(read_manifest(folder), rebuild=f"python build_engine.py --repository {odd}", files={})
     path.unlink()
     seal(folder, manifest)
     (folder / "model.plan").write_bytes(b"another")
-    with pytest.raises(EngineError, match=r"rebuild with: python .* --repository '/my ré'$") as caught:
+    with pytest.raises(EngineError) as caught:
         read_manifest(folder)
+    assert str(caught.value).endswith(f"rebuild with: python build_engine.py --repository {odd}")
     assert server_says(folder) == str(caught.value)
 
 

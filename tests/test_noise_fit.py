@@ -8,7 +8,7 @@ from PIL import Image
 
 from exposure.noise import CAMERAS, NOISE_MODELS, choose_gain, expose_short
 from exposure.noise_fit import fit_noise
-from exposure.sensor import Sensor, unpack
+from exposure.sensor import Sensor, recorded, unpack
 from exposure.training.scenes import DAYLIGHT, unprocessed
 
 SENSOR = Sensor(black=(800, 810, 805, 800), white=16383, cfa=((1, 2), (0, 1)))
@@ -29,7 +29,7 @@ def shot(clean: np.ndarray, gain: float, ratio: float, model: str = "P+g", seed:
     signal = (unpack(clean, SENSOR, (height, width)) - black) / SENSOR.saturation
     noise = CAMERA.read_noise(gain, model)
     dn = expose_short(signal, ratio=ratio, gain=gain, saturation=SENSOR.saturation, read_noise=noise, seed=seed)
-    return np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16)
+    return recorded(dn, SENSOR)
 
 
 @pytest.mark.parametrize("model", NOISE_MODELS)

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from exposure import Sensor
 from exposure.client import dng
 from exposure.client.dng import write_dng
-from exposure.client.output import brightened, whole
+from exposure.client.output import brightened
 from exposure.client.rawfile import RawFile, RawFileError, read, render
 from exposure.client.reader import Reader
 from exposure.client.sample import make_sample
+from exposure.files import whole
 from exposure.noise import choose_gain
 
 

@@ -14,6 +14,7 @@ from exposure.client.rawfile import RawFile, RawFileError
 from exposure.client.recipe import Choice, Recipe, at_own_exposure, blended
 from exposure.client.target import LARGEST_AUTO_RATIO, brightest_ratio, ratio_from_ev, ratio_like
 from exposure.noise import CAMERAS, ReadNoise, expose_short
+from exposure.sensor import recorded
 
 SENSOR = Sensor((512, 520, 516, 512), 16383, CFAS["RGGB"])
 FILE = RawFile(Path("short.arw"), np.full((64, 64), 600, np.uint16), SENSOR, iso=1600, exposure_s=1 / 30, aperture=2.8)
@@ -22,8 +23,7 @@ FILE = RawFile(Path("short.arw"), np.full((64, 64), 600, np.uint16), SENSOR, iso
 def dark(scene: np.ndarray, ratio: float) -> RawFile:
     """A simulated exposure, `ratio` times too short, of a scene in [0, 1]."""
     dn = expose_short(scene, ratio=ratio, gain=3, saturation=SENSOR.saturation, read_noise=ReadNoise(6))
-    black = np.tile(np.array(SENSOR.black).reshape(2, 2), (scene.shape[0] // 2, scene.shape[1] // 2))
-    return replace(FILE, mosaic=np.clip(np.rint(dn + black), 0, SENSOR.white).astype(np.uint16))
+    return replace(FILE, mosaic=recorded(dn, SENSOR))
 
 
 def test_stops_are_powers_of_two() -> None:

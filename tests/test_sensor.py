@@ -8,7 +8,7 @@ from conftest import CFAS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exposure.sensor import Sensor, check_tile, pack, pad, reflected, unpack
+from exposure.sensor import Sensor, check_tile, pack, pad, recorded, reflected, unpack
 
 
 @st.composite
@@ -47,6 +47,15 @@ def test_pack_is_the_formula(sensor: Sensor, ratio: float, seed: int) -> None:
         black = sensor.black[2 * row + column]
         expected = np.clip((mosaic[row::2, column::2] - black) / (sensor.white - black) * ratio, 0, 1)
         np.testing.assert_allclose(plane, expected, rtol=1e-5, atol=1e-6)  # FP32: two roundings of 6e-8, times ratio
+
+
+@given(sensor=sensors(), height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 1000))
+def test_what_is_recorded_is_rounded_about_black(sensor: Sensor, height: int, width: int, seed: int) -> None:
+    mosaic = np.random.default_rng(seed).integers(0, int(sensor.white) + 1, (height, width)).astype(np.uint16)
+    black = np.tile(np.reshape(sensor.black, (2, 2)), (5, 5))[:height, :width]
+    np.testing.assert_array_equal(recorded(mosaic - black + 0.49, sensor), np.minimum(mosaic, sensor.white))
+    assert (recorded(np.full((height, width), -7e4), sensor) == 0).all()
+    assert (recorded(np.full((height, width), 7e4), sensor) == sensor.white).all()
 
 
 @given(side=st.integers(1, 40), more=st.integers(0, 70))

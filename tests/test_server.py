@@ -30,7 +30,6 @@ import exposure.client.server as launcher
 from exposure import Sensor, denoise, load_checkpoint, pack, unpack
 from exposure.assets import CHECKPOINT
 from exposure.client import command
-from exposure.client.manifest import content_of
 from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
 from exposure.export import openvino_engine
@@ -39,8 +38,10 @@ from exposure.export.ensembles import ORIGIN_IMAGE_LINE
 from exposure.export.gate import ALLOWANCES, Allowance
 from exposure.export.manifest import read_manifest
 from exposure.export.recipes import Settings
+from exposure.files import sha256
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
+from exposure.sensor import recorded
 
 ENSEMBLES = ("exposure_1", "exposure_4")
 FREE: dict[str, int] = {"grpc_port": 0, "http_port": 0, "metrics_port": 0}
@@ -50,8 +51,7 @@ def dark(shape: tuple[int, int], sensor: Sensor, seed: int = 0) -> NDArray[np.ui
     """A gradient at 1/50 of full exposure, with shot and read noise, in DN."""
     random = np.random.default_rng(seed)
     light = np.add.outer(np.linspace(0.1, 0.6, shape[0]), np.linspace(0, 0.3, shape[1])) * sensor.saturation / 50
-    level = random.poisson(light / 3) * 3 + random.normal(sensor.black[0], 5, shape)
-    return np.clip(np.rint(level), 0, sensor.white).astype(np.uint16)
+    return recorded(random.poisson(light / 3) * 3 + random.normal(0, 5, shape), sensor)
 
 
 def defined(network: Network, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
@@ -175,7 +175,7 @@ def test_the_contract(address: str, passes: int) -> None:
     assert outputs == {"DENOISED": ("UINT16", ["-1", "-1"]), "CHECKPOINT": ("BYTES", ["1"])}
     denoised = infer(address, GOOD, f"exposure_{passes}")
     assert (denoised.dtype, denoised.shape) == (np.dtype(np.uint16), (32, 34))
-    assert bytes(infer(address, GOOD, f"exposure_{passes}", "CHECKPOINT")[0]).decode() == content_of(CHECKPOINT)
+    assert bytes(infer(address, GOOD, f"exposure_{passes}", "CHECKPOINT")[0]).decode() == sha256(CHECKPOINT)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_refusals_name_the_tensor(address: str, name: str, value: NDArray[Any], 
 
 
 def test_the_checkpoint_alone_wants_a_whole_request(address: str) -> None:
-    assert bytes(infer(address, GOOD, "pack", "CHECKPOINT")[0]).decode() == content_of(CHECKPOINT)
+    assert bytes(infer(address, GOOD, "pack", "CHECKPOINT")[0]).decode() == sha256(CHECKPOINT)
     with pytest.raises(InferenceServerException, match="GAIN is -3") as caught:
         infer(address, {**GOOD, "GAIN": np.array([-3], np.float32)}, "pack", "CHECKPOINT")
     assert "INVALID_ARGUMENT" in caught.value.status()
@@ -329,7 +329,7 @@ def test_serve_says_where_and_stops_cleanly(small_repository: Path, how: signal.
     assert infer(address, GOOD).shape == (32, 34)
     served = re.fullmatch(r"checkpoint (\w{12}), licence .+; log until then: (\S+)\n", process.stdout.readline())
     assert served
-    assert served[1] == content_of(small_repository.parent / "small.safetensors")[:12]
+    assert served[1] == sha256(small_repository.parent / "small.safetensors")[:12]
     assert "exposure_3" in Path(served[2]).read_text()
     http, metrics = (part.split(" at ")[1] for part in line.split("; ")[1:3])
     assert _fetched(f"http://{http}/v2/health/ready") == ""

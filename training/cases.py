@@ -14,7 +14,7 @@ from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.client.sample import SENSOR as SIMULATED
 from exposure.noise import CALIBRATED_LEVELS, CAMERAS, choose_gain, expose_short
 from exposure.noise_fit import fit_noise
-from exposure.sensor import Sensor, pack, unpack
+from exposure.sensor import Sensor, pack, recorded, unpack
 
 from .scenes import DAYLIGHT, listed, read_picture, unprocessed
 
@@ -64,8 +64,7 @@ def simulated(
             dn = expose_short(
                 truth, ratio=ratio, gain=gain, saturation=SIMULATED.saturation, read_noise=read_noise, seed=seed
             )
-            mosaic = np.clip(np.rint(dn + black), 0, SIMULATED.white).astype(np.uint16)
-            yield Case(f"x{ratio:g}", path.name, mosaic, SIMULATED, ratio, gain, clean, deviation)
+            yield Case(f"x{ratio:g}", path.name, recorded(dn, SIMULATED), SIMULATED, ratio, gain, clean, deviation)
 
 
 def refuse(error: ValueError) -> None:

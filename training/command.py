@@ -5,13 +5,13 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exposure.assets import CHECKPOINT
 from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.client.reach import add_reach_flags, client_for
+from exposure.files import sha256
 from exposure.noise import CAMERAS, NOISE_MODELS
 
 from . import cases, evaluate
@@ -189,7 +189,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         rows.append(evaluate.Row("diffusion, DDIM", evaluate.diffused(arguments.diffusion), arguments.steps))
     with contextlib.ExitStack() as block:
         if arguments.server:
-            digest = sha256(arguments.checkpoint.read_bytes()).hexdigest()
+            digest = sha256(arguments.checkpoint)
             client = block.enter_context(client_for(arguments))
             rows.insert(1, evaluate.Row("served", evaluate.served(client, digest), arguments.passes))
         scores = evaluate.evaluate(arguments.cases(arguments, leave_out), rows)
@@ -203,7 +203,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         about = {name: str(value) for name, value in vars(arguments).items() if not callable(value)}
         about.pop("header")  # it may hold a password
         files = {name: getattr(arguments, name) for name in ("checkpoint", "one_pass", "diffusion")}
-        digests = {f"{name}_sha256": sha256(file.read_bytes()).hexdigest() for name, file in files.items() if file}
+        digests = {f"{name}_sha256": sha256(file) for name, file in files.items() if file}
         evaluate.write(scores, {**about, **digests, "left_out": left_out}, arguments.out / "scores.json")
         plot(scores, arguments.out)
     return 1 if left_out else 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.files import write_text
 from exposure.quality import agreement_db
 from exposure.sensor import pack
 
@@ -182,7 +183,5 @@ def means(scores: Sequence[Score], group: str) -> list[tuple[str, int, tuple[flo
 
 def write(scores: Sequence[Score], about: dict[str, object], path: Path) -> None:
     """All scores and what they were measured with, as JSON; replaces `path` in one step."""
-    part = path.with_name(f".{path.name}.part")
     text = json.dumps({**about, "scores": [asdict(entry) for entry in scores]}, indent=1, allow_nan=False)
-    part.write_text(text + "\n")
-    part.replace(path)
+    write_text(path, text + "\n")

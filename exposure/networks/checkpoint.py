@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..files import whole
 from ..schedule import PUBLISHED_PHOTON_UNIT
 from .nafnet import NAFNet
 from .network import Network
@@ -60,14 +61,10 @@ def save_checkpoint(
     """
     path = Path(path)
     state = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
-    part = path.with_name(f".{path.name}.part")
-    try:
+    with whole(path) as part:
         save_file(state, part, metadata={name: str(value) for name, value in asdict(info).items()})
         part.write_bytes(_ordered(part.read_bytes()))
         part.chmod(0o644)  # the library writes for the owner alone
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _ordered(file: bytes) -> bytes:
