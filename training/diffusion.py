@@ -62,13 +62,13 @@ def diffusion_losses(
     generator: torch.Generator | None = None,
     **__: int,
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The L1 distance of the clean image on a random level, for `loop.Trainer`; exposures mean nothing here."""
+    """The L1 distance of the clean image on a random level, [N], for `loop.Trainer`; exposures mean nothing here."""
     level = torch.randint(LEVELS, (len(image),), generator=generator, device=image.device)
     kept = signal_kept().to(image.device)[level].reshape(-1, 1, 1, 1)
     noise = torch.randn(clean.shape, generator=generator, device=image.device)
     signal = 2 * clean - 1
     x = kept.sqrt() * signal + (1 - kept).sqrt() * noise
-    return [(network(x, (1 - kept).sqrt(), image) - signal).abs().mean()], []
+    return [(network(x, (1 - kept).sqrt(), image) - signal).abs().mean(dim=(1, 2, 3))], []
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from exposure.denoise import expose
+from exposure.files import whole
 from exposure.kernels.library import threads
 from exposure.networks import Network
 from exposure.schedule import step_between
@@ -25,10 +26,11 @@ from .report import Report
 from .shots import Shots
 
 Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
-"""`rollout`, or what takes its place: the losses of each pass, and auxiliary ones, of a batch."""
+"""`rollout`, or what takes its place: the losses of each pass, and auxiliary ones, [N], one a shot of a batch."""
 
 
 MOST_WORKERS = 8  # by default
+LEAST_ERROR = 1e-3  # of signal; below it, in black shots above all, there is no more to gain
 MAY_CHANGE = {"iterations", "save_every", "report_every", "workers"}  # of a plan, when its run is continued
 
 
@@ -109,7 +111,11 @@ class Trainer:
                 report.quality(self.iteration, self.average)
 
     def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
-        """One update. Returns the L1 loss of each pass."""
+        """One update. Returns the L1 loss of each pass.
+
+        What falls is its logarithm, shot by shot: a tenth less error counts the same in any light, as it does in PSNR.
+        Unweighted, the darkest shots, whose errors are the largest, decide nearly alone.
+        """
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.plan.rate_at(self.iteration)
         generator = torch.Generator(self.device).manual_seed((self.plan.seed << 32) + self.iteration)
@@ -118,7 +124,7 @@ class Trainer:
                 self.network, image, clean, ratio, full_well, passes=self.plan.passes, generator=generator
             )
         self.network.zero_grad()
-        (sum(losses) + sum(auxiliary)).backward()  # type: ignore[union-attr]  # the sums are tensors
+        torch.stack([*losses, *auxiliary]).add(LEAST_ERROR).log().mean(dim=1).sum().backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -127,7 +133,7 @@ class Trainer:
         current: list[Tensor] = list(self.network.parameters())
         with torch.no_grad():
             torch._foreach_lerp_(average, current, 1 - decay)
-        return [loss.detach() for loss in losses]
+        return [loss.detach().mean() for loss in losses]
 
     def save(self) -> None:
         """Write `latest.pt` in one step. "netG" is the average of the weights, which is what one wants to use."""
@@ -141,9 +147,8 @@ class Trainer:
             "plan": asdict(self.plan),
             **({"photon_unit": self.average.photon_unit} if isinstance(self.average, Network) else {}),
         }
-        part = self.folder / ".latest.pt.part"
-        torch.save(state, part)
-        part.replace(self.folder / "latest.pt")
+        with whole(self.folder / "latest.pt") as part:
+            torch.save(state, part)
 
     def _resume(self, state: dict[str, Any]) -> None:
         asked, found = asdict(self.plan), state["plan"]
@@ -194,7 +199,7 @@ def rollout(
 
     Photons are drawn anew in every step, as published, not antithetic as they are served.
     image, clean: [N, 4, h, w]; ratio, full_well: [N]. Returns for each pass the L1 loss of its estimate, and the
-    auxiliary loss of the adaptive residual layer: both of its branches, weighted by the mask.
+    auxiliary loss of the adaptive residual layer: both of its branches, weighted by the mask; each [N], of every shot.
     """
     ratio, full_well = ratio.reshape(-1, 1, 1, 1), full_well.reshape(-1, 1, 1, 1)
     between = torch.rand((len(image), passes - 1), generator=generator, device=image.device).sort(dim=1).values
@@ -205,11 +210,11 @@ def rollout(
         step = step_between(now, after, full_well, network.photon_unit)
         output = network.last(network.features(network.inputs(x, step.photon_gain, image))).float()
         estimate = network.blend(output, x)
-        losses.append((estimate - clean).abs().mean())
+        losses.append((estimate - clean).abs().mean(dim=(1, 2, 3)))
         if network.adaptive:
             mask, direct, corrected = network.branches(output, x)
             apart = mask * (direct - clean).abs() + (1 - mask) * (corrected - clean).abs()
-            auxiliary.append(apart.mean())
+            auxiliary.append(apart.mean(dim=(1, 2, 3)))
         if len(losses) < passes:
             x = expose(estimate, image, step, lambda rate: straight_through(rate, generator))
     return losses, auxiliary
