@@ -30,7 +30,7 @@ Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
 
 MOST_WORKERS = 8  # by default
-LEAST_ERROR = 1e-3  # of signal; below it, in black shots above all, there is no more to gain
+LEAST_ERROR = 1e-3  # of signal; far below it, as in black shots, there is no more to gain
 MAY_CHANGE = {"iterations", "save_every", "report_every", "workers"}  # of a plan, when its run is continued
 
 
@@ -113,8 +113,7 @@ class Trainer:
     def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
         """One update. Returns the L1 loss of each pass.
 
-        What falls is its logarithm, shot by shot: a tenth less error counts the same in any light, as it does in PSNR.
-        Unweighted, the darkest shots, whose errors are the largest, decide nearly alone.
+        What is made to fall is its logarithm, shot by shot: a tenth less error counts the same in any light, as in PSNR.
         """
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.plan.rate_at(self.iteration)
