@@ -35,25 +35,29 @@ def main() -> None:
     probe = Probe()
     found: dict[str, Any] = {}
     timed: dict[str, list[Any]] = {name: [] for name, _, _ in _frames(benchmark)}
-    for names in GROUPS:
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            peers_at_work(names, graph_of(network, Path(folder)), network) as (workers, told),
-        ):
-            benchmark.say(f"verified: {', '.join(workers)}")
-            found |= {name: peer for name, peer in told.items() if name not in found}
-            for name, sides, rounds in _frames(benchmark):
-                timed[name].append(measure(workers, probe, sides, rounds))
-                benchmark.say(f"{name} timed")
+    with tempfile.TemporaryDirectory() as folder:
+        graph = graph_of(network, Path(folder))
+        for names in GROUPS:
+            with peers_at_work(names, graph, network) as (workers, told):
+                benchmark.say(f"verified: {', '.join(workers)}")
+                found |= _news(told, found)
+                for name, sides, rounds in _frames(benchmark):
+                    timed[name].append(measure(workers, probe, sides, rounds))
+                    benchmark.say(f"{name} timed")
     frames: dict[str, Any] = {}
     for name, sides, _ in _frames(benchmark):
         cost = cost_of_pass(network, *sides)
         for group in timed[name]:
             frame = described(group, sides, cost, probe.best)
             known = frames.setdefault(name, frame)["peers"]
-            known |= {peer: times for peer, times in frame["peers"].items() if peer not in known}
+            known |= _news(frame["peers"], known)
     measured = {"baseline": PUBLISHED, "ours": OURS, "frames": frames, "peers": found}
     benchmark.finish({"ceilings": probe.record(), **measured})
+
+
+def _news(told: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
+    """What is told of peers of whom nothing is known, or only why they were left out."""
+    return {name: peer for name, peer in told.items() if "left_out" in known.get(name, {"left_out": ""})}
 
 
 def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], rounds: int) -> dict[str, Any]:

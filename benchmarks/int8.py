@@ -13,7 +13,7 @@ from exposure.export.graph import input_names
 from exposure.export.scene import simulated_scenes
 from exposure.networks import Network
 
-FULL_SIZE = ("conv1_1", "conv1_2", "upv9", "conv9_1", "conv9_2", "conv10_1")  # in FP32: in 8 bits most of it costs 6 dB
+FULL_SIZE = ("conv1_1", "conv1_2", "upv9", "conv9_1", "conv9_2", "conv10_1")  # not in 8 bits: most of it costs 6 dB
 CALIBRATED_ON, PASSES = (512, 512), 3  # sides of the largest mosaic
 
 

@@ -60,6 +60,7 @@ def engine(found: dict[str, Any]) -> str:
     return f"""## Engine
 
 One pass of the network, each peer in a process of its own, verified against FP32 torch on simulated low light first.
+Torch's peers take turns, then the others, each time with {base} among them, to which they are compared.
 Ceilings of this machine, the best of {ceilings["looks"]} looks between the rounds: {ceilings["gflops"]:g} GFLOP/s
 (FP32, product of matrices) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every plane
 as moved once and a multiply-add as two operations of FP32; a Winograd convolution does fewer and may pass it, and so

@@ -11,9 +11,10 @@ from pathlib import Path
 def whole(path: Path, *, part: Path | None = None, note: Callable[[Path], None] | None = None) -> Iterator[Path]:
     """A temporary name beside `path` to write to: on the disk and renamed when the block succeeds, else removed.
 
-    part: that name; if None, hidden and ending as `path` does. note: is given the finished file before its renaming.
+    part: that name; if None a hidden one that ends in .part, for one writer at a time. note: is given the finished file
+    before its renaming.
     """
-    part = part or path.with_name(f".{path.stem}.part{path.suffix}")
+    part = part or path.with_name(f".{path.name}.part")
     try:
         yield part
         with part.open("rb") as written:

@@ -215,7 +215,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # channels-last sums may be ordered anew
     published = load_checkpoint(tmp_path / "stopped" / "latest.pt")
     assert published.with_photon
-    assert not (tmp_path / "stopped" / ".latest.part.pt").exists()
+    assert not (tmp_path / "stopped" / ".latest.pt.part").exists()
 
 
 def test_a_tenth_less_error_counts_the_same_in_every_shot(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ static const char* REBUILD = "rebuild with: python export/build_engine.py";
 
 std::string json_value(const std::string& json, const std::string& key) {
     std::smatch found;
-    std::regex pattern("\"" + key + "\"\\s*:\\s*(?:\"((?:[^\"\\\\]|\\\\.)*)\"|([-+.0-9eE]+))"), escaped("\\\\(.)");
+    std::regex pattern("\"" + key + "\"\\s*:\\s*(?:\"((?:[^\"\\\\]|\\\\.)*)\"|([-+.0-9eE]+))"), escaped("\\\\([\"\\\\])");
     if (!std::regex_search(json, found, pattern)) return "";
     return std::regex_replace(found.str(1), escaped, "$1") + found.str(2);  // quotes and backslashes, of file names
 }

@@ -13,14 +13,15 @@ struct Search {
 
 HD Search search_from_0(float mean) { return {0.0f, exp_negative(mean), exp_negative(mean)}; }
 
-// One further, where that is needed. The sum of all terms, rounded, may lie below the largest u.
+// One further, where that is needed. The sum of all terms, rounded, may lie below the largest u: where it no longer grows,
+// the search is over, however often it is asked to advance.
 HD bool advance(Search& at, float u, float mean) {
     float k = at.k + 1.0f, term = at.term * (mean / k), sum = at.sum + term;
-    bool further = u > at.sum, grows = sum != at.sum;
+    bool further = u > at.sum;
     at.k = further ? k : at.k;
     at.term = further ? term : at.term;
-    at.sum = further ? sum : at.sum;
-    return further & grows;
+    at.sum = further ? (sum != at.sum ? sum : 1.0f) : at.sum;
+    return further;
 }
 
 HD float poisson_by_inversion(float mean, Stream& stream) {
