@@ -113,7 +113,7 @@ class Trainer:
     def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
         """One update. Returns the L1 loss of each pass.
 
-        Its logarithm is made to fall, shot by shot: a tenth less error counts the same in any light, as it does in PSNR.
+        Its logarithm is made to fall, shot by shot: a tenth less error counts the same in any light, as in PSNR.
         """
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.plan.rate_at(self.iteration)
