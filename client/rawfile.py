@@ -23,6 +23,7 @@ from .black import Black, black_of, numbers
 from .metadata import Metadata, read_metadata
 
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
+MOST_DEAD_ROWS = 15  # of a sensor; files that were allotted and not filled have more
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
 IFDS_READ = 16  # of a TIFF; corrupt ones chain in circles
@@ -252,6 +253,9 @@ def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
         raise RawFileError(f"its levels make no sense: most pixels are above white ({sensor.white:g} DN)")
     if mosaic.max() <= min(black):
         raise RawFileError(f"it holds no light: no pixel is above black ({min(black):g} DN)")
+    empty = np.count_nonzero(~mosaic.any(axis=1)) if min(black) >= 1 else 0  # read noise leaves no row at 0 then
+    if empty > MOST_DEAD_ROWS:
+        raise RawFileError(f"parts of its data are missing: {empty} rows read 0 DN, where black is {min(black):g}")
     return sensor
 
 

@@ -365,6 +365,19 @@ def test_what_reads_differently_is_refused(tmp_path: Path, monkeypatch: pytest.M
         read(tmp_path / "a.dng")
 
 
+def test_a_file_that_was_not_filled_is_refused(tmp_path: Path) -> None:
+    """As an interrupted download leaves it: of full length, the rest zeros. A few dead rows are a camera's own."""
+    for black, rows, refused in ((512, 16, True), (512, 15, False), (0, 40, False)):
+        file = written(tmp_path / "a.dng", Sensor((black,) * 4, 16383, CFAS["RGGB"]))
+        file.mosaic[-rows:] = 0
+        write_dng(file.path, file, file.mosaic)
+        if refused:
+            with pytest.raises(RawFileError, match=r"missing: 16 rows read 0 DN, where black is 512"):
+                read(file.path)
+        else:
+            np.testing.assert_array_equal(read(file.path).mosaic, file.mosaic)
+
+
 def test_data_above_white_is_refused(tmp_path: Path) -> None:
     file = written(tmp_path / "a.dng", Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"]))
     write_dng(file.path, replace(file, sensor=Sensor((512, 512, 512, 512), 900, CFAS["RGGB"])), file.mosaic)
