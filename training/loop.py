@@ -124,6 +124,7 @@ class Trainer:
             )
         self.network.zero_grad()
         torch.stack([*losses, *auxiliary]).add(LEAST_ERROR).log().mean(dim=1).sum().backward()
+        # it is 30 to 150 long with the default network: in effect batches count alike, and none tears the weights away
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0, foreach=True)
         for optimizer in self.optimizers:
             optimizer.step()
