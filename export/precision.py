@@ -40,32 +40,44 @@ class Traced(nn.Module):
 
     half: run the body in FP16 between two casts; inputs, photon planes, last convolution, blend and output stay FP32
     (strongly typed: TensorRT 11 and TensorRT for RTX take precision from the graph alone). islands: modules of the body
-    that stay FP32, each between two casts of its own.
+    that stay FP32, each between two casts of its own; the network's `body_start`, where all of it is named, in one.
     """
 
     def __init__(self, network: Network, *, half: bool = False, islands: Sequence[str] = ()) -> None:
         super().__init__()
-        self.half_body = half
+        self.half_body, self.half_inputs = half, half and not _starts_wide(network, islands)
         self.network = copy.deepcopy(network).eval()
         if half:
             self.network.half()
             self.network.last.float()
-            for name in islands:
-                _keep_wide(self.network.get_submodule(name), to_the_end=name == network.body_end)
+            for names in _regions(network, islands):
+                region = [self.network.get_submodule(name) for name in names]
+                _keep_wide(region, to_the_end=names[-1] == network.body_end)
 
     def forward(self, image: Tensor, photon_gain: Tensor, origin_image: Tensor | None = None) -> Tensor:
         net = self.network
         inputs = net.inputs(image, photon_gain, origin_image)
-        features = net.features(inputs.half()).float() if self.half_body else net.features(inputs)
-        return net.blend(net.last(features), image)
+        features = net.features(inputs.half() if self.half_inputs else inputs)
+        return net.blend(net.last(features.float() if self.half_body else features), image)
 
 
-def _keep_wide(island: nn.Module, *, to_the_end: bool) -> None:
-    """Cast what enters a module to FP32 and what leaves it back, unless nothing but the FP32 tail follows."""
-    island.float()
-    island.register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
+def _starts_wide(network: Network, islands: Sequence[str]) -> bool:
+    return bool(network.body_start) and set(network.body_start) <= set(islands)
+
+
+def _regions(network: Network, islands: Sequence[str]) -> list[Sequence[str]]:
+    """Islands that follow upon one another without a rounding in between."""
+    start = network.body_start if _starts_wide(network, islands) else ()
+    return [*([start] if start else []), *([name] for name in islands if name not in start)]
+
+
+def _keep_wide(region: Sequence[nn.Module], *, to_the_end: bool) -> None:
+    """Cast what enters a region to FP32 and what leaves it back, unless nothing but the FP32 tail follows."""
+    for module in region:
+        module.float()
+    region[0].register_forward_pre_hook(lambda _, inputs: tuple(tensor.float() for tensor in inputs))
     if not to_the_end:
-        island.register_forward_hook(lambda _, _inputs, output: output.half())
+        region[-1].register_forward_hook(lambda _, _inputs, output: output.half())
 
 
 class HalfArithmetic(TorchDispatchMode):
@@ -81,8 +93,8 @@ class HalfArithmetic(TorchDispatchMode):
             return result
         return result.half().float()
 
-    def keep_wide(self, island: nn.Module, *, to_the_end: bool) -> None:
-        """Compute a module in FP32; what leaves it is rounded, unless nothing but the FP32 tail follows."""
+    def keep_wide(self, region: Sequence[nn.Module], *, to_the_end: bool) -> None:
+        """Compute a region in FP32; what leaves it is rounded, unless nothing but the FP32 tail follows."""
 
         def enter(*_: Any) -> None:
             self.wide += 1
@@ -91,9 +103,9 @@ class HalfArithmetic(TorchDispatchMode):
             self.wide -= 1
             return output.half().float()
 
-        island.register_forward_pre_hook(enter)
+        region[0].register_forward_pre_hook(enter)
         if not to_the_end:
-            island.register_forward_hook(leave)
+            region[-1].register_forward_hook(leave)
 
 
 def half_runner(network: Network, islands: Sequence[str]) -> Run:
@@ -105,8 +117,9 @@ def half_runner(network: Network, islands: Sequence[str]) -> Run:
         for parameter in net.parameters():
             if id(parameter) not in kept:
                 parameter.copy_(parameter.half())
-    for name in islands:
-        arithmetic.keep_wide(net.get_submodule(name), to_the_end=name == net.body_end)
+    for names in _regions(net, islands):
+        arithmetic.keep_wide([net.get_submodule(name) for name in names], to_the_end=names[-1] == net.body_end)
+    half_inputs = not _starts_wide(net, islands)
 
     def run(*arrays: NDArray[np.float32]) -> NDArray[np.float32]:
         image, photon_gain, *original = (torch.from_numpy(array) for array in arrays)
@@ -114,7 +127,7 @@ def half_runner(network: Network, islands: Sequence[str]) -> Run:
         with torch.no_grad():
             inputs = net.inputs(image, photon_gain, original[0] if original else None)
             with arithmetic:
-                features = net.features(inputs.half().float())
+                features = net.features(inputs.half().float() if half_inputs else inputs)
             return net.blend(net.last(features), image).numpy()
 
     return run

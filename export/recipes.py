@@ -4,7 +4,7 @@ import functools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -109,37 +109,72 @@ def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoi
 
 
 def plan_recipe(target: str, network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
-    """A plan from the strongly typed FP16 graph, run on the card where there is one that it runs on."""
-    profile = settings.profile(network.multiple)
-    machine = this_machine()
+    """A plan from the strongly typed FP16 graph, run on the card where there is one that it runs on.
+
+    Where the gate refuses it, once more with the network's start in FP32, which a card computes more slowly.
+    """
     cards: tuple[int, ...] = ()
     if target == "tensorrt-rtx":
-        here = _rtx_card(machine.compute_capability)
+        here = _rtx_card(this_machine().compute_capability)
         cards = RTX_CARDS if settings.portable else (settings.compute_capability or here,)
     darkest = list(low_light_crops(network.photon_unit, network.multiple))[-1:]
     pixels = max(map(math.prod, settings.planes(network.multiple)))
     islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
-    print(f"    {', '.join(islands) or 'none but the tail'}")
+    attempts = list(dict.fromkeys([tuple(islands), tuple(dict.fromkeys([*network.body_start, *islands]))]))
+    accuracy: dict[str, Any] = {}
+    for kept in attempts:
+        print(f"    in FP32: {', '.join(kept) or 'none but the tail'}")
+        try:
+            accuracy |= _plan(target, network, folder, settings, checkpoint, kept, cards)
+            break
+        except GraphError as error:
+            if kept == attempts[-1]:
+                raise
+            print(f"    {error}")
+            accuracy["refused"] = str(error)
+    return Built("f16", _plan_runs_on(target, settings, cards), accuracy, list(kept))
+
+
+def _plan(
+    target: str,
+    network: Network,
+    folder: Path,
+    settings: Settings,
+    checkpoint: str,
+    islands: Sequence[str],
+    cards: tuple[int, ...],
+) -> dict[str, Any]:
+    """Build the plan and hold it against the gate. Returns what was measured."""
+    machine = this_machine()
     with _scratch() as scratch:
         graph = scratch / GRAPH
         graph_db = _traced(network, graph, checkpoint, half=True, islands=islands)
-        options = PlanOptions(**profile, compute_capabilities=cards, level=settings.level, portable=settings.portable)
+        options = PlanOptions(
+            **settings.profile(network.multiple),
+            compute_capabilities=cards,
+            level=settings.level,
+            portable=settings.portable,
+        )
         what = f"{target} for SM {', '.join(map(str, cards))}" if cards else target
         stage(f"build {what}", lambda: plan_from_onnx(graph, folder / PLAN, target, options, machine.card))
     runner, ran_on = _plan_runner(target, network, folder, islands, cards)
     scenes = _gate(network, runner, "f16", settings, f"the FP16 engine ({ran_on})")
-    runs_on = _runs_on(target) | {
+    return {"graph_db": graph_db, "ran_on": ran_on, "scenes": scenes}
+
+
+def _plan_runs_on(target: str, settings: Settings, cards: tuple[int, ...]) -> dict[str, str]:
+    machine = this_machine()
+    return _runs_on(target) | {
         "compute_capability": " ".join(map(str, cards)) or machine.compute_capability,
         "card": "" if cards else machine.card,
         "portable": "yes" if settings.portable else "no",
         "cuda": machine.cuda,
         "driver": machine.driver,
     }
-    return Built("f16", runs_on, {"graph_db": graph_db, "ran_on": ran_on, "scenes": scenes}, islands)
 
 
 def _plan_runner(
-    target: str, network: Network, folder: Path, islands: list[str], cards: tuple[int, ...]
+    target: str, network: Network, folder: Path, islands: Sequence[str], cards: tuple[int, ...]
 ) -> tuple[Run, str]:
     """The plan itself on a card that it was built for, else its arithmetic as FP32 torch imitates it."""
     from .tensorrt_runtime import PlanEngine, cupy_is_installed

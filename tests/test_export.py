@@ -120,6 +120,16 @@ def test_half_graphs_cast_twice(tmp_path: Path, network: Network) -> None:
     assert (told["precision"], told["fp32_islands"]) == ("f16", "conv9_2")
 
 
+def test_half_graphs_may_start_in_fp32(tmp_path: Path, network: Network) -> None:
+    """No cast before the first level's end: neither of the inputs nor between its two convolutions."""
+    graph.onnx_from_network(network, tmp_path / "half.onnx", half=True, islands=["conv1_1", "conv1_2", "conv9_2"])
+    model = onnx.load(tmp_path / "half.onnx")
+    assert sum(node.op_type == "Cast" for node in model.graph.node) == 2
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    assert sum(kind == onnx.TensorProto.FLOAT16 for kind in kinds.values()) == 2 * 19
+    assert graph.agreement(network, graph.onnx_runner(tmp_path / "half.onnx"), graph.HALF_AGREEMENT_DB, "it")
+
+
 @pytest.mark.parametrize("fault", ["nan", "wrong"])
 def test_a_wrong_engine_is_refused(network: Network, fault: str) -> None:
     def run(image: np.ndarray, *_: np.ndarray) -> np.ndarray:
@@ -462,6 +472,18 @@ def test_rtx_plan_for_the_a5000(tmp_path: Path, data: Path, capsys: pytest.Captu
     assert "the plan itself has not run" in capsys.readouterr().out
     with pytest.raises(EngineError, match=r"no NVIDIA card|has .* of"):
         trusted_manifest(folder, "tensorrt-rtx")
+
+
+def test_rtx_plan_that_needs_its_start_in_fp32(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings")
+    assert data.exists()
+    settings = Settings(frames=((96, 64),), compute_capability=86)
+    half = CHECKPOINT.with_name("unet_half.safetensors")
+    manifest = read_manifest(build_engine.build(half, "tensorrt-rtx", tmp_path, settings))
+    assert manifest.islands == ["conv1_1", "conv1_2", "conv9_2"]
+    assert "at most 4 DN are allowed" in manifest.accuracy["refused"]
+    assert all(scene["difference_dn"] <= 4 for scene in manifest.accuracy["scenes"])
+    assert manifest.accuracy["refused"] in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

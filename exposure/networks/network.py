@@ -32,6 +32,8 @@ class Network(nn.Module):
 
     multiple: int
     """Sides must be multiples of this: the product of all down-samplings."""
+    body_start: ClassVar[tuple[str, ...]] = ()
+    """Names of the modules in a row, from the inputs, whose roundings in FP16 are seen most after those of the end."""
     photon_unit: float = PUBLISHED_PHOTON_UNIT
     """U in DN, a property of the checkpoint."""
     info: "CheckpointInfo"

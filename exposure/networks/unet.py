@@ -56,6 +56,7 @@ class UNet(Network):
             widths=[state[f"conv{level}_1.weight"].shape[0] for level in range(1, 6)],
         )
 
+    body_start = ("conv1_1", "conv1_2")
     body_end = "conv9_2"
 
     @property
