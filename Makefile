@@ -2,7 +2,7 @@
 # make test       lint, types, tests
 # make serve      the server on this machine, until Ctrl-C
 # make bench      what it costs on this machine's processor, 17 to 30 minutes
-# make gpu-check  everything that needs an NVIDIA card
+# make gpu-check  everything that needs an NVIDIA card; GPU_CHECK="--out FOLDER --limit SECONDS" for each check
 # make engine     the shipped network's, in the place of any other; test and bench do so too
 .PHONY: demo test style types serve bench gpu-check engine installed-engine
 
@@ -10,6 +10,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 MANIFEST := model_repository/denoiser/1/openvino/manifest.json
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# where NVIDIA's installer leaves nvcc, which is on no PATH then
+export PATH := $(PATH):/usr/local/cuda/bin
 
 demo: installed-engine
 	$(BIN)/exposure demo --out demo
@@ -42,8 +44,8 @@ gpu-check:
 	@if $(MAKE) --no-print-directory .venv/installed; then \
 	  for extra in rtx tensorrt; do $(MAKE) --silent .venv/with-$$extra >/dev/null 2>&1 \
 	    || echo "gpu-check: pip cannot install .[$$extra] here; what needs it is not checked"; done; \
-	  $(BIN)/python benchmarks/gpu_check.py; \
-	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py; fi
+	  $(BIN)/python benchmarks/gpu_check.py $(GPU_CHECK); \
+	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK); fi
 
 installed-engine: .venv/installed
 	@if [ -f $(MANIFEST) ] && ! grep -q "$$(sha256sum < checkpoints/unet.safetensors | cut -c -64)" $(MANIFEST); \

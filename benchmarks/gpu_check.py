@@ -1,6 +1,8 @@
 """Everything that needs an NVIDIA card, in one run; what is missing here is named, and what was not checked with it.
 
-python benchmarks/gpu_check.py [--out FOLDER]    (make gpu-check prepares the environment first, where pip can)
+python benchmarks/gpu_check.py [--out FOLDER] [--limit SECONDS]
+
+`make gpu-check` prepares the environment first, where pip can.
 
 Writes benchmarks/results/<card>.json. Exit status 0 when something was checked and nothing failed.
 """
@@ -49,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"  {name:18}{text}")
     path, results = options.out / f"{card.slug}.json", {}
     for name in checks():
-        results[name] = apart(name)
+        results[name] = apart(name, limit_s=options.limit)
         if "package" in results[name]:  # of what was just built, for all that follows and the processes it starts
             _prepend("PYTHONPATH", results[name]["package"])
         write(path, report(card, machine, results))
@@ -144,13 +146,13 @@ def write(path: Path, result: dict[str, Any]) -> None:
 
 
 def build_check() -> dict[str, Any]:
-    """The installed CUDA kernels; where there are none, built now by the project's own CMake file."""
-    if _built():
+    """The installed CUDA kernels, if as new as their sources; else built now by the project's own CMake file."""
+    if _built() and not _outdated():
         return {"kernels": "as installed"}
     if nvcc() is None:
-        raise NotCheckedError("the CUDA kernels are not built and no nvcc is on PATH, in CUDACXX or in /usr/local/cuda")
+        raise NotCheckedError(f"{_unbuilt()} and no nvcc is on PATH, in CUDACXX or in /usr/local/cuda")
     if program("cmake") is None:
-        raise NotCheckedError("the CUDA kernels are not built and no cmake is here to build them with")
+        raise NotCheckedError(f"{_unbuilt()} and no cmake is here to build them with")
     prefix = _prefix()
     backend = "ON" if found()["openvino"] != "not found" else "OFF"
     options = ["-DEXPOSURE_CUDA=ON", f"-DEXPOSURE_BACKEND={backend}"]
@@ -244,16 +246,28 @@ def _built() -> bool:
         return False
 
 
+def _outdated() -> bool:
+    """Whether a source is newer than what was built of it, as after an update that found no nvcc."""
+    library = importlib.import_module("exposure.kernels.library")
+    built = min(library.built(name).stat().st_mtime for name in (library.NAME, library.CUDA))
+    sources = [PROJECT / "kernels" / "CMakeLists.txt", *(PROJECT / "kernels" / "csrc").iterdir()]
+    return any(source.stat().st_mtime > built for source in sources)
+
+
+def _unbuilt() -> str:
+    return f"the CUDA kernels are {'older than their sources' if _built() else 'not built'}"
+
+
 def _prefix() -> Path:
     """Where to install what is built: beside the installed CPU kernels; else a package put together in build/."""
     try:
         library = importlib.import_module("exposure.kernels.library")
         return Path(library.built(library.NAME)).parents[2]
     except (ImportError, OSError):
-        return _package_in_build()
+        return package_in_build()
 
 
-def _package_in_build() -> Path:
+def package_in_build() -> Path:
     """The layout that the installed package has, of links to the sources, for an environment that pip cannot reach."""
     package = BUILD / "exposure"
     kernels = package / "kernels"
@@ -284,6 +298,7 @@ def _cmake(*arguments: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results", metavar="FOLDER")
+    parser.add_argument("--limit", type=float, default=CHECK_TIMEOUT_S, metavar="SECONDS", help="for each check")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one check, in this process
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # where to
     return parser

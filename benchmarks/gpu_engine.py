@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gpu_check import package_in_build
+
 PROJECT = Path(__file__).resolve().parents[1]
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 ROUNDS = 20
@@ -40,16 +42,12 @@ def check_engines(checkpoint: Path, frame: tuple[int, int]) -> Outcomes:
 
 
 def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
-    """Build, gate and time one target for the card, as `build_engine.py` builds it."""
+    """Build, time and gate one target for the card, as `build_engine.py` builds it; what is refused is told, too."""
     import torch
 
-    from exposure.export.gate import ALLOWANCES, pass_gate
-    from exposure.export.graph import onnx_from_network
     from exposure.export.manifest import EngineError
-    from exposure.export.precision import choose_islands
-    from exposure.export.recipes import Settings
-    from exposure.export.scene import low_light_crops, simulated_scenes
-    from exposure.export.tensorrt_engine import RTX_CARDS, PlanOptions, load_tensorrt, plan_from_onnx
+    from exposure.export.recipes import Settings, plan_attempts
+    from exposure.export.tensorrt_engine import RTX_CARDS, load_tensorrt
     from exposure.networks import load_checkpoint
 
     try:
@@ -57,36 +55,60 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     except EngineError as error:
         return _told(str(error))
     capability = int("".join(map(str, torch.cuda.get_device_capability())))
-    cards = (capability,) if target == "tensorrt-rtx" else ()
-    if not set(cards) <= set(RTX_CARDS):
+    if target == "tensorrt-rtx" and capability not in RTX_CARDS:
         return _told(f"TensorRT for RTX builds for {', '.join(map(str, RTX_CARDS))}, and this card is of {capability}")
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
+    about = {"version": trt.__version__, "card": torch.cuda.get_device_name(), "compute_capability": str(capability)}
+    refused = []
+    for numbers in plan_attempts(network, settings):
+        built = _built_engine(target, trt, network, settings, numbers, capability)
+        if built["outcome"] == PASSED:
+            return about | built | {"refused": refused}
+        refused.append(built)
+    return about | {"outcome": FAILED, "why": refused[-1]["why"], "refused": refused}
+
+
+def _built_engine(target: str, trt: Any, network: Any, settings: Any, numbers: Any, capability: int) -> dict[str, Any]:
+    """One engine, its time on the card, and what the gate says of it."""
+    import torch
+
+    from exposure.export.graph import onnx_from_network
+    from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
+
     profile = settings.profile(network.multiple)
     height, width = profile["usual"]
-    islands = choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], height * width)
     with tempfile.TemporaryDirectory() as scratch:
         graph, plan = Path(scratch) / "model.onnx", Path(scratch) / "model.plan"
-        onnx_from_network(network, graph, half=True, islands=islands)
-        options = PlanOptions(**profile, compute_capabilities=cards)
+        onnx_from_network(network, graph, half=numbers.precision == "f16", islands=numbers.islands)
+        options = PlanOptions(**profile, compute_capabilities=(capability,) if target == "tensorrt-rtx" else ())
         plan_from_onnx(graph, plan, target, options, torch.cuda.get_device_name())
         engine = TorchMemoryEngine(trt, plan.read_bytes())
         size = plan.stat().st_size
-    scenes = pass_gate(network, engine, "f16", simulated_scenes(settings.gated_frame()), f"the {target} engine")
     image = torch.rand(1, 4, height, width, device="cuda")
     gain = torch.tensor([0.01], device="cuda")
-    return {
-        "outcome": PASSED,
-        "why": f"within {ALLOWANCES['f16'].least_db:g} dB and {ALLOWANCES['f16'].most_dn:g} DN of FP32 torch",
-        "version": trt.__version__,
-        "card": torch.cuda.get_device_name(),
-        "compute_capability": str(capability),
+    measured = {
+        "numbers": str(numbers),
         "plan_bytes": size,
-        "islands": islands,
-        "scenes": scenes,
         "planes": f"{height}x{width}",
         "ms_per_pass": _milliseconds(lambda: engine.on_card(image, gain, image)),
     }
+    return measured | _gated(network, engine, numbers.precision, settings.gated_frame(), f"the {target} engine")
+
+
+def _gated(network: Any, run: Any, precision: str, frame: tuple[int, int], what: str) -> dict[str, Any]:
+    """What the accuracy gate measures, scene by scene, as far as it came, and its verdict. frame: height, width."""
+    from exposure.export.gate import ALLOWANCES, pass_gate
+    from exposure.export.precision import GraphError
+    from exposure.export.scene import simulated_scenes
+
+    allowed, scenes = ALLOWANCES[precision], list[str]()
+    try:
+        pass_gate(network, run, precision, simulated_scenes(frame), what, say=lambda line: scenes.append(line.strip()))
+    except GraphError as error:
+        return {"outcome": FAILED, "why": str(error), "scenes": scenes}
+    why = f"within {allowed.least_db:g} dB and {allowed.most_dn:g} DN of FP32 torch"
+    return {"outcome": PASSED, "why": why, "scenes": scenes}
 
 
 class TorchMemoryEngine:
@@ -131,32 +153,29 @@ class TorchMemoryEngine:
 
 
 def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
-    """The same graph in torch: real FP16 arithmetic of a card, and a speed that an engine must beat."""
+    """The FP16 graph in torch: real FP16 arithmetic of a card, and a speed that an engine must beat."""
     import torch
 
-    from exposure.export.gate import pass_gate
-    from exposure.export.precision import Traced, choose_islands
-    from exposure.export.scene import low_light_crops, simulated_scenes
+    from exposure.export.precision import Traced
+    from exposure.export.recipes import Settings, plan_attempts
     from exposure.networks import load_checkpoint
     from exposure.sensor import plane_side
 
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # FP32 layers stay so
     network = load_checkpoint(checkpoint)
     height, width = (plane_side(side, network.multiple) for side in (frame[1], frame[0]))
-    islands = choose_islands(network, list(low_light_crops(network.photon_unit))[-1:], height * width)
-    half = Traced(network, half=True, islands=islands).cuda().to(memory_format=torch.channels_last)
+    numbers = plan_attempts(network, Settings(frames=(frame,)))[0]
+    half = Traced(network, half=True, islands=numbers.islands).cuda().to(memory_format=torch.channels_last)
 
     def run(*arrays: Any) -> Any:
         with torch.no_grad():
             return half(*(torch.from_numpy(array).cuda() for array in arrays)).cpu().numpy()
 
-    scenes = pass_gate(network, run, "f16", simulated_scenes((frame[1], frame[0])), "torch with an FP16 body")
     image = torch.rand(1, 4, height, width, device="cuda").to(memory_format=torch.channels_last)
     gain = torch.tensor([0.01], device="cuda")
     with torch.no_grad():
-        milliseconds = _milliseconds(lambda: half(image, gain, image))
-    why = "the FP16 graph passes the gate in the card's own arithmetic"
-    return {"outcome": PASSED, "why": why, "islands": islands, "scenes": scenes, "ms_per_pass": milliseconds}
+        measured = {"numbers": str(numbers), "ms_per_pass": _milliseconds(lambda: half(image, gain, image))}
+    return measured | _gated(network, run, "f16", (frame[1], frame[0]), "torch with an FP16 body")
 
 
 def _milliseconds(work: Callable[[], Any]) -> dict[str, float]:
@@ -209,19 +228,6 @@ def _told(why: str) -> dict[str, Any]:
     return {"outcome": NOT_CHECKED, "why": why}
 
 
-def _from_the_tree() -> None:
-    """Make `exposure.export` importable where the project is not installed, as its package mapping would."""
-    if _importable("exposure.export"):
-        return
-    sys.path.insert(0, str(PROJECT))
-    import exposure
-
-    exposure.__path__.append(str(PROJECT))
-
-
-_from_the_tree()
-
-
 def main() -> int:
     """Print what was found; 1 when a check failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -229,6 +235,8 @@ def main() -> int:
     parser.add_argument("--checkpoint", type=Path, default=PROJECT / "checkpoints" / "unet.safetensors")
     parser.add_argument("--out", type=Path, metavar="FILE.json")
     options = parser.parse_args()
+    if not _importable("exposure.export"):
+        package_in_build()
     width, height = (int(side) for side in options.frame.split("x"))
     outcomes = check_engines(options.checkpoint, (width, height))
     for name, found in outcomes.items():

@@ -71,8 +71,9 @@ def found() -> dict[str, str]:
 
 
 def program(name: str) -> str | None:
-    """On the path, or where NVIDIA's toolkit installs it."""
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), str(CUDA_HOME / "bin")]))
+    """On the path, beside this Python, or where NVIDIA's toolkit installs it."""
+    places = [os.environ.get("PATH", ""), str(Path(sys.executable).parent), str(CUDA_HOME / "bin")]
+    return shutil.which(name, path=os.pathsep.join(places))
 
 
 def nvcc() -> str | None:

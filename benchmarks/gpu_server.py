@@ -75,9 +75,10 @@ def deployed_check() -> dict[str, Any]:
     if int(this_machine().compute_capability) not in RTX_CARDS:
         raise NotCheckedError(f"TensorRT for RTX names no card of capability {this_machine().compute_capability}")
     mosaic = dark((770, 1021))
-    with _served(MODEL_REPOSITORY) as client:
-        expected = {passes: client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS) for passes in PASSES}
     with _copied() as repository:
+        build(CHECKPOINT, "openvino", repository)  # kept, where it is of this checkpoint
+        with _served(repository) as client:
+            expected = {passes: client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS) for passes in PASSES}
         manifest = read_manifest(build(CHECKPOINT, "tensorrt-rtx", repository, Settings(frames=FRAMES)))
         if manifest.accuracy["ran_on"] != this_machine().card:
             raise RuntimeError(f"the gate did not run on the card: {manifest.accuracy['ran_on']}")

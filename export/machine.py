@@ -1,10 +1,14 @@
 """What an engine was built for and what this machine is: card, driver, library; and the sentence when they differ."""
 
 import ctypes
+import sys
+import sysconfig
 from contextlib import suppress
+from ctypes.util import find_library
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from exposure.kernels.library import CUDA, built
 
@@ -14,6 +18,7 @@ LIBRARIES = {
     "tensorrt-rtx": ("tensorrt-rtx-cu13-bindings",),
 }
 LEAST_CUDA, LEAST_DRIVER = 13, 580  # of the wheels that pyproject.toml names: tensorrt-rtx-cu13, cupy-cuda13x
+PYTHON_LIBRARY = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 RTX_MODULES = ("tensorrt_rtx_bindings", "cupy")
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 
@@ -70,7 +75,13 @@ def rtx_hindrance(machine: Machine) -> str:
         built(CUDA)  # of pack, expose and unpack
     except OSError as error:
         return str(error)
-    return ""
+    return "" if python_is_shared() else f"{PYTHON_LIBRARY} is not here, and Triton's Python backend needs it"
+
+
+def python_is_shared() -> bool:
+    """Whether this Python's library is where the server looks for it: in LIBDIR, or among the system's."""
+    folder = sysconfig.get_config_var("LIBDIR") or ""
+    return Path(folder, PYTHON_LIBRARY).exists() or find_library(PYTHON_LIBRARY[3:].partition(".so")[0]) is not None
 
 
 def _driver() -> str:

@@ -19,7 +19,7 @@ AS_SHIPPED = Settings()
 FLAGS = {  # of each field of Settings, with the targets that it changes
     "frames": ("--frame", ("openvino", "tensorrt-rtx", "tensorrt")),
     "tile": ("--tile", ("openvino", "tensorrt-rtx", "tensorrt")),
-    "fp32": ("--fp32", ("openvino",)),
+    "fp32": ("--fp32", ("openvino", "tensorrt-rtx", "tensorrt")),
     "compute_capability": ("--compute-capability", ("tensorrt-rtx",)),
     "level": ("--optimization-level", ("tensorrt-rtx", "tensorrt")),
     "portable": ("--portable", ("tensorrt-rtx", "tensorrt")),
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     add("--frame", type=_frame, action="append", dest="frames", metavar="FRAME", help=frame)
     tile = "most megapixels of a request, as callers say with their --tile: fewer take less memory (default: 13)"
     add("--tile", type=_tile, metavar="MP", help=tile)
-    fp32 = "of an openvino engine: FP32, also where BF16 is fast and accurate enough"
+    fp32 = "an engine in FP32, also where BF16 or FP16 is accurate enough"
     add("--fp32", action="store_true", default=None, help=fp32)
     add("--compute-capability", type=int, choices=RTX_CARDS, help="card of a tensorrt-rtx engine")
     add("--optimization-level", type=int, choices=range(6), dest="level", help="of NVIDIA's builder (default: its own)")

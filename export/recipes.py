@@ -4,7 +4,7 @@ import functools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -33,7 +33,7 @@ class Settings:
     """frames: mosaic sizes, (width, height), to make ready for; the first is tuned for, the longest side bounds both.
 
     tile: the most megapixels of a request, as callers send with their own --tile: larger frames come in tiles.
-    fp32: of an OpenVINO engine, also where BF16 is fast and passes the gate.
+    fp32: also where BF16 or FP16 is fast and passes the gate.
     compute_capability: card of a tensorrt-rtx plan. level, portable: see PlanOptions.
     """
 
@@ -109,30 +109,64 @@ def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoi
 
 
 def plan_recipe(target: str, network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
-    """A plan from the strongly typed FP16 graph, run on the card where there is one that it runs on.
-
-    Where the gate refuses it, once more with the network's start in FP32, which a card computes more slowly.
+    """A plan from a strongly typed graph, the first of `plan_attempts` that the gate lets pass, run on the card where
+    there is one that it runs on.
     """
     cards: tuple[int, ...] = ()
     if target == "tensorrt-rtx":
         here = _rtx_card(this_machine().compute_capability)
         cards = RTX_CARDS if settings.portable else (settings.compute_capability or here,)
-    darkest = list(low_light_crops(network.photon_unit, network.multiple))[-1:]
-    pixels = max(map(math.prod, settings.planes(network.multiple)))
-    islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
-    attempts = list(dict.fromkeys([tuple(islands), tuple(dict.fromkeys([*network.body_start, *islands]))]))
     accuracy: dict[str, Any] = {}
-    for kept in attempts:
-        print(f"    in FP32: {', '.join(kept) or 'none but the tail'}")
+    for numbers in plan_attempts(network, settings):
+        print(f"    {numbers}")
         try:
-            accuracy |= _plan(target, network, folder, settings, checkpoint, kept, cards)
+            accuracy |= _plan(target, network, folder, settings, checkpoint, cards, numbers)
             break
         except GraphError as error:
-            if kept == attempts[-1]:
+            if numbers.precision == "f32":
                 raise
             print(f"    {error}")
             accuracy["refused"] = str(error)
-    return Built("f16", _plan_runs_on(target, settings, cards), accuracy, list(kept))
+    machine = this_machine()
+    runs_on = _runs_on(target) | {
+        "compute_capability": " ".join(map(str, cards)) or machine.compute_capability,
+        "card": "" if cards else machine.card,
+        "portable": "yes" if settings.portable else "no",
+        "cuda": machine.cuda,
+        "driver": machine.driver,
+    }
+    return Built(numbers.precision, runs_on, accuracy, list(numbers.islands))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a plan computes in: precision, "f16" or "f32", of the body; islands: its modules that stay FP32."""
+
+    precision: str
+    islands: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"in {self.precision.upper()}" + (f", FP32 in {', '.join(self.islands)}" if self.islands else "")
+
+    def imitated(self, network: Network, graph: Path) -> tuple[Run, str]:
+        """The same arithmetic without a card, and how."""
+        if self.precision == "f16":
+            return half_runner(network, self.islands), "imitated in torch"
+        return onnx_runner(graph), "its graph in ONNX Runtime"
+
+
+def plan_attempts(network: Network, settings: Settings) -> list[Numbers]:
+    """The fastest first: FP16 but for the islands that measurement asks for; with the network's start among them, which
+    a card computes more slowly; FP32, several times slower.
+    """
+    attempts = [Numbers("f32")]
+    if not settings.fp32:
+        darkest = list(low_light_crops(network.photon_unit, network.multiple))[-1:]
+        pixels = max(map(math.prod, settings.planes(network.multiple)))
+        islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
+        rest = [name for name in islands if name not in network.body_start]
+        attempts = [Numbers("f16", kept) for kept in ((*islands,), (*network.body_start, *rest))] + attempts
+    return list(dict.fromkeys(attempts))
 
 
 def _plan(
@@ -141,14 +175,14 @@ def _plan(
     folder: Path,
     settings: Settings,
     checkpoint: str,
-    islands: Sequence[str],
     cards: tuple[int, ...],
+    numbers: Numbers,
 ) -> dict[str, Any]:
     """Build the plan and hold it against the gate. Returns what was measured."""
-    machine = this_machine()
+    half = numbers.precision == "f16"
     with _scratch() as scratch:
         graph = scratch / GRAPH
-        graph_db = _traced(network, graph, checkpoint, half=True, islands=islands)
+        graph_db = _traced(network, graph, checkpoint, half=half, islands=numbers.islands)
         options = PlanOptions(
             **settings.profile(network.multiple),
             compute_capabilities=cards,
@@ -156,35 +190,25 @@ def _plan(
             portable=settings.portable,
         )
         what = f"{target} for SM {', '.join(map(str, cards))}" if cards else target
-        stage(f"build {what}", lambda: plan_from_onnx(graph, folder / PLAN, target, options, machine.card))
-    runner, ran_on = _plan_runner(target, network, folder, islands, cards)
-    scenes = _gate(network, runner, "f16", settings, f"the FP16 engine ({ran_on})")
+        stage(f"build {what}", lambda: plan_from_onnx(graph, folder / PLAN, target, options, this_machine().card))
+        runner, ran_on = _plan_runner(target, folder / PLAN, cards, functools.partial(numbers.imitated, network, graph))
+    scenes = _gate(network, runner, numbers.precision, settings, f"the {numbers.precision.upper()} engine ({ran_on})")
     return {"graph_db": graph_db, "ran_on": ran_on, "scenes": scenes}
 
 
-def _plan_runs_on(target: str, settings: Settings, cards: tuple[int, ...]) -> dict[str, str]:
-    machine = this_machine()
-    return _runs_on(target) | {
-        "compute_capability": " ".join(map(str, cards)) or machine.compute_capability,
-        "card": "" if cards else machine.card,
-        "portable": "yes" if settings.portable else "no",
-        "cuda": machine.cuda,
-        "driver": machine.driver,
-    }
-
-
 def _plan_runner(
-    target: str, network: Network, folder: Path, islands: Sequence[str], cards: tuple[int, ...]
+    target: str, plan: Path, cards: tuple[int, ...], imitated: Callable[[], tuple[Run, str]]
 ) -> tuple[Run, str]:
-    """The plan itself on a card that it was built for, else its arithmetic as FP32 torch imitates it."""
+    """The plan itself on a card that it was built for, else its arithmetic without one."""
     from .tensorrt_runtime import PlanEngine, cupy_is_installed
 
     machine = this_machine()
     if machine.card and cupy_is_installed() and (not cards or int(machine.compute_capability) in cards):
-        return PlanEngine(folder / PLAN, target), machine.card
+        return PlanEngine(plan, target), machine.card
     why = "no CuPy" if machine.card and not cupy_is_installed() else "no such card here"
-    print(f"    {why}: the graph's FP16 arithmetic is imitated in torch, and the plan itself has not run")
-    return half_runner(network, islands), f"imitated in torch: {why}"
+    runner, how = imitated()
+    print(f"    {why}: the graph's arithmetic is judged ({how}), and the plan itself has not run")
+    return runner, f"{how}: {why}"
 
 
 def _traced(network: Network, graph: Path, checkpoint: str, **how: Any) -> float:

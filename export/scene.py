@@ -67,10 +67,10 @@ def simulated_scenes(frame: tuple[int, int]) -> Iterator[Scene]:
 
 def real_scenes() -> Iterator[Scene]:
     """The middle of every readable RAW file in $EXPOSURE_DATA/raw, or ../shared/raw; none where there is no folder."""
-    from exposure.client import rawfile  # the one place that opens RAW files
-
     folder = Path(os.environ.get("EXPOSURE_DATA", Path(__file__).resolve().parents[2] / "shared")) / "raw"
     for path in sorted(folder.glob("*")):
+        from exposure.client import rawfile  # the one place that opens RAW files; its libraries may not be here
+
         try:
             file = rawfile.read(path)
         except (ValueError, OSError):  # not a Bayer file: some there are not meant to be

@@ -26,6 +26,7 @@ from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.export import build_engine, graph, machine, openvino_engine, options, recipes
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
+from exposure.export.gate import ALLOWANCES
 from exposure.export.machine import Machine, this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
 from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
@@ -242,7 +243,7 @@ def test_an_unchanged_repository_is_not_written_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "flags", "sentence"),
     [
-        ("tensorrt-rtx", "--fp32", "--fp32 is for openvino; it changes nothing of an engine for tensorrt-rtx"),
+        ("onnx", "--fp32", "--fp32 is for openvino and tensorrt-rtx and tensorrt; it changes nothing of an engine"),
         ("openvino", "--portable", "--portable is for tensorrt-rtx and tensorrt; it changes nothing of"),
         ("openvino", "--compute-capability 86", "--compute-capability is for tensorrt-rtx; it"),
         ("tensorrt", "--compute-capability 86", "--compute-capability is for tensorrt-rtx; it"),
@@ -442,6 +443,7 @@ def test_the_target_is_that_of_card_and_libraries(
     here = Machine("A card", capability, "13.0", "580.65") if capability else Machine()
     monkeypatch.setattr(build_engine, "this_machine", lambda: here)
     monkeypatch.setattr(machine, "built", built)
+    monkeypatch.setattr(machine, "python_is_shared", lambda: True)
     for module in (build_engine, machine):
         monkeypatch.setattr(module, "find_spec", lambda name: object() if name in found.split() else None)
     assert build_engine.target_for_this_machine() == target
@@ -474,15 +476,22 @@ def test_rtx_plan_for_the_a5000(tmp_path: Path, data: Path, capsys: pytest.Captu
         trusted_manifest(folder, "tensorrt-rtx")
 
 
-def test_rtx_plan_that_needs_its_start_in_fp32(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("checkpoint", "precision", "islands"),
+    [("unet_half", "f16", ["conv1_1", "conv1_2", "conv9_2"]), ("unet_small", "f32", [])],
+)
+def test_what_the_gate_refuses_in_fp16_is_built_in_wider_numbers(
+    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], checkpoint: str, precision: str, islands: list[str]
+) -> None:
     pytest.importorskip("tensorrt_rtx_bindings")
     assert data.exists()
     settings = Settings(frames=((96, 64),), compute_capability=86)
-    half = CHECKPOINT.with_name("unet_half.safetensors")
-    manifest = read_manifest(build_engine.build(half, "tensorrt-rtx", tmp_path, settings))
-    assert manifest.islands == ["conv1_1", "conv1_2", "conv9_2"]
+    file = CHECKPOINT.with_name(f"{checkpoint}.safetensors")
+    manifest = read_manifest(build_engine.build(file, "tensorrt-rtx", tmp_path, settings))
+    assert (manifest.precision, manifest.islands) == (precision, islands)
     assert "at most 4 DN are allowed" in manifest.accuracy["refused"]
-    assert all(scene["difference_dn"] <= 4 for scene in manifest.accuracy["scenes"])
+    most = ALLOWANCES[precision].most_dn
+    assert all(scene["difference_dn"] <= most for scene in manifest.accuracy["scenes"])
     assert manifest.accuracy["refused"] in capsys.readouterr().out
 
 

@@ -62,6 +62,7 @@ def test_what_is_served_and_why(
     monkeypatch.setattr(hardware, "this_machine", lambda: replace(A_CARD, card=card) if card else Machine())
     monkeypatch.setattr(machine, "find_spec", lambda _: object() if modules else None)
     monkeypatch.setattr(machine, "built", Path)
+    monkeypatch.setattr(machine, "python_is_shared", lambda: True)
     if choice is None:
         with pytest.raises(ServerError, match=said):
             hardware.choose_config(tmp_path)
@@ -97,6 +98,18 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
     chosen = hardware.choose_config(tmp_path)
     assert chosen.config_name == "cpu"
     assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with pip" in chosen.why
+
+
+def test_a_python_without_its_library_cannot_serve_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for target in ("openvino", "tensorrt-rtx"):
+        plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
+    monkeypatch.setattr(hardware, "this_machine", lambda: A_CARD)
+    monkeypatch.setattr(machine, "find_spec", lambda _: object())
+    monkeypatch.setattr(machine, "built", Path)
+    monkeypatch.setattr(machine, "PYTHON_LIBRARY", "libpython9.99.so.1.0")
+    chosen = hardware.choose_config(tmp_path)
+    assert chosen.config_name == "cpu"
+    assert "RTX A5000 is here, but libpython9.99.so.1.0 is not here, and Triton's Python backend needs it" in chosen.why
 
 
 def test_a_driver_that_is_too_old_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
