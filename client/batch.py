@@ -7,7 +7,7 @@ import shutil
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ from exposure.files import sha256
 
 from . import manifest, output
 from .access import ServerError, ServerGoneError
-from .inputs import PREVIEW, Names, Source, resolved
+from .inputs import PREVIEW, Names, Source, is_text, resolved
 from .manifest import Manifest, OutputError, TakenError
 from .rawfile import RawFile, RawFileError
 from .reader import Readers
@@ -81,7 +81,7 @@ class Batch:
     """A list of files, what is done to them and where results go.
 
     in_flight: files that are with the servers at once; about as many again are being read and written.
-    client: called for the first file that needs it.
+    client: called for the first file that needs it. kept: other files, which no result may replace.
     """
 
     sources: Sequence[Source]
@@ -92,6 +92,7 @@ class Batch:
     in_flight: int = 2
     overwrite: bool = False
     dry_run: bool = False
+    kept: Set[Path] = frozenset()
 
     def __post_init__(self) -> None:
         self._manifest = Manifest(self.out)
@@ -99,7 +100,7 @@ class Batch:
             source: source.targets(self.out, self.recipe.formats, self.recipe.preview) for source in self.sources
         }
         self._names = Names(self._targets)
-        self._inputs = {resolved(source.path) for source in self.sources}
+        self._inputs = {resolved(path) for path in (*self.kept, *(source.path for source in self.sources))}
         self._stop = threading.Event()
         self._telling = threading.Lock()
         self._asking = threading.BoundedSemaphore(self.in_flight)
@@ -153,7 +154,7 @@ class Batch:
                 if self._stop.is_set():  # by another thread, which tells why
                     return
                 if isinstance(error, ServerGoneError | OutputError):
-                    self._stop.set()
+                    self._give_up()  # at once: the others would each wait for what is not there
                     raise
                 outcome = _refused(source, error)
             if outcome.status != FAILED:
@@ -241,6 +242,8 @@ class Batch:
         """The result, and the checkpoint that made it, which the same answer tells."""
         told: list[str] = []
         with self._asking:
+            if self._stop.is_set():
+                raise ServerGoneError("the batch was ended")
             denoised = self.client().denoise(
                 file.mosaic,
                 file.sensor,
@@ -294,15 +297,15 @@ class Batch:
 def _refused(source: Source, error: Exception) -> Outcome:
     known = isinstance(error, ServerError | ValueError | OSError)
     reason = str(error) if known else f"it cannot be processed ({error!r})"
+    if isinstance(error, OSError) and error.strerror:
+        reason = f"{error.filename or source.path}: {error.strerror.lower()}"
     return Outcome(source.path, TAKEN if isinstance(error, TakenError) else FAILED, reason=reason)
 
 
 def _content_of(path: Path) -> str:
     """SHA-256 of a file that can be read to its end, as a pipe cannot. Raises RawFileError."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise RawFileError("its path is not in UTF-8, as LibRaw wants it; rename it") from error
+    if not is_text(path.absolute()):
+        raise RawFileError("its path is not in UTF-8, as LibRaw and the table of results want it; rename it")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RawFileError("it is not a regular file")

@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import sys
-import threading
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,8 +24,10 @@ from .sample import make_sample
 from .server import ServerOptions, checkpoint_of, held_folder, running_server
 from .triton import ServerError
 
-# Set by a signal: its KeyboardInterrupt is lost where Python happens to be in the callback of a weak reference.
-_ending = threading.Event()
+# When the first signal came; its KeyboardInterrupt is lost where Python happens to be in a weak reference's callback.
+_signalled: list[float] = []
+PATIENCE_S = 10.0  # what ending in order may take; a signal after that ends the process as it is
+INTERRUPTED = 130  # exit status
 OPEN = 'see "Serving other machines" in client/README.md'
 
 
@@ -34,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     `denoise` may go on later.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    _ending.clear()
+    _signalled.clear()
     extra = {"train": "train", "evaluate": "train", "ui": "ui"}.get("".join(arguments[:1]), "demo")
     for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # all end in order, with nothing left behind
         if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup sets it
@@ -51,12 +53,16 @@ def main(arguments: list[str] | None = None) -> int:
         _complain(f"{error.name} is not installed; this command needs it: pip install -e '.[{extra}]'")
         return 1
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    _ending.set()
-    signal.default_int_handler(number, frame)
+    """The first signal ends the command in order; those that follow at once, as `timeout` sends, do not disturb it."""
+    if not _signalled:
+        _signalled.append(time.monotonic())
+        signal.default_int_handler(number, frame)
+    if time.monotonic() > _signalled[0] + PATIENCE_S:
+        os._exit(INTERRUPTED)  # what was started ends with its parent
 
 
 def ui(options: argparse.Namespace) -> int:
@@ -93,7 +99,7 @@ def serve(options: argparse.Namespace) -> int:
         print(f"ready: gRPC at {server.address}; {others}; stop with Ctrl-C", flush=True)
         print(f"{checkpoint_of(server, settings)}; log until then: {server.log}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
-            if _ending.is_set():
+            if _signalled:
                 return 0
             server.process.wait()
             raise ServerError(f"the server stopped: {server.failure()}")

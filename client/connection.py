@@ -137,6 +137,9 @@ class Connection:
         self.has_answered, self.resting_until, self._pause_s = True, 0.0, PAUSE_S
         return answer
 
+    def _silent(self, seconds: float) -> str:
+        return f"the server at {self.address} did not answer within {seconds:g} s"
+
     def _rest(self, most_s: float) -> None:
         self.resting_until = time.monotonic() + self._pause_s
         self._pause_s = min(2 * self._pause_s, most_s)
@@ -150,7 +153,7 @@ class Connection:
             if deadline_s is None or "DEADLINE" not in str(error.status()):
                 raise
             self._pause_s = MOST_PAUSE_S  # each question to it takes so long
-            raise ServerGoneError(f"the server at {self.address} did not answer within {deadline_s:g} s") from error
+            raise ServerGoneError(self._silent(deadline_s)) from error
 
     def _infer(self, request: Request) -> Answer:
         size = 2 * request.mosaic.nbytes
@@ -175,7 +178,7 @@ class Connection:
 
     def check(self) -> None:
         """Raise ServerError unless the server answers and holds our ensembles."""
-        with self.translated():
+        with self.translated(READY_TIMEOUT_S):
             for passes in SERVED_PASSES:
                 name = f"exposure_{passes}"
                 if not self._grpc.is_model_ready(name, headers=self._headers(), client_timeout=READY_TIMEOUT_S):
@@ -183,15 +186,15 @@ class Connection:
 
     def statistics(self) -> list[dict[str, Any]]:
         """Triton's statistics of each model."""
-        with self.translated():
+        with self.translated(READY_TIMEOUT_S):
             answer = self._grpc.get_inference_statistics(
                 as_json=True, headers=self._headers(), client_timeout=READY_TIMEOUT_S
             )
             return list(answer.get("model_stats", []))
 
     @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Errors of gRPC as sentences."""
+    def translated(self, silence_s: float | None = None) -> Iterator[None]:
+        """Errors of gRPC as sentences. silence_s: who is silent for so long, where an answer costs nothing, is gone."""
         try:
             yield
         except ValueError as error:  # how gRPC says that its channel was closed
@@ -213,6 +216,8 @@ class Connection:
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
                     hint = "one that knows its clients by certificate answers no other; see --client-certificate"
                 raise ServerGoneError(f"no exposure server answers at {self.address}; {hint}") from error
+            if "DEADLINE" in status and silence_s is not None:
+                raise ServerGoneError(self._silent(silence_s)) from error
             if "DEADLINE" in status:
                 raise ServerError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"

@@ -49,7 +49,7 @@ def denoise_files(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") -> int:
     """Find the files and do them."""
-    sources = _sources(options)
+    sources, kept = _sources(options)
     prepare_folder(options.out, make=not options.dry_run)
     with _report(len(sources), options.json) as report:
         batch = Batch(
@@ -61,6 +61,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") ->
             in_flight=IN_FLIGHT * len(addresses(options.server)),
             overwrite=options.overwrite,
             dry_run=options.dry_run,
+            kept=kept,
         )
         try:
             batch.run()
@@ -94,8 +95,11 @@ def _may_pass(ending: ServerGoneError | OutputError) -> bool:
     return not isinstance(cause, ServerError) or isinstance(cause, ServerGoneError)
 
 
-def _sources(options: argparse.Namespace) -> list[Source]:
-    """What the command line names, without results: whoever repeats a command with *.dng means the originals."""
+def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:
+    """What the command line names, without results: whoever repeats a command with *.dng means the originals.
+
+    Those that are left out for their names alone, and may be originals, too, come second.
+    """
     found = find_sources(options.files, recursive=options.recursive)
     made = Manifest(options.out).results()
     sources = without_results(found, options.out, made)
@@ -110,7 +114,7 @@ def _sources(options: argparse.Namespace) -> list[Source]:
             raise ValueError(sentence)
         with contextlib.suppress(*UNTOLD):
             print(f"exposure: {sentence}", file=sys.stderr)
-    return sources
+    return sources, {resolved(path) for path in left} - {resolved(path) for path in made}
 
 
 class Report:

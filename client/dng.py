@@ -46,8 +46,9 @@ COLOUR_TAGS_1_6 = (
 )
 SENSOR_TAGS = (
     *("BayerGreenSplit", "AntiAliasStrength", "ChromaBlurRadius", "BestQualityScale", "DefaultScale"),
-    *("DefaultUserCrop", "OpcodeList2", "OpcodeList3"),  # opcodes count from the active area, which is what is written
+    "DefaultUserCrop",
 )
+ACTIVE_AREA_TAGS = ("OpcodeList2", "OpcodeList3")  # they count from its corner
 WHOLE_SENSOR_TAGS = ("OpcodeList1",)  # it counts from the sensor's corner
 PRIVATE_TAGS = ("DNGPrivateData", "MakerNoteSafety")  # of a DNG only: elsewhere their codes mean other things
 JPEG, SRGB = 7, 2  # Compression, PreviewColorSpace
@@ -231,7 +232,9 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
         left, top, width, height = file.crop
         tags += [_tag(50719, LONG, (left, top)), _tag(50720, LONG, (width, height))]  # DefaultCropOrigin, -Size
     if "DNGVersion" in file.tags:
-        tags += _carried(file, SENSOR_TAGS + (WHOLE_SENSOR_TAGS if file.whole_sensor else ()))
+        tags += _carried(file, SENSOR_TAGS)
+        tags += _carried(file, ACTIVE_AREA_TAGS) if file.at_active_area else []
+        tags += _carried(file, WHOLE_SENSOR_TAGS) if file.whole_sensor else []
     return tags
 
 

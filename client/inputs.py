@@ -110,6 +110,8 @@ def prepare_folder(folder: Path, *, make: bool = True) -> None:
 
     Raises ValueError, one sentence, where it cannot be made or written to.
     """
+    if not is_text(folder.absolute()):
+        raise ValueError(f"--out {folder} is not in UTF-8, as the table of results wants it; choose another")
     try:
         if make:
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,6 +124,15 @@ def prepare_folder(folder: Path, *, make: bool = True) -> None:
 def resolved(path: Path) -> Path:
     """Without symbolic links. Path.resolve raises RuntimeError where they go in circles."""
     return Path(os.path.realpath(path))
+
+
+def is_text(path: Path) -> bool:
+    """Whether a path is in UTF-8, as names of files need not be."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _sources(path: Path, recursive: bool) -> Iterator[Source]:
@@ -170,9 +181,6 @@ def _in_folder(folder: Path, recursive: bool) -> list[Source]:
         links = [path for path in below if _told(path.is_symlink, otherwise=False)]  # which may go in circles
         found += [Source(path, problem=LINK) for path in links if not resolved(path).is_relative_to(inside)]
         files = (Path(place, name) for name in names if not name.startswith("."))
-        found += [
-            Source(file, file.parent.relative_to(folder))
-            for file in files
-            if file.suffix.lower() in SUFFIXES and _told(file.is_file, otherwise=True)
-        ]
+        # broken links and pipes, too: opening them tells why nothing can be done
+        found += [Source(file, file.parent.relative_to(folder)) for file in files if file.suffix.lower() in SUFFIXES]
     return sorted(found, key=lambda source: source.path)

@@ -56,7 +56,8 @@ class RawFile:
     white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
     table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
     iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
-    main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off.
+    main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off;
+    at_active_area: it begins where a DNG's ActiveArea does; stamp: the file's size, time and place when it was read.
     """
 
     path: Path
@@ -72,6 +73,8 @@ class RawFile:
     xyz_to_camera: tuple[float, ...] | None = None
     crop: tuple[int, int, int, int] | None = None
     whole_sensor: bool = True
+    at_active_area: bool = True
+    stamp: tuple[int, ...] = ()
     tags: Tags = field(default_factory=dict, repr=False)
     metadata: Metadata | None = field(default=None, repr=False)
 
@@ -88,6 +91,7 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
     """
     path = Path(path)
     try:
+        stamp = _stamp(path)
         _refuse_other_files(path)
         with _quiet(), _heap_filled_with(0x55), rawpy.imread(str(path)) as raw:
             _refuse_other_sensors(raw)
@@ -112,13 +116,15 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
                 xyz_to_camera=_xyz_to_camera(raw),
                 crop=_crop(raw.sizes, mosaic.shape),
                 whole_sensor=raw.raw_image.shape == mosaic.shape,
+                at_active_area=_active_corner(tags) == (raw.sizes.top_margin, raw.sizes.left_margin),
+                stamp=stamp,
                 tags=tags,
                 metadata=metadata,
             )
     except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
     except OSError as error:
-        raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
+        raise RawFileError(f"it cannot be opened ({_reason_of_system(error)})") from error
 
 
 def render(
@@ -130,6 +136,8 @@ def render(
     where the file has gone or changed meanwhile.
     """
     try:
+        if file.stamp and _stamp(file.path) != file.stamp:
+            raise RawFileError("it has changed since it was read")
         with rawpy.imread(str(file.path)) as raw:
             raw.raw_image_visible[:] = mosaic
             return raw.postprocess(
@@ -142,6 +150,14 @@ def render(
             )
     except rawpy.LibRawError as error:
         raise RawFileError(f"LibRaw cannot read it once more, to develop it ({_reason(error)})") from error
+    except OSError as error:
+        raise RawFileError(f"it cannot be opened once more, to develop it ({_reason_of_system(error)})") from error
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """What differs once a file is written anew or replaced."""
+    known = path.stat()
+    return known.st_size, known.st_mtime_ns, known.st_ino
 
 
 @contextlib.contextmanager
@@ -228,7 +244,7 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
     known = b0, b1, b2, b3
     if "DNGVersion" not in tags:
         return known, mosaic
-    top, left = (int(side) for side in (*_numbers(tags, "ActiveArea"), 0, 0)[:2])
+    top, left = _active_corner(tags)
     corner = max(raw.sizes.top_margin - top, 0), max(raw.sizes.left_margin - left, 0)
     try:
         black, deviation = black_of(tags, (mosaic.shape[0], mosaic.shape[1]), corner)
@@ -241,6 +257,12 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
     if deviation is None:
         return black, mosaic
     return black, np.clip(np.rint(mosaic - deviation), 0, 65535).astype(np.uint16)
+
+
+def _active_corner(tags: Tags) -> tuple[int, int]:
+    """Top and left of a DNG's ActiveArea. LibRaw begins later where a side is odd, so that the CFA's phase is kept."""
+    top, left = (int(side) for side in (*_numbers(tags, "ActiveArea"), 0, 0)[:2])
+    return top, left
 
 
 def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
@@ -325,6 +347,10 @@ def _ifds(tif: tifffile.TiffFile) -> Iterator[Any]:
     for page in itertools.islice(tif.pages, IFDS_READ):
         yield page
         yield from itertools.islice(getattr(page, "pages", None) or (), IFDS_READ)
+
+
+def _reason_of_system(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 def _reason(error: Exception) -> str:

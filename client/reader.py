@@ -1,9 +1,9 @@
 """RAW files are read in a child process: what crashes or hangs LibRaw costs one file, not the batch."""
 
 import contextlib
-import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -17,25 +17,28 @@ READ_TIMEOUT_S = 120.0
 
 
 class Reader:
-    """One child process, started with the first file and again after a crash; used by one thread at a time."""
+    """One child process, started with the first file and again after a crash.
+
+    One thread at a time reads; any may close it, and nothing is started after that.
+    """
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
+        self._lock = threading.Lock()
+        self._closed = False
 
     def read(self, path: Path) -> RawFile:
         """`rawfile.read`. Raises RawFileError also where it crashes or does not end."""
-        if self._pipe is None:
-            self._start()
-        assert self._pipe is not None
+        pipe = self._pipe or self._start()
         try:
-            self._pipe.send(path)
-            if not self._pipe.poll(READ_TIMEOUT_S):
-                self.close()
+            pipe.send(path)
+            if not pipe.poll(READ_TIMEOUT_S):
+                self._stop()
                 raise RawFileError(f"LibRaw is still busy with it after {READ_TIMEOUT_S:g} s")
-            answer = self._pipe.recv()
+            answer = pipe.recv()
         except (EOFError, ConnectionError) as error:
-            self.close()
+            self._stop()
             raise RawFileError("LibRaw crashed on it") from error
         if isinstance(answer, Exception):
             raise answer
@@ -43,20 +46,39 @@ class Reader:
         return file
 
     def close(self) -> None:
-        """End the child."""
-        if self._pipe is not None and self._child is not None:
+        """End the child, for good. Its end of the pipe closes, which wakes who waits at ours and must not lose it."""
+        with self._lock:
+            self._closed = True
+            self._kill()
+
+    def _start(self) -> Connection:
+        """A program of its own: multiprocessing would run the caller's main module once more in each child."""
+        pipe, far_end = Pipe()
+        with far_end, self._lock:
+            if self._closed:
+                pipe.close()
+                raise RawFileError("it was not read: reading has ended")
+            handle = far_end.fileno()
+            # -P: no module is taken from the folder that one happens to be in. Signals to the group, as of Ctrl-C and
+            # of a closed terminal, are the parent's affair: the child is in none, and ends when the pipe does.
+            command = [sys.executable, "-P", "-m", __name__, str(handle)]
+            self._child = subprocess.Popen(command, pass_fds=[handle], start_new_session=True)
+        self._pipe = pipe
+        return pipe
+
+    def _stop(self) -> None:
+        """End the child; the next file starts another."""
+        if self._pipe is not None:
             self._pipe.close()
+        self._pipe = None
+        with self._lock:
+            self._kill()
+
+    def _kill(self) -> None:
+        if self._child is not None:
             self._child.kill()
             self._child.wait()
-        self._pipe = None
-
-    def _start(self) -> None:
-        """A program of its own: multiprocessing would run the caller's main module once more in each child."""
-        self._pipe, far_end = Pipe()
-        with far_end:
-            handle = far_end.fileno()
-            # -P: no module is taken from the folder that one happens to be in
-            self._child = subprocess.Popen([sys.executable, "-P", "-m", __name__, str(handle)], pass_fds=[handle])
+        self._child = None
 
 
 class Readers:
@@ -94,7 +116,6 @@ def readers(count: int) -> Iterator[Readers]:
 
 def _serve(pipe: Connection) -> None:
     """What the child does, until its parent closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             path = pipe.recv()

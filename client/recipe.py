@@ -56,7 +56,10 @@ class Recipe:
         if len(targets) != 1:
             raise ValueError(f"{' and '.join(targets) or 'nothing'} is given; give one of ratio, ev, like and auto")
         if self.ratio is not None and not 1 <= self.ratio <= LARGEST_FP32:
-            raise ValueError(f"--ratio is {self.ratio:g}; a target exposure is at least the file's own (1)")
+            remark = (
+                "no exposure is that long" if self.ratio > 1 else "a target exposure is at least the file's own (1)"
+            )
+            raise ValueError(f"--ratio is {self.ratio:g}; {remark}")
         if self.ev is not None:
             target.ratio_from_ev(self.ev)
         if self.gain is not None and not _is_positive(self.gain):

@@ -30,6 +30,10 @@ from .triton import Client, ServerError, ServerGoneError
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 POOL_SLACK = 128 << 20  # of the card's: results on their way out, and what lies scattered
+# A browser sends a header of one's own only to addresses that agree to it, and Triton never does: so no page that
+# happens to be open can use the server, whose JSON parser a few bytes can end.
+HTTP_HEADER = ("exposure", "yes")
+RESTRICTED = f"inference,shared-memory,model-repository,trace,logging:{'='.join(HTTP_HEADER)}"
 MARK = ".temporary_folder_of_exposure"  # no other folder is ever removed, whatever its name is
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
@@ -231,6 +235,7 @@ def _command(options: ServerOptions, backends: Path) -> list[str]:
         f"--http-port={options.http_port}",
         f"--metrics-port={options.metrics_port}",
         "--metrics-config=summary_latencies=true",  # quantiles beside the counters, as in deploy/compose.yaml
+        f"--http-restricted-api={RESTRICTED}",
         "--exit-timeout-secs=5",
         f"--backend-config=exposure,megapixels-in-flight={options.megapixels_in_flight}",
         *(_card_memory(options.megapixels_in_flight) if options.config_name == "rtx" else []),

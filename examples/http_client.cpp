@@ -71,7 +71,7 @@ static std::string request(const std::string& host, const std::string& mosaic, c
          << R"(}}],"outputs":[{"name":"DENOISED","parameters":{"binary_data":true}}]})";
     std::ostringstream head;
     head << "POST /v2/models/exposure_3/infer HTTP/1.1\r\nHost: " << host
-         << "\r\nConnection: close\r\nContent-Type: application/octet-stream\r\nInference-Header-Content-Length: "
+         << "\r\nExposure: yes\r\nConnection: close\r\nContent-Type: application/octet-stream\r\nInference-Header-Content-Length: "
          << json.str().size() << "\r\nContent-Length: " << json.str().size() + mosaic.size() << "\r\n\r\n";
     return head.str() + json.str() + mosaic;
 }

@@ -115,6 +115,53 @@ def test_a_linked_folder_is_told_and_not_followed(tmp_path: Path) -> None:
     assert "a link to a folder elsewhere, which is not followed" in told["DCIM"]
 
 
+def test_what_cannot_be_opened_in_a_folder_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A link whose target is elsewhere, as of git-annex, is a file that one believes to be done."""
+    make_files(tmp_path / "in", 1)
+    (tmp_path / "in" / "lost.dng").symlink_to("nowhere")
+    (tmp_path / "in" / "circle.dng").symlink_to("circle.dng")
+    os.mkfifo(tmp_path / "in" / "pipe.dng")
+    assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--dry-run", "--json") == 1
+    told = {Path(line["file"]).name: line.get("reason", "") for line in lines(capsys)}
+    assert told == {
+        "DSC0000.dng": "",
+        "circle.dng": "it cannot be opened (too many levels of symbolic links)",
+        "lost.dng": "it cannot be opened (no such file or directory)",
+        "pipe.dng": "it is not a regular file",
+    }
+
+
+def test_overwriting_spares_what_was_named(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An original that is called like a result is left out, and is nevertheless no result that may be replaced."""
+    (original,) = make_files(tmp_path, 1)
+    like_a_result = original.with_stem("DSC0000_exposed")
+    like_a_result.write_bytes(make_files(tmp_path / "other", 2)[1].read_bytes())
+    before = like_a_result.read_bytes()
+    base = ("--out", tmp_path, "--server", address, "--overwrite")
+    assert denoise(original, like_a_result, *base) == 1
+    assert "its result DSC" not in (told := capsys.readouterr().err)
+    assert f"its result {like_a_result} is an input too; choose another --out" in told
+    assert like_a_result.read_bytes() == before
+    like_a_result.unlink()
+    assert denoise(original, *base) == denoise(original, like_a_result, *base) == 0  # one of ours is replaced
+
+
+def test_paths_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """Wherever that is: in the name of the folder that one is in, or of the one for results."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (file,) = make_files(tmp_path, 1)
+    shutil.copy(file, folder / "a.dng")
+    for named, out, sentence in (
+        ("a.dng", tmp_path / "out", "a.dng: its path is not in UTF-8, as LibRaw and the table of results want it"),
+        (file, folder, f"--out {tmp_path}/caf\\udce9 is not in UTF-8, as the table of results wants it"),
+    ):
+        program = [sys.executable, "-m", "exposure.client.command", "denoise", *FLAGS, str(named), "--out", str(out)]
+        result = subprocess.run([*program, "--dry-run"], capture_output=True, text=True, check=False, cwd=folder)
+        assert result.returncode == 1
+        assert sentence in result.stderr
+
+
 def test_where_there_is_nothing_costs_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     make_files(tmp_path / "in", 1)
@@ -484,6 +531,27 @@ def test_a_stop_ends_soon_and_leaves_nothing(address: str, tmp_path: Path) -> No
     assert shared_memory() <= before
 
 
+@pytest.mark.parametrize("pause_s", [0.0, 0.01])
+def test_signals_that_come_in_twos_to_a_whole_group(address: str, tmp_path: Path, pause_s: float) -> None:
+    """As of `timeout`, of a terminal that closes, of a service that is stopped: children get them, too."""
+    make_files(tmp_path / "in", 6, side=512)
+    command = [sys.executable, "-m", "exposure.client.command", "denoise", *FLAGS, str(tmp_path / "in")]
+    command += ["--out", str(tmp_path / "out"), "--server", address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
+        wait_for_results(tmp_path / "out", 1)
+        for _ in range(2):
+            os.killpg(process.pid, signal.SIGTERM)
+            time.sleep(pause_s)
+        try:
+            complaint = process.communicate(timeout=20)[1].decode()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130
+    assert complaint == "exposure: it was interrupted\n"
+    assert all(name.endswith("_exposed.dng") for name in visible(tmp_path / "out"))
+
+
 def test_two_batches_into_one_folder(address: str, tmp_path: Path) -> None:
     """Both end in order, and each file is there once, whole."""
     files = make_files(tmp_path / "in", 8)
@@ -494,6 +562,24 @@ def test_two_batches_into_one_folder(address: str, tmp_path: Path) -> None:
     assert {process.returncode for process in both} <= {0, os.EX_TEMPFAIL}
     assert visible(out) == [f"{path.stem}_exposed.dng" for path in files]
     assert sum(line["status"] == "done" for line in told) == 8
+
+
+def test_a_server_that_is_gone_is_waited_for_once(tmp_path: Path) -> None:
+    """Not by each file in its turn: who learns it first ends the batch."""
+    asked = []
+
+    def denoise(*_: object, **__: object) -> None:
+        asked.append(time.monotonic())
+        time.sleep(0.3)  # the patience of a client
+        raise ServerGoneError("no server answers")
+
+    client: Any = SimpleNamespace(checkpoint=lambda: "c", denoise=denoise, close=lambda: None)
+    sources = [Source(path) for path in make_files(tmp_path / "in", 8)]
+    watcher: Any = SimpleNamespace(progress=lambda _: None, outcome=lambda _: None)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ServerGoneError, match="no server answers"):
+        batch.Batch(sources, Recipe(ratio=8, gain=3), tmp_path / "out", lambda: client, watcher, in_flight=1).run()
+    assert len(asked) == 1
 
 
 def test_what_another_run_is_at_has_not_failed(
@@ -899,6 +985,22 @@ def test_a_file_that_hangs_the_reader_costs_itself(tmp_path: Path, monkeypatch: 
             with pytest.raises(RawFileError, match=r"LibRaw is still busy with it after 0\.3 s"):
                 hanging.result(timeout=10)
         assert child.read(good).mosaic.shape == (64, 64)
+
+
+def test_a_closed_reader_ends_who_waits_and_starts_nothing(tmp_path: Path) -> None:
+    (good,) = make_files(tmp_path, 1)
+    os.mkfifo(tmp_path / "hangs.dng")
+    child = reader.Reader()
+    with ThreadPoolExecutor(1) as thread:
+        assert child.read(good).mosaic.shape == (64, 64)
+        hanging = thread.submit(child.read, tmp_path / "hangs.dng")
+        time.sleep(0.2)
+        child.close()
+        with pytest.raises(RawFileError, match="LibRaw crashed on it"):
+            hanging.result(timeout=10)
+    with pytest.raises(RawFileError, match="reading has ended"):
+        child.read(good)
+    assert child._child is None
 
 
 def test_a_reader_takes_no_module_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,17 @@ from tritonclient.utils import InferenceServerException
 
 import exposure.client.server as launcher
 from exposure import Sensor
-from exposure.client import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError, command, reach, triton
+from exposure.client import (
+    AsyncClient,
+    Client,
+    ServerBusyError,
+    ServerError,
+    ServerGoneError,
+    command,
+    connection,
+    reach,
+    triton,
+)
 from exposure.client.access import is_gone
 from exposure.client.connection import Connection, Request, _tensors, smallest_request
 from exposure.client.server import ServerOptions, running_server
@@ -152,6 +162,15 @@ def test_a_silent_server_among_several_is_not_waited_for(address: str, monkeypat
             assert time.monotonic() - started < 5
         with Client([where, where], patience_s=0, timeout_s=1) as client, pytest.raises(ServerError, match="took more"):
             client.checkpoint()
+
+
+def test_a_silent_server_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sentence tells how long it was waited for, and another try may help."""
+    monkeypatch.setattr(connection, "READY_TIMEOUT_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        with Client(where) as client, pytest.raises(ServerGoneError, match=r"did not answer within 0\.5 s"):
+            client.check()
 
 
 def test_servers_that_are_all_slow_are_waited_for(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

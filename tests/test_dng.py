@@ -296,6 +296,18 @@ def test_opcodes_and_profiles_stay_as_they_are(tmp_path: Path) -> None:
         assert bytes(result["DNGVersion"][1]) == bytes([1, 6, 0, 0])  # the first that knows them
 
 
+@pytest.mark.parametrize(("corner", "kept"), [((2, 4), True), ((3, 5), False)])
+def test_opcodes_of_another_corner_are_left_out(tmp_path: Path, corner: tuple[int, int], kept: bool) -> None:
+    """From an odd side LibRaw begins a pixel later; a gain map of red would then lie on blue."""
+    opcodes = struct.pack(">IIIII", 1, 1, 0x01030000, 1, 0)
+    mosaic = np.random.default_rng(0).integers(600, 4000, (80, 96)).astype(np.uint16)
+    extra = [(50829, 4, 4, (*corner, 68, 84), True), *((code, 7, 20, opcodes, True) for code in (51009, 51022))]
+    source = read(tagged(tmp_path / "a.dng", mosaic, *extra))
+    assert (source.at_active_area, source.whole_sensor) == (kept, False)
+    write_dng(tmp_path / "b.dng", source, source.mosaic)
+    assert {f"OpcodeList{number}" in read(tmp_path / "b.dng").tags for number in (2, 3)} == {kept}
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_preview_lies_as_the_mosaic(tmp_path: Path, orientation: int) -> None:
     mosaic = np.full((128, 192), 600, np.uint16)
@@ -345,7 +357,7 @@ def test_the_preview_of_a_large_frame_is_its_development(data: Path, tmp_path: P
     """Reduced before it is developed, not after: gamma and means do not commute, so noise costs a level in places."""
     source = read(data / "raw" / "blackmagic_dark_GBRG_12bit.dng")
     mosaic = np.tile(output.brightened(source, 8.0), (2, 2))
-    large = replace(source, path=tmp_path / "large.dng", mosaic=mosaic)
+    large = replace(source, path=tmp_path / "large.dng", stamp=(), mosaic=mosaic)
     write_dng(large.path, large, mosaic)
     preview = output._thumbnail(large, mosaic, tmp_path / "small.dng").astype(int)
     assert preview.shape == (556, 976, 3)

@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 import textwrap
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,10 @@ def test_http_client(server: Server, tmp_path: Path) -> None:
     denoised = np.fromfile(files[1], "<u2").reshape(64, 96)
     with Client(server.address) as client:
         np.testing.assert_array_equal(denoised, client.denoise(mosaic, SENSOR, ratio=100, gain=3))
+    foreign = b'{"inputs":[{"name":"MOSAIC","datatype":"UINT16","shape":[2147483648,2147483648],"data":[600]}]}'
+    page = urllib.request.Request(f"http://{server.http}/v2/models/pack/infer", foreign, {"Content-Type": "text/plain"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):  # as any page in a browser could send it
+        urllib.request.urlopen(page)
     refused = ask(server.http, "-3")
     assert refused.returncode == 1
     assert "GAIN is -3" in refused.stderr

@@ -307,6 +307,18 @@ def test_aperture_and_margins_are_read(tmp_path: Path) -> None:
     assert read(tagged(tmp_path / "b.dng", mosaic)).whole_sensor
 
 
+def test_what_was_replaced_meanwhile_is_not_developed(tmp_path: Path) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    file = read(tagged(tmp_path / "a.dng", mosaic))
+    render(file, mosaic)
+    tagged(tmp_path / "b.dng", mosaic).replace(tmp_path / "a.dng")
+    with pytest.raises(RawFileError, match="it has changed since it was read"):
+        render(file, mosaic)
+    file.path.unlink()
+    with pytest.raises(RawFileError, match=r"it cannot be opened once more, .*\(no such file or directory\)"):
+        render(file, mosaic)
+
+
 @pytest.fixture(scope="module")
 def child() -> Iterator[Reader]:
     """The process that reads files for the command."""
