@@ -102,6 +102,7 @@ class Batch:
         self._names = Names(self._targets)
         self._inputs = {resolved(path) for path in (*self.kept, *(source.path for source in self.sources))}
         self._stop = threading.Event()
+        self._reason: ServerGoneError | OutputError | None = None  # for which it was set
         self._telling = threading.Lock()
         self._asking = threading.BoundedSemaphore(self.in_flight)
         self._writing = threading.BoundedSemaphore(WRITERS)
@@ -124,6 +125,13 @@ class Batch:
                 except BaseException:
                     self._give_up()
                     raise
+
+    def _end_for(self, reason: ServerGoneError | OutputError) -> None:
+        """The first reason for which no further file can be done: the others need not each find it."""
+        with self._telling:
+            if not self._stop.is_set():
+                self._reason = reason
+                self._stop.set()
 
     def _give_up(self) -> None:
         """Let the threads end soon: what they wait for is taken from them."""
@@ -151,11 +159,13 @@ class Batch:
             try:
                 outcome = self._process(source, self._targets[source])
             except Exception as error:  # whatever is odd about one file, the others get their turn
+                if isinstance(error, ServerGoneError | OutputError):
+                    self._end_for(error)
+                if error is self._reason:
+                    self._give_up()
+                    raise
                 if self._stop.is_set():  # by another thread, which tells why
                     return
-                if isinstance(error, ServerGoneError | OutputError):
-                    self._give_up()  # at once: the others would each wait for what is not there
-                    raise
                 outcome = _refused(source, error)
             if outcome.status != FAILED:
                 self._names.keep(source)
@@ -244,16 +254,20 @@ class Batch:
         with self._asking:
             if self._stop.is_set():
                 raise ServerGoneError("the batch was ended")
-            denoised = self.client().denoise(
-                file.mosaic,
-                file.sensor,
-                ratio=choice.ratio,
-                gain=choice.gain,
-                passes=self.recipe.passes,
-                seed=self.recipe.seed,
-                tile_done=self._progress,
-                checkpoint_told=told.append,
-            )
+            try:
+                denoised = self.client().denoise(
+                    file.mosaic,
+                    file.sensor,
+                    ratio=choice.ratio,
+                    gain=choice.gain,
+                    passes=self.recipe.passes,
+                    seed=self.recipe.seed,
+                    tile_done=self._progress,
+                    checkpoint_told=told.append,
+                )
+            except ServerGoneError as error:
+                self._end_for(error)  # before the next file is let in
+                raise
         return self.recipe.finish(file, denoised, choice, told[0]), told[0]
 
     def _write(
