@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tiff import RATIONAL, SRATIONAL
+from .tags import numbers
 
 STEPS = 1024  # of a DN: what a result can tell exactly, whatever fractions its source used
 Black = tuple[float, float, float, float]
@@ -43,18 +43,3 @@ def black_of(
     uneven = [slope - np.resize(mean, len(slope)) for slope, mean in zip(slopes, means, strict=True)]
     deviation = np.add.outer(*uneven) if any(np.ptp(slope) > 0 for slope in uneven) else None
     return (b0, b1, b2, b3), deviation
-
-
-def numbers(tags: Mapping[str, tuple[int, Any]], name: str) -> tuple[float, ...]:
-    """A tag's numbers, rational ones divided; empty where it is missing. Raises ValueError where they are none."""
-    kind, value = tags.get(name, (0, ()))
-    try:
-        found = np.atleast_1d(np.asarray(value, np.float64))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"its {name} holds no numbers") from error
-    if kind in (RATIONAL, SRATIONAL):
-        with np.errstate(all="ignore"):
-            found = found[0::2] / found[1::2]
-    if not np.isfinite(found).all():
-        raise ValueError(f"its {name} holds numbers that are not finite")
-    return tuple(found.tolist())

@@ -20,7 +20,8 @@ import exposure
 from exposure.srgb import SRGB_TO_XYZ
 
 from .metadata import MAKER_NOTE, PLACEHOLDERS, Entry, Metadata, append_directories
-from .rawfile import RawFile, text_of
+from .rawfile import RawFile
+from .tags import text_of
 from .tiff import ASCII, BYTE, DOUBLE, FLOAT, LONG, RATIONAL, SHORT, SRATIONAL, UNDEFINED
 
 NUMERIC = (BYTE, SHORT, LONG, RATIONAL, SRATIONAL, FLOAT, DOUBLE)

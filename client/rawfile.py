@@ -2,8 +2,6 @@
 
 import contextlib
 import ctypes
-import itertools
-import logging
 import os
 import sys
 import threading
@@ -14,35 +12,26 @@ from typing import Any
 
 import numpy as np
 import rawpy
-import tifffile
 from numpy.typing import NDArray
 
 from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
 
-from .black import Black, black_of, numbers
+from .black import Black, black_of
 from .metadata import Metadata, read_metadata
+from .tags import END_OF_DATA, Tags, active_corner, known_numbers, read_tags, text_of
 
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
 MOST_DEAD_ROWS = 15  # of a sensor; files that were allotted and not filled have more
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
-IFDS_READ = 16  # of a TIFF; corrupt ones chain in circles
 # TIFF and its dialects (Olympus, Panasonic, Phase One), Canon CRW, Fuji, Minolta, Sigma, ARRI, Nokia, QuickTake, Red.
 SIGNATURES = (
     *(b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"IIII", b"MMMM", b"II\x1a\0", b"MM\0\x1a", b"FUJIFILM"),
     *(b"\0MRM", b"FOVb", b"ARRI", b"NOKIARAW", b"qktk", b"qktn", b"\0\0\0RED"),
 )
 M_PERTURB = -6  # of glibc's malloc.h
-END_OF_DATA = "end of data"
-OF_THE_MOSAIC = {"PhotometricInterpretation", "SampleFormat", "ActiveArea", "BlackLevelRepeatDim", "BlackLevel"} | {
-    "BlackLevelDeltaH",
-    "BlackLevelDeltaV",
-}
 ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}  # LibRaw's flip to the TIFF tag
 
 _stderr = threading.RLock()  # one descriptor for the whole process
-
-Tags = dict[str, tuple[int, Any]]
 
 
 class RawFileError(ValueError):
@@ -81,7 +70,7 @@ class RawFile:
     @property
     def noise_profile(self) -> tuple[float, ...]:
         """The DNG NoiseProfile tag, empty where the file has none."""
-        return _numbers(self.tags, "NoiseProfile")
+        return known_numbers(self.tags, "NoiseProfile")
 
 
 def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
@@ -95,7 +84,7 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
         _refuse_other_files(path)
         with _quiet(), _heap_filled_with(0x55), rawpy.imread(str(path)) as raw:
             _refuse_other_sensors(raw)
-            tags = _tags(path, raw.raw_image.shape)
+            tags = read_tags(path, raw.raw_image.shape)
             mosaic = np.array(raw.raw_image_visible)
             _refuse_missing_data(path, mosaic, tags)
             if twice:
@@ -108,7 +97,7 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
                 sensor=_sensor(raw, mosaic, black),
                 model=_camera(tags, metadata, "Model", 272) or text_of(tags, "UniqueCameraModel"),
                 make=_camera(tags, metadata, "Make", 271),
-                iso=float(raw.other.iso_speed) or max(_numbers(tags, "ISOSpeedRatings"), default=0.0),
+                iso=float(raw.other.iso_speed) or max(known_numbers(tags, "ISOSpeedRatings"), default=0.0),
                 exposure_s=float(raw.other.shutter_speed),
                 aperture=float(raw.other.aperture),
                 orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
@@ -116,7 +105,7 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
                 xyz_to_camera=_xyz_to_camera(raw),
                 crop=_crop(raw.sizes, mosaic.shape),
                 whole_sensor=raw.raw_image.shape == mosaic.shape,
-                at_active_area=_active_corner(tags) == (raw.sizes.top_margin, raw.sizes.left_margin),
+                at_active_area=active_corner(tags) == (raw.sizes.top_margin, raw.sizes.left_margin),
                 stamp=stamp,
                 tags=tags,
                 metadata=metadata,
@@ -207,10 +196,10 @@ def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> 
         raise RawFileError(f"it declares a {kind} picture, not a colour filter array")
     if min(mosaic.shape) < SMALLEST_SIDE:
         raise RawFileError(f"it is {shape_text(mosaic.shape)}; both sides must be at least {SMALLEST_SIDE}")
-    if 3 in _numbers(tags, "SampleFormat"):
+    if 3 in known_numbers(tags, "SampleFormat"):
         raise RawFileError("its samples are floating-point numbers; only whole ones are handled")
     size = path.stat().st_size
-    if max(_numbers(tags, END_OF_DATA), default=0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
+    if max(known_numbers(tags, END_OF_DATA), default=0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
         raise RawFileError(f"it is truncated: {size} bytes do not hold its {shape_text(mosaic.shape)} pixels")
     if mosaic.min() == mosaic.max():
         raise RawFileError(f"its data is missing: every pixel reads {mosaic.flat[0]} DN")
@@ -244,7 +233,7 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
     known = b0, b1, b2, b3
     if "DNGVersion" not in tags:
         return known, mosaic
-    top, left = _active_corner(tags)
+    top, left = active_corner(tags)
     corner = max(raw.sizes.top_margin - top, 0), max(raw.sizes.left_margin - left, 0)
     try:
         black, deviation = black_of(tags, (mosaic.shape[0], mosaic.shape[1]), corner)
@@ -257,12 +246,6 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
     if deviation is None:
         return black, mosaic
     return black, np.clip(np.rint(mosaic - deviation), 0, 65535).astype(np.uint16)
-
-
-def _active_corner(tags: Tags) -> tuple[int, int]:
-    """Top and left of a DNG's ActiveArea. LibRaw begins later where a side is odd, so that the CFA's phase is kept."""
-    top, left = (int(side) for side in (*_numbers(tags, "ActiveArea"), 0, 0)[:2])
-    return top, left
 
 
 def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
@@ -300,53 +283,6 @@ def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | Non
 def _camera(tags: Tags, metadata: Metadata | None, name: str, code: int) -> str:
     """Make or model; outside TIFF, from the metadata."""
     return text_of(tags, name) or (metadata.text(code) if metadata else "")
-
-
-def text_of(tags: Tags, name: str) -> str:
-    """A tag as text, whatever type it was written with; empty where it is missing."""
-    _, value = tags.get(name, (0, ""))
-    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-    return text.partition("\0")[0].strip()
-
-
-def _numbers(tags: Tags, name: str) -> tuple[float, ...]:
-    """A tag's numbers; empty where it is missing or holds none."""
-    try:
-        return numbers(tags, name)
-    except ValueError:
-        return ()
-
-
-def _tags(path: Path, raw_shape: tuple[int, ...]) -> Tags:
-    """Tags by name of a TIFF-like file: those of the IFD that holds the mosaic win; empty for other containers.
-
-    END_OF_DATA is added: one past the last byte of the mosaic's strips or tiles.
-    """
-    found: Tags = {}
-    try:
-        with tifffile.TiffFile(path) as tif:
-            pages = list(_ifds(tif))
-            main = next((page for page in pages if page.tags.get(262) and page.tags[262].value == 32803), None)
-            main = main or next((page for page in pages if page.shape[:2] == raw_shape), None)
-            for page in (main, *pages):
-                for tag in page.tags if page is not None else ():
-                    found.setdefault(tag.name, (int(tag.dtype), tag.value))
-            if main is None:
-                found.pop("PhotometricInterpretation", None)  # a preview's
-            else:
-                ends = (start + count for start, count in zip(main.dataoffsets, main.databytecounts, strict=False))
-                found[END_OF_DATA] = (0, max(ends, default=0))
-                for name in OF_THE_MOSAIC - {tag.name for tag in main.tags}:  # a preview's, or a depth map's
-                    found.pop(name, None)
-    except Exception:  # tifffile raises many kinds on foreign or broken files; LibRaw has already read the pixels
-        return {}
-    return found
-
-
-def _ifds(tif: tifffile.TiffFile) -> Iterator[Any]:
-    for page in itertools.islice(tif.pages, IFDS_READ):
-        yield page
-        yield from itertools.islice(getattr(page, "pages", None) or (), IFDS_READ)
 
 
 def _reason_of_system(error: OSError) -> str:
