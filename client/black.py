@@ -38,8 +38,13 @@ def black_of(
     ]
     if (len(slopes[0]), len(slopes[1])) != shape:
         raise ValueError("the slopes of its black level are shorter than its active area")
-    means = [[slope[start::2].mean() for start in (0, 1)] for slope in slopes]
+    # of every other step, and whole where there are slopes: what whole steps deviate by can then be taken off exactly
+    means = [[_level(slope[start::2]) for start in (0, 1)] for slope in slopes]
     b0, b1, b2, b3 = (round(float(level) * STEPS) / STEPS for level in (cell + np.add.outer(*means)).ravel())
     uneven = [slope - np.resize(mean, len(slope)) for slope, mean in zip(slopes, means, strict=True)]
     deviation = np.add.outer(*uneven) if any(np.ptp(slope) > 0 for slope in uneven) else None
     return (b0, b1, b2, b3), deviation
+
+
+def _level(slope: NDArray[np.float32]) -> float:
+    return float(slope.mean() if np.ptp(slope) == 0 else np.rint(slope.mean()))

@@ -241,8 +241,9 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
         return known, mosaic
     except ValueError as error:
         raise RawFileError(str(error)) from error
-    if not min(black) - 2 <= min(known) <= max(known) <= max(black) + 1:  # more than LibRaw's rounding of three parts:
-        return known, mosaic  # it found others elsewhere in the file
+    # more than LibRaw's rounding of three parts and ours of two: it found others elsewhere in the file
+    if not min(black) - 3 <= min(known) <= max(known) <= max(black) + 2:
+        return known, mosaic
     if deviation is None:
         return black, mosaic
     return black, np.clip(np.rint(mosaic - deviation), 0, 65535).astype(np.uint16)
