@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from exposure.files import sha256
+from exposure.files import reason_of, sha256
 
 from . import manifest, output
 from .access import ServerError, ServerGoneError
@@ -312,7 +312,7 @@ def _refused(source: Source, error: Exception) -> Outcome:
     known = isinstance(error, ServerError | ValueError | OSError)
     reason = str(error) if known else f"it cannot be processed ({error!r})"
     if isinstance(error, OSError) and error.strerror:
-        reason = f"{error.filename or source.path}: {error.strerror.lower()}"
+        reason = f"{error.filename or source.path}: {reason_of(error)}"
     return Outcome(source.path, TAKEN if isinstance(error, TakenError) else FAILED, reason=reason)
 
 
@@ -325,4 +325,4 @@ def _content_of(path: Path) -> str:
             raise RawFileError("it is not a regular file")
         return sha256(path)
     except OSError as error:
-        raise RawFileError(f"it cannot be opened ({(error.strerror or str(error)).lower()})") from error
+        raise RawFileError(f"it cannot be opened ({reason_of(error)})") from error

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from exposure.files import reason_of
+
 # What folders are searched for; a file that is named itself may have any suffix.
 SUFFIXES = (
     {".3fr", ".arw", ".bay", ".cr2", ".cr3", ".crw", ".dcr", ".dcs", ".dng", ".erf", ".fff"}
@@ -118,7 +120,7 @@ def prepare_folder(folder: Path, *, make: bool = True) -> None:
         there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         tempfile.TemporaryFile(dir=there).close()
     except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written to ({(error.strerror or str(error)).lower()})") from error
+        raise ValueError(f"--out {folder} cannot be written to ({reason_of(error)})") from error
 
 
 def resolved(path: Path) -> Path:
@@ -172,8 +174,8 @@ def _in_folder(folder: Path, recursive: bool) -> list[Source]:
     inside = resolved(folder)
 
     def closed(error: OSError) -> None:
-        reason = (error.strerror or str(error)).lower()
-        found.append(Source(Path(error.filename or folder), problem=f"it cannot be looked into ({reason})"))
+        problem = f"it cannot be looked into ({reason_of(error)})"
+        found.append(Source(Path(error.filename or folder), problem=problem))
 
     for place, folders, names in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]

@@ -14,6 +14,7 @@ import numpy as np
 import rawpy
 from numpy.typing import NDArray
 
+from exposure.files import reason_of
 from exposure.sensor import SMALLEST_SIDE, Sensor, shape_text
 
 from .black import Black, black_of
@@ -113,7 +114,7 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
     except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
     except OSError as error:
-        raise RawFileError(f"it cannot be opened ({_reason_of_system(error)})") from error
+        raise RawFileError(f"it cannot be opened ({reason_of(error)})") from error
 
 
 def render(
@@ -140,7 +141,7 @@ def render(
     except rawpy.LibRawError as error:
         raise RawFileError(f"LibRaw cannot read it once more, to develop it ({_reason(error)})") from error
     except OSError as error:
-        raise RawFileError(f"it cannot be opened once more, to develop it ({_reason_of_system(error)})") from error
+        raise RawFileError(f"it cannot be opened once more, to develop it ({reason_of(error)})") from error
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
@@ -284,10 +285,6 @@ def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | Non
 def _camera(tags: Tags, metadata: Metadata | None, name: str, code: int) -> str:
     """Make or model; outside TIFF, from the metadata."""
     return text_of(tags, name) or (metadata.text(code) if metadata else "")
-
-
-def _reason_of_system(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def _reason(error: Exception) -> str:

@@ -30,10 +30,9 @@ from .triton import Client, ServerError, ServerGoneError
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 POOL_SLACK = 128 << 20  # of the card's: results on their way out, and what lies scattered
-# A browser sends a header of one's own only to addresses that agree to it, and Triton never does: so no page that
-# happens to be open can use the server, whose JSON parser a few bytes can end.
-HTTP_HEADER = ("exposure", "yes")
-RESTRICTED = f"inference,shared-memory,model-repository,trace,logging:{'='.join(HTTP_HEADER)}"
+# A browser sends a header of one's own only to addresses that agree to it, and Triton never does: so no foreign page
+# that happens to be open can use the server, whose JSON parser a few bytes can end.
+RESTRICTED = "inference,shared-memory,model-repository,trace,logging:exposure=yes"
 MARK = ".temporary_folder_of_exposure"  # no other folder is ever removed, whatever its name is
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}

@@ -156,9 +156,7 @@ class Numbers:
 
 
 def plan_attempts(network: Network, settings: Settings) -> list[Numbers]:
-    """The fastest first: FP16 but for the islands that measurement asks for; with the network's start among them, which
-    a card computes more slowly; FP32, several times slower.
-    """
+    """Most FP16 first: all but the islands that measurement asks for; with the network's start among them; none."""
     attempts = [Numbers("f32")]
     if not settings.fp32:
         darkest = list(low_light_crops(network.photon_unit, network.multiple))[-1:]

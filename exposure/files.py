@@ -36,3 +36,8 @@ def sha256(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reason_of(error: OSError) -> str:
+    """What the system says went wrong, as the middle of a sentence."""
+    return (error.strerror or str(error)).lower()

@@ -128,7 +128,7 @@ def test_half_arithmetic_is_that_of_half_tensors(network: Network, crop: Crop, i
     imitated = half_runner(network, islands)(image.numpy(), gain.numpy(), image.numpy())
     losses = [-10 * np.log10(np.mean((clean - expected) ** 2)) for clean in (computed, imitated)]
     assert losses[0] == pytest.approx(losses[1], abs=0.5 if islands else 0.2)
-    assert losses[0] < 110  # a loss to be seen: FP32 agrees to 140 dB and more
+    assert losses[0] < (110 if islands else 100)  # a loss to be seen: FP32 agrees to 140 dB and more
 
 
 @pytest.mark.usefixtures("data")
