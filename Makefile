@@ -6,7 +6,10 @@
 # make engine     the shipped network's, in the place of any other; test and bench do so too
 .PHONY: demo test style types serve bench gpu-check engine installed-engine
 
-PYTHON ?= python3
+# the first that the project runs on; what pip says of python3 where there is none
+PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
+  $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$python && break; \
+  done || echo python3)
 BIN := .venv/bin
 MANIFEST := model_repository/denoiser/1/openvino/manifest.json
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -127,20 +127,28 @@ def test_the_classical_denoiser_denoises() -> None:
     assert psnr(non_local_means(dark), clean) > noisy + 9
 
 
+def test_the_classical_denoiser_of_what_networks_see_knows_nothing_below_black() -> None:
+    clean = np.full((4, 64, 64), 0.01, np.float32)
+    dark = Case("", "a shadow", mosaic_of(clean, 300, seed=1), SIMULATED, 300.0, GAIN, clean, read_noise=6.0)
+    assert non_local_means(dark).mean() == pytest.approx(0.01, rel=0.3)  # 0.2 electrons, in read noise of 2
+    assert non_local_means(dark, clipped=True).mean() > 0.02  # half of the noise is gone, the darker one
+
+
 def test_evaluation_scores_every_method_and_pass(tmp_path: Path) -> None:
     perfect = evaluate.Row("perfect", lambda dark, passes: dark.clean + np.float32(1e-4 * passes), [1, 3])
     scores = evaluate.evaluate([case()], [perfect])
     assert [(entry.method, entry.passes) for entry in scores] == [
         ("noisy input", 0),
         ("non-local means", 0),
+        ("non-local means, clipped", 0),
         ("perfect", 1),
         ("perfect", 3),
     ]
-    assert scores[2].blind == pytest.approx(80, abs=0.1)
+    assert scores[3].blind == pytest.approx(80, abs=0.1)
     text = evaluate.table(scores)
     assert "perfect, 3 passes" in text
     evaluate.write(scores, {"checkpoint": "x"}, tmp_path / "scores.json")
-    assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 4
+    assert len(json.loads((tmp_path / "scores.json").read_text())["scores"]) == 5
 
 
 def test_the_table_tells_blind_oracle_and_ssim() -> None:

@@ -100,12 +100,13 @@ def diffused(checkpoint: Path) -> Denoiser:
 
 
 def evaluate(cases: Iterable[Case], rows: Sequence[Row]) -> list[Score]:
-    """Score the brightened input, the classical denoiser and every given one, at each of its numbers of passes."""
+    """Score the brightened input, the classical denoiser (of the file, and of what networks see) and every given one, at each of its numbers of passes."""
     scores = []
     for case in cases:
         scores.append(score(case, "noisy input", 0, pack(case.mosaic, case.sensor, case.ratio)))
         if case.read_noise:
             scores.append(score(case, "non-local means", 0, non_local_means(case)))
+            scores.append(score(case, "non-local means, clipped", 0, non_local_means(case, clipped=True)))
         for row in rows:
             scores += [score(case, row.name, number, row.denoiser(case, number)) for number in row.passes]
     return scores
