@@ -237,12 +237,14 @@ def main() -> int:
     options = parser.parse_args()
     if not _importable("exposure.export"):
         package_in_build()
+    from exposure.files import write_text
+
     width, height = (int(side) for side in options.frame.split("x"))
     outcomes = check_engines(options.checkpoint, (width, height))
     for name, found in outcomes.items():
         print(f"{found['outcome']:>12}  {name}: {found['why']} {found.get('ms_per_pass', '')}")
     if options.out:
-        options.out.write_text(json.dumps(outcomes, indent=2) + "\n")
+        write_text(options.out, json.dumps(outcomes, indent=2) + "\n")
     return 1 if any(found["outcome"] == FAILED for found in outcomes.values()) else 0
 
 

@@ -17,7 +17,7 @@ from sections import end_to_end, engine, kernels, scaling, server
 from tables import percent, table
 
 from exposure.assets import CHECKPOINT
-from exposure.files import sha256
+from exposure.files import sha256, write_text
 
 HERE = Path(__file__).resolve().parent
 QUIET = 0.05  # of all cores: what others may take before a reader is warned
@@ -52,7 +52,7 @@ def write_page(machine: str) -> Path:
     (HERE / "plots").mkdir(exist_ok=True)
     plots.draw(found, HERE / "plots")
     path = HERE / "README.md"
-    path.write_text(page(found))
+    write_text(path, page(found))
     return path
 
 

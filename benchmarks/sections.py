@@ -156,8 +156,8 @@ the same reader and writer.
 - file → DNG / engine: **{ratio(single["file_over_engine"])}**
 - published / exposure: **{ratio(single["published_over_exposure"])}**
 
-LightCraft, the best RAW denoiser with published figures, says {BEST_RAW_DENOISER_MS_PER_MP} ms/MP: one pass of another network on an
-RTX 4090 Laptop, other hardware than this, so not a comparison.
+LightCraft, the best RAW denoiser with published figures, says {BEST_RAW_DENOISER_MS_PER_MP} ms/MP: one pass of
+another network on an RTX 4090 Laptop, other hardware than this, so not a comparison.
 
 {table(("part of one file, one after the other", "ms"), stages)}
 

@@ -44,7 +44,8 @@ class Access:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.authorities is not None and not os.access(self.authorities, os.R_OK):
+        authorities = self.authorities
+        if authorities is not None and not (authorities.is_file() and os.access(authorities, os.R_OK)):
             raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
         if self.certificate is None and self.key is None:
             return

@@ -297,5 +297,5 @@ def is_this_machine(host: str) -> bool:
     """Whether a host name means this machine, by its loopback address."""
     try:
         return host == "[::1]" or socket.gethostbyname(host).startswith("127.")
-    except OSError:
+    except (OSError, UnicodeError):  # no host, or no name that one could have
         return False

@@ -231,7 +231,7 @@ class SharedClient:
         self._make = make
         self._lock = threading.Lock()
         self._made: Client | None = None
-        self._refusal: ServerError | None = None
+        self._refusal: Exception | None = None
 
     def __call__(self) -> Client:
         """Raises ServerGoneError: without a client, no file can be done."""
@@ -239,7 +239,7 @@ class SharedClient:
             if self._made is None and self._refusal is None:
                 try:
                     self._made = self._make()
-                except ServerError as error:
+                except (ServerError, ValueError, OSError) as error:
                     self._refusal = error
             if self._made is None:
                 raise ServerGoneError(str(self._refusal)) from self._refusal

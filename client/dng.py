@@ -241,12 +241,13 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
 
 def _colour_tags(file: RawFile) -> list[Tag]:
     tags = _carried(file, COLOUR_TAGS + COLOUR_TAGS_1_6) if "DNGVersion" in file.tags else []
-    if "ColorMatrix1" in file.tags:
+    carried = {tag[0] for tag in tags}
+    if 50721 in carried:  # ColorMatrix1
         return tags
     monitor = np.linalg.inv(SRGB_TO_XYZ).ravel().tolist()  # the tag is required, also where nothing is known
     matrix = file.xyz_to_camera or monitor
     tags += [_tag(50721, SRATIONAL, _rationals(matrix)), _tag(50778, SHORT, (D65,))]
-    if file.white_balance and "AsShotNeutral" not in file.tags:
+    if file.white_balance and 50728 not in carried:  # AsShotNeutral
         tags.append(_tag(50728, RATIONAL, _rationals([1 / gain for gain in file.white_balance])))
     return tags
 

@@ -240,7 +240,12 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
 def _locked(path: Path) -> int | None:
     """The file's descriptor, locked, or None where somebody else holds it."""
     while True:
-        file = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        try:
+            file = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)  # who shares the folder may go on with it, by its umask
+        except PermissionError:
+            if path.exists():  # another user's
+                return None
+            raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:

@@ -97,9 +97,7 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note | None = None)
         else:
             picture = render(file, exposed.in_file_levels)
             write_srgb(part, picture, file, exposed.made_with)
-            with Image.open(part) as image:
-                again = np.asarray(image)
-            same = again.shape == picture.shape and (path.suffix == ".jpg" or np.array_equal(again, picture))
+            same = _reads_like(part, picture)
         if not same:
             raise OSError(f"{path} reads differently than it was written; nothing is kept of it")
 
@@ -143,3 +141,12 @@ def write_preview(
     pair = np.concatenate([render(file, brightened(file, ratio)), render(file, mosaic)], axis=1)
     with whole(path, part=part_of(path), note=note) as part:
         Image.fromarray(pair).save(part)
+        if not _reads_like(part, pair):
+            raise OSError(f"{path} reads differently than it was written; nothing is kept of it")
+
+
+def _reads_like(path: Path, picture: NDArray[np.uint8]) -> bool:
+    """Whether a PNG holds the picture, or a JPEG one of its size."""
+    with Image.open(path) as image:
+        again = np.asarray(image)
+    return again.shape == picture.shape and (path.suffix == ".jpg" or np.array_equal(again, picture))

@@ -52,7 +52,8 @@ class Recipe:
     preview: bool = False
 
     def __post_init__(self) -> None:
-        targets = [name for name in ("ratio", "ev", "like", "auto") if getattr(self, name) not in (None, False)]
+        given = {"ratio": self.ratio, "ev": self.ev, "like": self.like, "auto": self.auto or None}
+        targets = [name for name, value in given.items() if value is not None]
         if len(targets) != 1:
             raise ValueError(f"{' and '.join(targets) or 'nothing'} is given; give one of ratio, ev, like and auto")
         if self.ratio is not None and not 1 <= self.ratio <= LARGEST_FP32:

@@ -36,8 +36,8 @@ RESTRICTED = "inference,shared-memory,model-repository,trace,logging:exposure=ye
 MARK = ".temporary_folder_of_exposure"  # no other folder is ever removed, whatever its name is
 # Large frames are allocated anew for each request; without these, page faults dominate the copies.
 MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
-# Run a program that is sent SIGTERM when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG); the parent
-# may have died before this was said.
+# Run a program that is sent SIGTERM when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG), or when the
+# thread that started it ends; the parent may have died before this was said.
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)

@@ -92,7 +92,10 @@ int main(int count, char** arguments) try {
     if (answer.compare(0, 12, "HTTP/1.1 200")) throw std::runtime_error(answer.substr(std::min(body, answer.size())));
     long json = header(answer.substr(0, body), "Inference-Header-Content-Length: ");
     if (json < 0 || answer.size() != body + json + mosaic.size()) throw std::runtime_error("the answer was cut short");
-    std::ofstream(arguments[6], std::ios::binary).write(answer.data() + body + json, mosaic.size());
+    std::ofstream out(arguments[6], std::ios::binary);
+    out.write(answer.data() + body + json, mosaic.size());
+    out.close();
+    if (!out) throw std::runtime_error(std::string(arguments[6]) + " cannot be written");
 } catch (const std::exception& error) {
     fprintf(stderr, "http_client: %s\n", error.what());
     return 1;

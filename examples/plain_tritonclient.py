@@ -32,5 +32,6 @@ inputs = []
 for name, (array, kind) in tensors.items():
     inputs.append(grpc.InferInput(name, array.shape, kind))
     inputs[-1].set_data_from_numpy(array)
-answer = grpc.InferenceServerClient(address).infer("exposure_3", inputs)  # three passes of the network
+server = grpc.InferenceServerClient(address)
+answer = server.infer("exposure_3", inputs, client_timeout=600)  # three passes of the network; seconds
 np.save(target, answer.as_numpy("DENOISED"))

@@ -27,13 +27,20 @@ FLAGS = {  # of each field of Settings, with the targets that it changes
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
-    """The settings that a command line asks for. Raises EngineError where one was given beside --check."""
+    """The settings that a command line asks for. Raises EngineError where one was given beside --check,
+    or where no tiles suit a frame.
+    """
     given: dict[str, Any] = {
         field.name: value for field in fields(Settings) if (value := getattr(options, field.name)) is not None
     }
     if options.check and given:
         raise EngineError(f"--check builds nothing; {FLAGS[next(iter(given))][0]} has no meaning beside it")
-    return Settings(**given | ({"frames": tuple(given["frames"])} if "frames" in given else {}))
+    settings = Settings(**given | ({"frames": tuple(given["frames"])} if "frames" in given else {}))
+    try:
+        settings.gated_frame()
+    except ValueError as error:  # of its tiles
+        raise EngineError(str(error)) from error
+    return settings
 
 
 def refuse_idle_settings(target: str, settings: Settings) -> None:
@@ -92,7 +99,10 @@ def _frame(text: str) -> tuple[int, int]:
 
 
 def _tile(text: str) -> float:
-    megapixels = float(text)
+    try:
+        megapixels = float(text)
+    except ValueError:
+        megapixels = 0.0
     if not SMALLEST_TILE <= 1e6 * megapixels < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} megapixels are no tile; it holds at least {SMALLEST_TILE / 1e6:.2f}")
     return megapixels

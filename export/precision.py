@@ -175,13 +175,13 @@ def _is_layer(network: Network, module: nn.Module) -> bool:
 
 
 def _extents(
-    network: Network, names: list[str], images: list[tuple[Tensor, Tensor]], largest_frame: int
+    network: Network, names: list[str], images: list[tuple[Tensor, Tensor]], frame_pixels: int
 ) -> dict[str, float]:
     """The largest number that each layer meets, in FP32."""
     extents = dict.fromkeys(names, 0.0)
 
     def note(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        met = max(output.abs().max().item(), _inner_extent(module, inputs[0], largest_frame * output[0, 0].numel()))
+        met = max(output.abs().max().item(), _inner_extent(module, inputs[0], frame_pixels))
         extents[name] = max(extents[name], met if np.isfinite(met) else float("inf"))
 
     watched = copy.deepcopy(network)  # its hooks go with it
@@ -194,7 +194,10 @@ def _extents(
 
 
 def _inner_extent(module: nn.Module, x: Tensor, pixels: int) -> float:
-    """The largest sum inside a layer that sums: a kernel may well sum in the type of its operands, and divide then."""
+    """The largest sum inside a layer that sums: a kernel may well sum in the type of its operands, and divide then.
+
+    pixels: of the frame's planes; a layer of an inner level sums over fewer.
+    """
     if isinstance(module, ChannelNorm):
         return ((x - x.mean(1, keepdim=True)) ** 2).sum(1).max().item()
     if isinstance(module, GlobalMean):

@@ -75,14 +75,15 @@ def real_scenes() -> Iterator[Scene]:
             file = rawfile.read(path)
         except (ValueError, OSError):  # not a Bayer file: some there are not meant to be
             continue
-        try:
-            gain, _ = choose_gain(file.model, file.iso, file.noise_profile, file.sensor.saturation)
-        except ValueError:
-            gain = file.sensor.saturation / 4096  # a middle one; any serves to compare two engines
         top, left = (max(0, side - REAL_CROP) // 4 * 2 for side in file.mosaic.shape)
         mosaic = file.mosaic[top : top + REAL_CROP, left : left + REAL_CROP]
         ratio = float(np.clip(0.3 / max(1e-3, pack(mosaic, file.sensor, 1).mean()), 1, 300))
         image = pack(mosaic, file.sensor, ratio)[None]
+        try:
+            gain, _ = choose_gain(file.model, file.iso, file.noise_profile, file.sensor.saturation)
+            unroll(ratio, gain, file.sensor.saturation, 1)
+        except ValueError:
+            gain = file.sensor.saturation / 4096  # a middle one; any serves to compare two engines
         yield Scene(path.name, image, None, ratio, gain, file.sensor.saturation)
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def _timing_cache(trt: Any, target: str, config: Any, card: str) -> Path | None:
 def _keep_timings(config: Any, path: Path | None) -> None:
     cache = config.get_timing_cache() if path is not None else None
     if path is not None and cache is not None:
-        with whole(path) as part:
+        with suppress(OSError), whole(path) as part:  # the plan is good without them
             part.write_bytes(cache.serialize())
 
 

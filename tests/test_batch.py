@@ -504,7 +504,7 @@ def test_a_kill_in_the_middle(small_repository: Path, tmp_path: Path, victim: st
         with running_server(ServerOptions(small_repository, grpc_port=port, **ports)) as server:
             told = process.communicate(timeout=120)[0].decode()
             assert (process.returncode, "50 done" in told) == (0, True)  # a retry, not a file
-            denoise(*files[::10], "--out", reference, "--server", server.address)
+            assert denoise(*files[::10], "--out", reference, "--server", server.address) == 0
             for path in reference.glob("*.dng"):
                 np.testing.assert_array_equal(read(path).mosaic, read(out / path.name).mosaic)
     assert visible(out) == [f"{path.stem}_exposed.dng" for path in files]
@@ -1011,12 +1011,13 @@ def test_a_reader_takes_no_module_from_the_current_folder(tmp_path: Path, monkey
     child.close()
 
 
-def test_a_server_that_cannot_be_started_is_tried_once() -> None:
+@pytest.mark.parametrize("kind", [ServerError, OSError, ValueError])
+def test_a_server_that_cannot_be_started_is_tried_once(kind: type[Exception]) -> None:
     tries = []
 
     def make() -> Client:
         tries.append(1)
-        raise ServerError("no server")
+        raise kind("no server")
 
     client = denoise_command.SharedClient(make)
     for _ in range(3):

@@ -377,6 +377,8 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
     with pytest.raises(ServerError, match="cannot be read"):
         Client(address, authorities=tmp_path / "absent.pem")
+    with pytest.raises(ServerError, match="cannot be read"):
+        Client(address, authorities=tmp_path)
 
 
 def test_headers_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

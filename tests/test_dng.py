@@ -353,6 +353,17 @@ def test_a_name_that_is_no_text_is_written_nevertheless(tmp_path: Path) -> None:
     assert read(tmp_path / "a.dng").tags["OriginalRawFileName"] == (1, b"night?.arw\0")
 
 
+def test_a_matrix_that_is_not_carried_over_does_not_take_the_place_of_ours(tmp_path: Path) -> None:
+    """Colour tags are carried from a DNG only; a TIFF of another kind may bear one of their numbers."""
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    stray = {"ColorMatrix1": (10, bytes(72)), "AsShotNeutral": (5, bytes(24))}
+    file = RawFile(tmp_path / "a.arw", mosaic, SENSOR, tags=stray, white_balance=(2, 1, 1.5))
+    write_dng(tmp_path / "a.dng", file, mosaic)
+    written = read(tmp_path / "a.dng").tags
+    assert any(written["ColorMatrix1"][1])
+    assert any(written["AsShotNeutral"][1])
+
+
 def test_the_preview_of_a_large_frame_is_its_development(data: Path, tmp_path: Path) -> None:
     """Reduced before it is developed, not after: gamma and means do not commute, so noise costs a level in places."""
     source = read(data / "raw" / "blackmagic_dark_GBRG_12bit.dng")

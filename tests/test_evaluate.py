@@ -268,6 +268,8 @@ def test_the_eld_protocol(tmp_path: Path) -> None:
         path = tmp_path / f"SonyA7S2/scene-2/IMG_{number:04}.ARW"
         save(path, mosaic_of(scene(), 1 if long else 100), 1 if long else 1 / 48, iso=1600.0 if long else 800.0)
         path.with_suffix(".JPG").touch()
+    (tmp_path / "SonyA7S2/scene-1_old").mkdir()
+    (tmp_path / "SonyA7S2/scene-3").touch()  # no folder
     told: list[ValueError] = []
     found = list(cases.eld(tmp_path, unusable=told.append))
     scene_2 = tmp_path / "SonyA7S2/scene-2"

@@ -255,6 +255,7 @@ def test_an_unchanged_repository_is_not_written_to(tmp_path: Path) -> None:
         ("openvino", "--check --frame 4240x2832", "--check builds nothing; --frame has no meaning beside it"),
         ("openvino", "--check --tile 13", "--check builds nothing; --tile"),
         ("openvino", "--check --fp32", "--check builds nothing; --fp32"),
+        ("openvino", "--frame 30000x30000 --tile 0.5", "30000x30000 pixels need more than 64 tiles of"),
     ],
 )
 def test_flags_that_would_change_nothing_are_refused(

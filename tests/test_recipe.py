@@ -82,6 +82,14 @@ def test_the_file_of_like_is_needed() -> None:
     assert recipe.choose(FILE, long).ratio == pytest.approx(8)
 
 
+def test_no_stop_at_all_is_an_exposure_too() -> None:
+    assert Recipe(ev=0, gain=3).choose(FILE).ratio == 1
+    with pytest.raises(ValueError, match="--ratio is 0; a target exposure"):
+        Recipe(ratio=0)
+    with pytest.raises(ValueError, match="ratio and ev is given"):
+        Recipe(ratio=2, ev=0)
+
+
 def test_a_given_iso_counts_before_the_files() -> None:
     file, camera = replace(FILE, model="ILCE-7SM2"), CAMERAS["SonyA7S2"]
     assert Recipe(ratio=2).choose(file).gain == camera.gain(1600)

@@ -503,8 +503,12 @@ def test_concurrent_requests_do_not_mix_with_two_instances(tmp_path: Path, small
     """Of each model; their network is quick, so there are more requests."""
     copy = tmp_path / "repository"
     shutil.copytree(small_repository, copy)
-    for config in [*copy.glob("*/config.pbtxt"), *copy.glob("*/configs/cpu.pbtxt")]:
-        config.write_text(config.read_text().replace("KIND_CPU count: 1", "KIND_CPU count: 2"))
+    configs = list(copy.glob("*/configs/cpu.pbtxt"))
+    for config in configs:
+        text = config.read_text()
+        assert text.count("KIND_CPU count: 1") == 1
+        config.write_text(text.replace("KIND_CPU count: 1", "KIND_CPU count: 2"))
+    assert len(configs) == 4
     with running_server(ServerOptions(copy, **FREE)) as server:
         # threads of an instance decide how the engine sums: its rounding, and a draw that this tips over
         _mixed(server.address, 50, least_alike=0.98)

@@ -13,7 +13,7 @@ from PIL import Image
 from exposure.client.command import main
 from exposure.denoise import denoise
 from exposure.kernels.library import threads
-from exposure.networks import CheckpointError, UNet, load_checkpoint, save_checkpoint
+from exposure.networks import CheckpointError, NAFNet, UNet, load_checkpoint, save_checkpoint
 from exposure.networks.checkpoint import CheckpointInfo
 from exposure.schedule import PUBLISHED_PHOTON_UNIT
 from exposure.training import command as training_command
@@ -437,13 +437,49 @@ def test_held_out_pictures_are_never_trained_on(
     assert seen == [([photographs[0].name], 0), ([path.name for path in photographs[1:]], 0.3)]
 
 
+def test_a_folder_of_held_out_pictures_alone_is_refused(
+    photographs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held_out = tmp_path / "held_out.txt"
+    held_out.write_text("".join(f"{path.name}\n" for path in photographs))
+    flags = ["--photos", str(photographs[0].parent), "--held-out", str(held_out), "--out", str(tmp_path / "run")]
+    assert main(["train", *flags]) == 1
+    assert "none is left to train on" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("what", [b"x", None])
+def test_a_folder_with_a_foreign_checkpoint_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], what: bytes | None
+) -> None:
+    if what is None:
+        torch.save({"netG": narrow().state_dict()}, tmp_path / "latest.pt")
+    else:
+        (tmp_path / "latest.pt").write_bytes(what)
+    before = (tmp_path / "latest.pt").read_bytes()
+    assert main(["train", "--out", str(tmp_path), "--widths", "2", "3", "4", "5", "6"]) == 1
+    assert "latest.pt was not left by a run of exposure train" in capsys.readouterr().err
+    assert (tmp_path / "latest.pt").read_bytes() == before
+
+
+def test_muon_gets_the_convolutions_alone(tmp_path: Path) -> None:
+    network = NAFNet(width=2, encoder_blocks=(1,), middle_blocks=1, decoder_blocks=(1,))
+    network.photon_unit = PUBLISHED_PHOTON_UNIT
+    muon, adam = Trainer(network, Plan(side=16), tmp_path).optimizers
+    shapes = [tuple(weight.shape) for weight in muon.param_groups[0]["params"]]
+    assert (2, 1, 1, 1) not in shapes
+    assert (4, 1, 3, 3) in shapes  # one of a channel, depthwise
+    assert (1, 2, 1, 1) in [tuple(weight.shape) for weight in adam.param_groups[0]["params"]]  # beta and gamma
+    assert len(shapes) + len(adam.param_groups[0]["params"]) == len(list(network.parameters()))
+
+
 def test_a_level_without_channels_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for kind in ([], ["--diffusion"]):
         assert main(["train", "--out", str(tmp_path), *kind, "--widths", "2", "3", "0", "5", "6"]) == 1
         assert "--widths is 2 3 0 5 6; a level has at least 1 channel" in capsys.readouterr().err
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="no picture"):
         pictures_in(tmp_path)
     (tmp_path / "fake.jpg").write_text("no picture")
@@ -465,9 +501,13 @@ def test_refusals(tmp_path: Path) -> None:
         read_picture(tmp_path / "chunk.png")
     with pytest.raises(ValueError, match="--warm-up is 0"):
         Plan(warm_up=0)
+    with pytest.raises(ValueError, match="--seed is -1; it must be an unsigned 32-bit integer"):
+        Plan(seed=-1)
     for network in (narrow(), Diffusion(NARROW)):
         with pytest.raises(ValueError, match="--side is 40; crops for this network are multiples of 16 wide"):
             Trainer(network, Plan(side=40), tmp_path)
+    assert main(["train", "--out", str(tmp_path), "--widen", "0"]) == 1
+    assert "--widen is 0; it must be at least 1" in capsys.readouterr().err
     with pytest.raises(ValueError, match="8 inputs mean photon planes"):
         with_origin(narrow(with_photon=False))
     with pytest.raises(ValueError, match="share of dead leaves"):

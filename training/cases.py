@@ -92,7 +92,8 @@ def eld(folder: Path, *, gain: float | None = None, unusable: Callable[[ValueErr
     Whole frames; the ratio is that of ISO and exposure time, x100 and x200 are names of groups. gain, unusable: as of
     `paired`.
     """
-    for scene in sorted(folder.glob("**/scene-*"), key=lambda path: (path.parent, int(path.name.split("-")[-1]))):
+    scenes = [path for path in folder.glob("**/scene-*") if re.fullmatch(r"scene-\d+", path.name) and path.is_dir()]
+    for scene in sorted(scenes, key=lambda path: (path.parent, int(path.name.split("-")[-1]))):
         for nominal, numbers in ELD_SHORT.items():
             for number in numbers:
                 yield from _usable(functools.partial(_eld_case, f"x{nominal}", scene, number, gain), unusable)

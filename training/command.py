@@ -61,7 +61,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train, or go on training, and write `unet.safetensors` (or `diffusion.safetensors`) into the run's folder."""
+    """Train, or go on training, and write `unet.safetensors` (or nafnet, or diffusion) into the run's folder."""
     from exposure.networks import save_checkpoint
 
     from .loop import Plan
@@ -72,6 +72,10 @@ def train(arguments: argparse.Namespace) -> int:
     names = set(listed(arguments.held_out))
     kept = [path for path in pictures if path.name not in names]
     unseen = [path for path in pictures if path.name in names] or kept
+    if pictures and not kept:
+        raise ValueError(
+            f"all pictures of {arguments.photos} are held out by {arguments.held_out}; none is left to train on"
+        )
     trainer = _trainer(arguments, plan)
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
@@ -79,7 +83,7 @@ def train(arguments: argparse.Namespace) -> int:
     result = sampled if arguments.diffusion else denoised
     report = Report(arguments.out / "tensorboard", [shown[index] for index in range(EXAMPLES)], result)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
-    path = arguments.out / ("diffusion.safetensors" if arguments.diffusion else "unet.safetensors")
+    path = arguments.out / f"{type(trainer.average).__name__.lower()}.safetensors"
     save_checkpoint(trainer.average, path, _info(arguments, trainer, limits))
     print(f"{path} written", flush=True)
     report.quality(trainer.iteration, trainer.average)  # after, for whatever may befall it
@@ -118,6 +122,8 @@ def _start(arguments: argparse.Namespace) -> "Network":
 
     from .start import fresh, widened, with_origin
 
+    if arguments.widen < 1:
+        raise ValueError(f"--widen is {arguments.widen}; it must be at least 1")
     if not arguments.init:
         if arguments.widen > 1:
             raise ValueError("--widen gives the network of --init more channels; without --init, say --widths")

@@ -100,7 +100,9 @@ def diffused(checkpoint: Path) -> Denoiser:
 
 
 def evaluate(cases: Iterable[Case], rows: Sequence[Row]) -> list[Score]:
-    """Score the brightened input, the classical denoiser (of the file, and of what networks see) and every given one, at each of its numbers of passes."""
+    """Score the brightened input, the classical denoiser (of the file, and of what networks see of it) and every given
+    one, at each of its numbers of passes.
+    """
     scores = []
     for case in cases:
         scores.append(score(case, "noisy input", 0, pack(case.mosaic, case.sensor, case.ratio)))

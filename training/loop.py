@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ Objective = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
 
 MOST_WORKERS = 8  # by default
+CONVOLUTIONS = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
 LEAST_ERROR = 1e-3  # of signal; far below it, as in black shots, there is no more to gain
 MAY_CHANGE = {"iterations", "save_every", "report_every", "workers"}  # of a plan, when its run is continued
 
@@ -59,6 +61,8 @@ class Plan:
         for name in ("iterations", "batch", "side", "passes", "warm_up", "save_every", "report_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed is {self.seed}; it must be an unsigned 32-bit integer")
 
     def rate_at(self, iteration: int) -> float:
         """Learning rate: full for half of the run, then halved, for the last quarter decaying to zero."""
@@ -80,13 +84,15 @@ class Trainer:
         self.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
         weights = list(self.network.parameters())
-        matrices = [weight.ndim == 4 and weight is not self.network.last.weight for weight in weights]
+        convolutions = [module.weight for module in self.network.modules() if isinstance(module, CONVOLUTIONS)]
+        inner = {id(weight) for weight in convolutions} - {id(self.network.last.weight)}
+        matrices = [id(weight) in inner for weight in weights]
         body, others = (list(compress(weights, chosen)) for chosen in (matrices, [not one for one in matrices]))
         self.optimizers = [Muon(body, plan.learning_rate), Adam(others, plan.learning_rate, foreach=True)]
         self.low_precision = has_fast_bfloat16(self.device)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "latest.pt").is_file():
-            self._resume(torch.load(folder / "latest.pt", map_location=self.device, weights_only=True))
+            self._resume(self._latest())
 
     def run(self, shots: Shots, report: Report) -> None:
         """Train to the end of the plan; stopped at any moment, the next run goes on from the last save.
@@ -149,6 +155,18 @@ class Trainer:
         }
         with whole(self.folder / "latest.pt") as part:
             torch.save(state, part)
+
+    def _latest(self) -> dict[str, Any]:
+        path = self.folder / "latest.pt"
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            state = {}
+        if not isinstance(state, dict) or "plan" not in state:
+            raise ValueError(
+                f"{path} was not left by a run of exposure train; choose another --out, or give it to --init"
+            )
+        return state
 
     def _resume(self, state: dict[str, Any]) -> None:
         asked, found = asdict(self.plan), state["plan"]

@@ -18,7 +18,9 @@ SCALE = 0.2  # root mean square of an update of Adam's
 
 
 class Muon(torch.optim.Optimizer):
-    """For the weights of convolutions, [out, in, h, w], each taken as a matrix of one row an output."""
+    """For the weights of convolutions, each taken as a matrix of one row for each entry of its first axis: an output,
+    or an input where the convolution is transposed.
+    """
 
     def __init__(self, weights: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
         super().__init__(weights, {"lr": lr, "momentum": momentum})

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from exposure.files import whole
+
 from .evaluate import Score, label, means
 
 
@@ -30,7 +32,8 @@ def plot(scores: Sequence[Score], folder: Path) -> None:
         axes.set_xscale("log")
     axes.set_xticks(numbers, [str(number) for number in numbers], minor=False)
     axes.legend(fontsize="small")
-    figure.savefig(folder / "passes.png", dpi=150)
+    with whole(folder / "passes.png") as part:
+        figure.savefig(part, dpi=150, format="png")
 
     figure, axes = pyplot.subplots(figsize=(5, 4), layout="constrained")
     methods = dict.fromkeys((method, passes) for entries in rows.values() for method, passes, _ in entries)
@@ -44,5 +47,6 @@ def plot(scores: Sequence[Score], folder: Path) -> None:
         axes.plot(*zip(*by_ratio, strict=True), "o-", label=label(method, passes))
     axes.set(xlabel="exposure ratio", ylabel="PSNR, blind (dB)")
     axes.legend(fontsize="small")
-    figure.savefig(folder / "ratio.png", dpi=150)
+    with whole(folder / "ratio.png") as part:
+        figure.savefig(part, dpi=150, format="png")
     pyplot.close("all")
