@@ -85,7 +85,7 @@ def _cleans(network: Network, run: Run, scene: Scene) -> list[Array]:
 
     engine.multiple, engine.photon_unit = network.multiple, network.photon_unit  # type: ignore[attr-defined]
     physics: dict[str, Any] = {"ratio": scene.ratio, "gain": scene.gain, "saturation": scene.saturation}
-    denoise(engine, torch.from_numpy(scene.image), **physics, passes=scene.passes, draws="mean")
+    denoise(engine, torch.from_numpy(scene.image), **physics, passes=scene.passes, noise="mean")
     return cleans
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imported on call, so that the command line starts without t
     from .networks import Network
 
 Draw = Callable[[Any], Any]
-STRIDES = {"antithetic": 1, "independent": 2}  # from one index to the next: an odd one mirrors the even before
+STRIDES = {"poisson": 1, "independent": 2}  # from one index to the next: an odd one mirrors the even before
 
 
 def denoise(
@@ -29,7 +29,7 @@ def denoise(
     saturation: float,
     passes: int = 3,
     seed: int = 0,
-    draws: str = "antithetic",
+    noise: str = "poisson",
 ) -> Tensor:
     """Denoise a packed RAW image that was exposed `ratio` times too short.
 
@@ -38,10 +38,11 @@ def denoise(
     image: [N, 4, h, w] from `pack`, brightened by ratio, in [0, 1]; any h and w.
     ratio: R, at least 1. gain: K in DN per electron. saturation: S, white - black in DN.
     passes: network evaluations. seed: of the photon noise, unsigned 64-bit.
-    draws: of the photons. "antithetic", as served: every second injection draws with the mirrored random numbers of the
-        one before it (Hammersley and Morton 1956), so that what the network took over from that one's noise meets its
-        opposite. Each is Poisson's for a given rate; together they are not, as that noise is in the second's rate.
-        "independent", as published. "mean": the expectation, for exact comparisons.
+    noise: of the photons. "poisson": drawn as served, antithetic, that is every second injection with the mirrored
+        random numbers of the one before it (Hammersley and Morton 1956), so that what the network took over from that
+        one's noise meets its opposite. Each is Poisson's for a given rate; together they are not, as that noise is in
+        the second's rate. "independent": drawn anew each time, as published. "mean": the expectation, for exact
+        comparisons.
     Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything other than described.
     """
     import torch
@@ -50,7 +51,7 @@ def denoise(
         raise ValueError(f"image is {image.dtype} {shape_text(tuple(image.shape))}; it must be floating Nx4xhxw")
     photon_unit = getattr(network, "photon_unit", PUBLISHED_PHOTON_UNIT)
     steps = unroll(ratio, gain, saturation, passes, photon_unit=photon_unit)
-    drawn = _draws(draws, seed, passes)
+    drawn = _draws(noise, seed, passes)
     with torch.no_grad():
         original = pad(image.clip(0, 1), getattr(network, "multiple", 1))
         x = original
@@ -70,16 +71,16 @@ def expose(clean: Any, original: Any, step: Step, draw: Draw) -> Any:
     return step.keep * original + step.per_photon * draw(step.photons * clean.clip(0, 1))
 
 
-def _draws(draws: str, seed: int, passes: int) -> list[Draw]:
+def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     """One photon draw for each injection, torch tensor in and out."""
-    if draws == "mean":
+    if noise == "mean":
         return [lambda rate: rate] * (passes - 1)
-    if draws not in STRIDES:
-        raise ValueError(f'draws is "{draws}"; it is "antithetic", "independent" or "mean"')
+    if noise not in STRIDES:
+        raise ValueError(f'noise is "{noise}"; it is "poisson", "independent" or "mean"')
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
 
-    return [partial(_counts, seed=seed, index=STRIDES[draws] * number) for number in range(passes - 1)]
+    return [partial(_counts, seed=seed, index=STRIDES[noise] * number) for number in range(passes - 1)]
 
 
 def _counts(rate: Tensor, *, seed: int, index: int) -> Tensor:

@@ -58,7 +58,7 @@ def test_the_published_procedure_computes_the_definition() -> None:
         ratio=RATIO,
         gain=GAIN,
         saturation=SENSOR.saturation,
-        draws="mean",
+        noise="mean",
     )
     theirs = published.denoise(network, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=3, draw=False)
     difference = np.abs(unpack(ours[0].numpy(), SENSOR, mosaic.shape).astype(int) - theirs)

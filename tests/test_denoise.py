@@ -1,5 +1,6 @@
 """The loop, against the paper's recurrence written out by hand."""
 
+import inspect
 import itertools
 
 import numpy as np
@@ -35,7 +36,7 @@ def test_mean_noise_is_the_recurrence() -> None:
             if i + 1 < passes:  # photons of the file, plus those of after - 1 further exposures
                 electrons = image / 100 / 3 * 15583 + clean / 100 * (after - 1) / 3 * 15583
                 x = electrons / after * 100 * 3 / 15583
-        result = denoise(half_way, image, **PHYSICS, passes=passes, draws="mean")
+        result = denoise(half_way, image, **PHYSICS, passes=passes, noise="mean")
         # four passes of a dozen FP32 roundings of 6e-8 each, the recurrence in another order
         torch.testing.assert_close(result, clean, rtol=0, atol=1e-5)
 
@@ -57,7 +58,7 @@ def test_poisson_noise_has_the_injections_moments() -> None:
     assert abs(x.var().item() / variance - 1) < 5 * (2 / n) ** 0.5
 
 
-def _injected(draws: str) -> list[np.ndarray]:
+def _injected(noise: str) -> list[np.ndarray]:
     """What four passes inject into a grey image, in standard deviations, when every estimate is grey."""
     seen: list[Tensor] = []
 
@@ -65,13 +66,13 @@ def _injected(draws: str) -> list[np.ndarray]:
         seen.append(x)
         return torch.full_like(x, 0.3)
 
-    denoise(watch, torch.full((1, 4, 128, 128), 0.6), **PHYSICS, passes=4, seed=5, draws=draws)
+    denoise(watch, torch.full((1, 4, 128, 128), 0.6), **PHYSICS, passes=4, seed=5, noise=noise)
     return [((x - x.mean()) / x.std()).numpy() for x in seen[1:]]
 
 
 def test_draws_are_antithetic_two_and_two_or_independent() -> None:
     chance = 4.5 / 256  # standard deviations of the correlation of 256 x 256 independent pairs
-    first, second, third = _injected("antithetic")
+    first, second, third = _injected("poisson")
     # not -1: about one count in ten is drawn at a second attempt
     assert np.mean(first * second) < -0.85
     assert abs(np.mean(first * third)) < chance
@@ -80,6 +81,16 @@ def test_draws_are_antithetic_two_and_two_or_independent() -> None:
     np.testing.assert_array_equal(independent[0], first)
     for one, other in itertools.combinations(independent, 2):
         assert abs(np.mean(one * other)) < chance
+
+
+def test_the_public_form_is_what_others_call() -> None:
+    named = ("ratio", "gain", "saturation", "passes", "seed", "noise")
+    given = {name: p.default for name, p in inspect.signature(denoise).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    assert given == dict.fromkeys(named, inspect.Parameter.empty) | {"passes": 3, "seed": 0, "noise": "poisson"}
+    image = torch.rand(1, 4, 32, 32)
+    drawn = denoise(half_way, image, **PHYSICS)
+    assert torch.equal(denoise(half_way, image, **PHYSICS, passes=3, seed=0, noise="poisson"), drawn)
+    assert not torch.equal(denoise(half_way, image, **PHYSICS, noise="mean"), drawn)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 3), (16, 32), (33, 50)])
@@ -94,8 +105,8 @@ def test_any_size(small: UNet, size: tuple[int, int]) -> None:
 def test_padding_is_reflection_at_bottom_and_right(small: UNet) -> None:
     image = torch.rand(1, 4, 20, 30)
     padded = torch.nn.functional.pad(image, (0, 2, 0, 12), mode="reflect")
-    result = denoise(small, image, **PHYSICS, passes=3, draws="mean")
-    torch.testing.assert_close(result, denoise(small, padded, **PHYSICS, passes=3, draws="mean")[..., :20, :30])
+    result = denoise(small, image, **PHYSICS, passes=3, noise="mean")
+    torch.testing.assert_close(result, denoise(small, padded, **PHYSICS, passes=3, noise="mean")[..., :20, :30])
 
 
 def test_the_seed_decides(small: UNet) -> None:
@@ -108,8 +119,8 @@ def test_the_seed_decides(small: UNet) -> None:
 
 def test_the_input_is_clipped() -> None:
     image = torch.rand(1, 4, 16, 16) * 2 - 0.5
-    expected = denoise(half_way, image.clip(0, 1), **PHYSICS, draws="mean")
-    assert torch.equal(denoise(half_way, image, **PHYSICS, draws="mean"), expected)
+    expected = denoise(half_way, image.clip(0, 1), **PHYSICS, noise="mean")
+    assert torch.equal(denoise(half_way, image, **PHYSICS, noise="mean"), expected)
 
 
 class OnCard(Tensor):
@@ -132,9 +143,9 @@ def test_without_cuda_kernels_the_cpu_draws_the_same(small: UNet, monkeypatch: p
 
 def test_a_batch_is_its_images_alone(small: UNet) -> None:
     images = torch.rand(3, 4, 32, 32)
-    batch = denoise(small, images, **PHYSICS, draws="mean")
+    batch = denoise(small, images, **PHYSICS, noise="mean")
     # a convolution of another batch may sum in another order: some FP32 roundings in each of 18 layers
-    torch.testing.assert_close(batch[1:2], denoise(small, images[1:2], **PHYSICS, draws="mean"), rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch[1:2], denoise(small, images[1:2], **PHYSICS, noise="mean"), rtol=0, atol=1e-5)
 
 
 def test_the_input_is_not_changed(small: UNet) -> None:
@@ -152,7 +163,7 @@ def test_the_input_is_not_changed(small: UNet) -> None:
         ({"saturation": -1}, "saturation is -1"),
         ({"passes": 0}, "passes is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"draws": "gauss"}, 'draws is "gauss"'),
+        ({"noise": "gauss"}, 'noise is "gauss"'),
         ({"image": torch.rand(4, 8, 8)}, "image is torch.float32 4x8x8"),
         ({"image": torch.rand(1, 3, 8, 8)}, "image is torch.float32 1x3x8x8"),
         ({"image": torch.zeros(1, 4, 8, 8, dtype=torch.int32)}, "image is torch.int32"),

@@ -143,7 +143,7 @@ def test_published_sizes(variant: str, parameters: int) -> None:
 def test_the_loop_takes_it_at_any_size() -> None:
     network = naf()
     image = torch.rand(1, 4, 21, 34)
-    clean = denoise(network, image, ratio=50, gain=3, saturation=15583, passes=3, draws="mean")
+    clean = denoise(network, image, ratio=50, gain=3, saturation=15583, passes=3, noise="mean")
     assert clean.shape == image.shape
     assert 0 <= clean.min() <= clean.max() <= 1
 

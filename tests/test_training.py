@@ -132,7 +132,7 @@ def test_rollout_is_the_loop_of_the_definition(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[2 / 3, 1 / 3]]))
     losses, _ = rollout(network, image, clean, ratio, full_well, passes=3)
     physics = {"ratio": ratio.item(), "gain": 15583 / (ratio * full_well).item(), "saturation": 15583.0}
-    expected = denoise(network, image, **physics, passes=3, draws="mean")
+    expected = denoise(network, image, **physics, passes=3, noise="mean")
     assert losses[-1].item() == pytest.approx((expected - clean).abs().mean().item(), rel=1e-5)
 
 

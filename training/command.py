@@ -187,7 +187,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
 
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
     if arguments.independent:
-        independent = evaluate.definition(arguments.checkpoint, draws="independent")
+        independent = evaluate.definition(arguments.checkpoint, noise="independent")
         rows.append(evaluate.Row("independent draws", independent, [n for n in arguments.passes if n > 2]))
     if arguments.one_pass:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))

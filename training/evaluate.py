@@ -48,8 +48,8 @@ class Score:
     ssim: float
 
 
-def definition(checkpoint: Path, draws: str = "antithetic") -> Denoiser:
-    """The loop of `exposure.denoise`, in FP32; draws: of its photons."""
+def definition(checkpoint: Path, noise: str = "poisson") -> Denoiser:
+    """The loop of `exposure.denoise`, in FP32; noise: of its photons."""
     import torch
 
     from exposure.denoise import denoise
@@ -62,7 +62,7 @@ def definition(checkpoint: Path, draws: str = "antithetic") -> Denoiser:
     def run(case: Case, passes: int) -> NDArray[np.float32]:
         image = torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None].to(device)
         physics: dict[str, Any] = {"ratio": case.ratio, "gain": case.gain, "saturation": case.sensor.saturation}
-        result = denoise(network, image, **physics, passes=passes, draws=draws)
+        result = denoise(network, image, **physics, passes=passes, noise=noise)
         return result[0].cpu().numpy()
 
     return run
