@@ -14,6 +14,8 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +57,20 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     except EngineError as error:
         return _told(str(error))
     capability = int("".join(map(str, torch.cuda.get_device_capability())))
-    if target == "tensorrt-rtx" and capability not in RTX_CARDS:
-        return _told(f"TensorRT for RTX builds for {', '.join(map(str, RTX_CARDS))}, and this card is of {capability}")
+    named = target != "tensorrt-rtx" or capability in RTX_CARDS  # else tried, with no card named, and told
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
     about = {"version": trt.__version__, "card": torch.cuda.get_device_name(), "compute_capability": str(capability)}
     refused = []
     for numbers in plan_attempts(network, settings):
-        built = _built_engine(target, trt, network, settings, numbers, capability)
+        try:
+            built = _built_engine(target, trt, network, settings, numbers, capability)
+        except (EngineError, RuntimeError) as error:
+            if named:
+                raise
+            return about | _told(
+                f"tried on this card, for which TensorRT for RTX names no target, and refused: {error}"
+            )
         if built["outcome"] == PASSED:
             return about | built | {"refused": refused}
         refused.append(built)
@@ -74,14 +82,15 @@ def _built_engine(target: str, trt: Any, network: Any, settings: Any, numbers: A
     import torch
 
     from exposure.export.graph import onnx_from_network
-    from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
+    from exposure.export.tensorrt_engine import RTX_CARDS, PlanOptions, plan_from_onnx
 
     profile = settings.profile(network.multiple)
     height, width = profile["usual"]
     with tempfile.TemporaryDirectory() as scratch:
         graph, plan = Path(scratch) / "model.onnx", Path(scratch) / "model.plan"
         onnx_from_network(network, graph, half=numbers.precision == "f16", islands=numbers.islands)
-        options = PlanOptions(**profile, compute_capabilities=(capability,) if target == "tensorrt-rtx" else ())
+        cards = (capability,) if target == "tensorrt-rtx" and capability in RTX_CARDS else ()
+        options = PlanOptions(**profile, compute_capabilities=cards)
         plan_from_onnx(graph, plan, target, options, torch.cuda.get_device_name())
         engine = TorchMemoryEngine(trt, plan.read_bytes())
         size = plan.stat().st_size
@@ -100,11 +109,12 @@ def _gated(network: Any, run: Any, precision: str, frame: tuple[int, int], what:
     """What the accuracy gate measures, scene by scene, as far as it came, and its verdict. frame: height, width."""
     from exposure.export.gate import ALLOWANCES, pass_gate
     from exposure.export.precision import GraphError
-    from exposure.export.scene import simulated_scenes
+    from exposure.export.scene import real_scenes, simulated_scenes
 
     allowed, scenes = ALLOWANCES[precision], list[str]()
     try:
-        pass_gate(network, run, precision, simulated_scenes(frame), what, say=lambda line: scenes.append(line.strip()))
+        met = chain(real_scenes() if find_spec("rawpy") else (), simulated_scenes(frame))
+        pass_gate(network, run, precision, met, what, say=lambda line: scenes.append(line.strip()))
     except GraphError as error:
         return {"outcome": FAILED, "why": str(error), "scenes": scenes}
     why = f"within {allowed.least_db:g} dB and {allowed.most_dn:g} DN of FP32 torch"

@@ -12,8 +12,11 @@ if TYPE_CHECKING:  # gRPC takes a while to load
     from tritonclient.utils import InferenceServerException
 
 ADDRESS = re.compile(r"([^\s/]+):([0-9]{1,5})")
-# gRPC: it was killed; Triton: it is being stopped, and has unloaded its models before its port is closed
-HUNG_UP = re.compile(r"stream removed|socket closed|rst_stream|connection reset|has no available versions", re.I)
+# gRPC: it was killed; Triton: it is being stopped, and has unloaded its models before its port is closed, or the
+# process of a Python model, such as a card's engine, has died, and another is started
+HUNG_UP = re.compile(
+    r"stream removed|socket closed|rst_stream|connection reset|has no available versions|stub process", re.I
+)
 
 
 class ServerError(RuntimeError):

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exposure.export.machine import rtx_hindrance, this_machine
-from exposure.export.manifest import build_command
+from exposure.export.machine import has_bf16, rtx_hindrance, this_machine
+from exposure.export.manifest import EngineError, build_command, read_manifest
 
 from .triton import ServerError
 
@@ -36,7 +36,7 @@ def choose_config(repository: Path) -> Configuration:
         reason = "no NVIDIA card is here"
         if card:
             reason = f"{card} is here, but {_unused(repository, installed, hindrance)}"
-        return Configuration("cpu", f"{reason}; the engine for the processor is used")
+        return Configuration("cpu", f"{reason}; the engine for the processor is used{_slower(denoiser / 'openvino')}")
     if "tensorrt" in installed:
         raise ServerError(f"the TensorRT engine in {denoiser} is served by NVIDIA's container: deploy/README.md")
     if "tensorrt-rtx" in installed:
@@ -46,6 +46,17 @@ def choose_config(repository: Path) -> Configuration:
         )
     lack = f"no engine in {denoiser}" if denoiser.parent.is_dir() else f"{repository} is no model repository"
     raise ServerError(f"{lack}; build one with: {build_command(repository)}")
+
+
+def _slower(folder: Path) -> str:
+    """The end of a sentence, where an engine that was built here would be faster."""
+    try:
+        manifest = read_manifest(folder)
+    except EngineError:  # which the server itself tells
+        return ""
+    if not has_bf16() or manifest.built_from.get("processor", "").endswith("with BF16"):
+        return ""
+    return f", which was built on a processor without BF16 and is slower than one built here: {manifest.rebuild}"
 
 
 def _unused(repository: Path, installed: set[str], hindrance: str) -> str:

@@ -151,7 +151,8 @@ def _built_from(checkpoint: Path, network: Network, target: str, settings: Setti
     """Everything that, if changed, makes a new engine."""
     built_from = {"checkpoint": sha256(checkpoint), "network": type(network).__name__, "sources": _sources()}
     built_from |= {package: _version(package) for package in ("torch", "onnx", "onnxscript")}
-    built_from[target] = library_version(target)
+    if target != "onnx":  # whose version stands there
+        built_from[target] = library_version(target)
     built_from |= {name: str(value) for name, value in asdict(settings).items()}
     built_from["sides"] = f"{settings.planes(network.multiple)} {settings.profile(network.multiple)}"  # as callers tile
     if target == "openvino":

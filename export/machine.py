@@ -78,6 +78,13 @@ def rtx_hindrance(machine: Machine) -> str:
     return "" if python_is_shared() else f"{PYTHON_LIBRARY} is not here, and Triton's Python backend needs it"
 
 
+def has_bf16() -> bool:
+    """Whether this processor multiplies BF16 natively, as Linux tells it; OpenVINO takes longer to ask."""
+    with suppress(OSError):
+        return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
+    return False
+
+
 def python_is_shared() -> bool:
     """Whether this Python's library is where the server looks for it: in LIBDIR, or among the system's."""
     folder = sysconfig.get_config_var("LIBDIR") or ""

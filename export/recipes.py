@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
+from exposure.files import sha256
 from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE, plane_side
 
@@ -81,7 +82,7 @@ class Built:
 def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
     """The FP32 graph alone."""
     del settings  # its sides are free
-    return Built("f32", _runs_on("onnx"), {"graph_db": _traced(network, folder / GRAPH, checkpoint)})
+    return Built("f32", _runs_on("onnx"), _traced(network, folder / GRAPH, checkpoint))
 
 
 def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
@@ -93,7 +94,7 @@ def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoi
     attempts = [("bf16", wide_end) for wide_end in WIDE_ENDS] if in_bf16 else []
     with _scratch() as scratch:
         graph = scratch / GRAPH
-        accuracy["graph_db"] = _traced(network, graph, checkpoint)
+        accuracy |= _traced(network, graph, checkpoint)
         for precision, wide_end in [*attempts, ("f32", 0)]:
             stage("convert to OpenVINO", functools.partial(openvino_from_onnx, graph, folder, wide_end=wide_end))
             what = f"the {precision.upper()} engine" + (f" with {wide_end} convolutions in FP32" if wide_end else "")
@@ -180,7 +181,7 @@ def _plan(
     half = numbers.precision == "f16"
     with _scratch() as scratch:
         graph = scratch / GRAPH
-        graph_db = _traced(network, graph, checkpoint, half=half, islands=numbers.islands)
+        traced = _traced(network, graph, checkpoint, half=half, islands=numbers.islands)
         options = PlanOptions(
             **settings.profile(network.multiple),
             compute_capabilities=cards,
@@ -191,7 +192,7 @@ def _plan(
         stage(f"build {what}", lambda: plan_from_onnx(graph, folder / PLAN, target, options, this_machine().card))
         runner, ran_on = _plan_runner(target, folder / PLAN, cards, functools.partial(numbers.imitated, network, graph))
     scenes = _gate(network, runner, numbers.precision, settings, f"the {numbers.precision.upper()} engine ({ran_on})")
-    return {"graph_db": graph_db, "ran_on": ran_on, "scenes": scenes}
+    return traced | {"ran_on": ran_on, "scenes": scenes}
 
 
 def _plan_runner(
@@ -209,14 +210,15 @@ def _plan_runner(
     return runner, f"{how}: {why}"
 
 
-def _traced(network: Network, graph: Path, checkpoint: str, **how: Any) -> float:
+def _traced(network: Network, graph: Path, checkpoint: str, **how: Any) -> dict[str, Any]:
+    """Write the graph and hold it against torch. Returns its SHA-256 and the agreement in dB, for the manifest."""
     stage("trace the network to ONNX", lambda: onnx_from_network(network, graph, checkpoint=checkpoint, **how))
     least = HALF_AGREEMENT_DB if how.get("half") else FP32_AGREEMENT_DB
     reached = stage(
         "hold the graph against torch", lambda: agreement(network, onnx_runner(graph), least, "the ONNX graph")
     )
     print(f"    it agrees with FP32 torch to {reached:.1f} dB")
-    return round(reached, 1)
+    return {"graph": sha256(graph), "graph_db": round(reached, 1)}
 
 
 def _gate(network: Network, run: Run, precision: str, settings: Settings, what: str) -> list[dict[str, Any]]:

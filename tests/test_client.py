@@ -136,7 +136,12 @@ def test_a_server_that_is_being_stopped_is_waited_for(small_repository: Path) ->
 
 
 def test_what_triton_says_while_it_stops_is_no_refusal() -> None:
-    for sentence in ("Request for unknown model: 'exposure_3' has no available versions", "Socket closed"):
+    for sentence in (
+        "Request for unknown model: 'exposure_3' has no available versions",
+        "Socket closed",
+        "Stub process 'denoiser_0_0' is not healthy.",
+        "The stub process has exited unexpectedly.",
+    ):
         assert is_gone(InferenceServerException(sentence, status="StatusCode.NOT_FOUND"))
     assert not is_gone(InferenceServerException("RATIO is 0", status="StatusCode.INVALID_ARGUMENT"))
 

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import resource
 import shlex
 import subprocess
@@ -25,6 +26,7 @@ from test_networks import variant
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.export import build_engine, graph, machine, openvino_engine, options, recipes
+from exposure.export.build_engine import build
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
 from exposure.export.machine import Machine, this_machine
@@ -35,6 +37,7 @@ from exposure.export.recipes import WIDE_ENDS, Built, Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
+from exposure.files import sha256
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 
@@ -84,6 +87,7 @@ def test_the_graph_is_the_network(
     assert [tensor.name for tensor in model.graph.output] == ["CLEAN"]
     told = {entry.key: entry.value for entry in model.metadata_props}
     assert (told["checkpoint"], told["network"], told["precision"]) == ("5e1f", type(network).__name__, "f32")
+    assert (told["photon_unit"], told["licence"]) == (str(network.photon_unit), network.info.licence)
     # two FP32 implementations of a random network: 100 dB is an error of 1e-5
     assert graph.agreement(network, graph.onnx_runner(path), 100, "the graph") > 100
     marked = path.parent / "bf16"
@@ -303,6 +307,24 @@ def test_a_full_disk_is_one_sentence(graphs: Callable[[Make, int, bool], Path], 
             openvino_from_onnx(graph_file, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("make", "inputs", "targets"), [(variant, 4, ("onnx",)), (small_naf, 12, ("onnx", "openvino"))]
+)
+def test_a_published_checkpoint_becomes_a_graph_and_an_engine(
+    tmp_path: Path, make: Make, inputs: int, targets: tuple[str, ...]
+) -> None:
+    network, checkpoint, repository = make(inputs, True), tmp_path / "model.pt", tmp_path / "repository"
+    torch.save({"netG": network.state_dict(), "opt_g": {}, "epoch": 3, "iterations": 900}, checkpoint)
+    for target in targets:
+        settings = Settings() if target == "onnx" else Settings(frames=((96, 64),), fp32=True)
+        folder = build(checkpoint, target, repository, settings)
+        manifest = read_manifest(folder)
+        assert (manifest.network, manifest.precision) == (type(network).__name__, "f32")
+        assert manifest.built_from["onnx"] == onnx.__version__
+        assert re.fullmatch("[0-9a-f]{64}", manifest.accuracy["graph"])
+    assert manifest.accuracy["graph"] == sha256(repository / "denoiser" / "1" / "onnx" / "model.onnx")
 
 
 def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path) -> None:

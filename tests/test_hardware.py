@@ -1,5 +1,6 @@
 """Which configuration is served, and what is said of it; the configurations as Triton's own protobuf reads them."""
 
+import json
 import os
 import re
 import shutil
@@ -98,6 +99,20 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
     chosen = hardware.choose_config(tmp_path)
     assert chosen.config_name == "cpu"
     assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with pip" in chosen.why
+
+
+@pytest.mark.parametrize(("built_on", "here", "told"), [("x86_64", True, True), ("x86_64 with BF16", True, False)])
+def test_an_engine_of_a_slower_processor_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_on: str, here: bool, told: bool
+) -> None:
+    folder = tmp_path / "denoiser" / "1" / "openvino"
+    plan_for(folder, "openvino", {"library": "openvino"})
+    text = json.loads((folder / "manifest.json").read_text())
+    text["built_from"]["processor"] = built_on
+    (folder / "manifest.json").write_text(json.dumps(text))
+    monkeypatch.setattr(hardware, "this_machine", Machine)
+    monkeypatch.setattr(hardware, "has_bf16", lambda: here)
+    assert ("built on a processor without BF16" in hardware.choose_config(tmp_path).why) == told
 
 
 def test_a_python_without_its_library_cannot_serve_a_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
