@@ -117,11 +117,15 @@ def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:
     return sources, {resolved(path) for path in left} - {resolved(path) for path in made}
 
 
+MOST_NAMED = 50  # files that failed, in the last line
+
+
 class Report:
     """What people see: progress, a sentence for each file, a summary. With `as_json`, lines for scripts instead."""
 
     def __init__(self, files: int, as_json: bool, stream: TextIO) -> None:
         self.counts: Counter[str] = Counter()  # of files, by status
+        self._failed: list[str] = []
         self._files, self._as_json, self._stream = files, as_json, stream
         self._started = time.monotonic()
         form = "{percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
@@ -138,6 +142,8 @@ class Report:
     def outcome(self, outcome: Outcome) -> None:
         """Tell what became of a file."""
         self.counts[outcome.status] += 1
+        if outcome.status == FAILED:
+            self._failed.append(str(outcome.source))
         missing = self.counts.total() - self._shown  # a file that failed, or was there, made no progress
         if missing > 0 and outcome.status != DONE:
             self.progress(min(missing, 1.0))
@@ -168,7 +174,9 @@ class Report:
             rate = f", {self.counts[DONE] / seconds * 3600:.0f} files an hour" if self.counts[DONE] else ""
             self._tell(f"{', '.join(f'{self.counts[status]} {status}' for status in counted)} in {seconds:.0f} s{rate}")
         if self.counts[FAILED]:
-            self._complain(f"{self.counts[FAILED]} of {self._files} files failed")
+            named, more = self._failed[:MOST_NAMED], self.counts[FAILED] - MOST_NAMED
+            names = ", ".join(named) + (f" and {more} more" if more > 0 else "")
+            self._complain(f"{self.counts[FAILED]} of {self._files} files failed, for reasons told above: {names}")
 
     def _tell(self, line: str) -> None:
         """Results go to the standard output; where both are one terminal, the bar makes room."""

@@ -88,8 +88,9 @@ def test_refused_files_leave_nothing(
     assert list(tmp_path.iterdir()) == []
     sentences = capsys.readouterr().err.splitlines()
     assert len(sentences) == len(files) + 1
-    assert sentences[-1] == f"exposure: {len(files)} of {len(files)} files failed"
+    assert sentences[-1].startswith(f"exposure: {len(files)} of {len(files)} files failed, for reasons told above: ")
     for path in files:  # in any order: files finish as they finish
+        assert str(path) in sentences[-1]
         assert sum(sentence.startswith(f"exposure: {path}: ") for sentence in sentences) == 1
 
 

@@ -142,6 +142,23 @@ def test_odd_black_tags_are_refused(tmp_path: Path, tags: list[Any], reason: str
         read(tagged(tmp_path / "a.dng", mosaic, *tags))
 
 
+def test_other_mosaics_are_refused(tmp_path: Path) -> None:
+    """A cell of 6x6, as Fujifilm's X-Trans has it, and no colour at all."""
+    mosaic = np.random.default_rng(0).integers(600, 4000, (66, 84)).astype(np.uint16)
+    cell = np.array([[1, 2, 1, 1, 0, 1], [0, 1, 0, 2, 1, 2], [1, 2, 1, 1, 0, 1]], np.uint8)
+    cell = np.concatenate([cell, np.roll(cell, 3, axis=1)])
+    plain = [tag for tag in plain_tags("RGGB") if tag[0] not in (33421, 33422)]
+    tags = [(33421, 3, 2, (6, 6), True), (33422, 1, 36, tuple(cell.ravel().tolist()), True)]
+    tifffile.imwrite(tmp_path / "xtrans.dng", mosaic, photometric="cfa", metadata=None, extratags=[*plain, *tags])
+    with pytest.raises(RawFileError, match=r"its colour filter array is 6x6 \(X-Trans or the like\), not 2x2 Bayer"):
+        read(tmp_path / "xtrans.dng")
+    tifffile.imwrite(tmp_path / "mono.dng", mosaic, photometric="minisblack", metadata=None, extratags=plain)
+    with tifffile.TiffFile(tmp_path / "mono.dng", mode="r+") as file:
+        file.pages[0].tags["PhotometricInterpretation"].overwrite(34892)  # type: ignore[union-attr]  # LinearRaw
+    with pytest.raises(RawFileError, match="it has no colour filter array: a monochrome picture"):
+        read(tmp_path / "mono.dng")
+
+
 def test_other_pictures_of_a_file_say_nothing_about_its_mosaic(tmp_path: Path) -> None:
     """A depth map of floating-point numbers, with a black level of its own."""
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
@@ -336,13 +353,14 @@ def test_an_empty_tag_is_left_out(tmp_path: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data_of=st.sampled_from(["kodak", "written"]), damage=st.data())
+@given(data_of=st.sampled_from(["kodak", "blackmagic", "written"]), damage=st.data())
 def test_damage_is_judged_in_time(
     tmp_path: Path, child: Reader, data: Path, data_of: str, damage: st.DataObject
 ) -> None:
     """Flipped bytes, mostly in the headers, and cut ends: a file that makes sense or a sentence; no crash, no hang."""
-    if data_of == "kodak":
-        content = bytearray((data / "raw" / "kodak_dc50_GRBG.kdc").read_bytes())
+    real = {"kodak": "kodak_dc50_GRBG.kdc", "blackmagic": "blackmagic_dark_GBRG_12bit.dng"}
+    if data_of in real:
+        content = bytearray((data / "raw" / real[data_of]).read_bytes())
     else:
         content = bytearray(written(tmp_path / "a.dng", Sensor((9, 9, 9, 9), 4095, CFAS["RGGB"])).path.read_bytes())
     places = st.one_of(st.integers(0, 2000), st.integers(0, len(content) - 1))
