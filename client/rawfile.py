@@ -180,7 +180,7 @@ def _refuse_other_sensors(raw: Any) -> None:
     if raw.raw_type != rawpy.RawType.Flat:
         raise RawFileError("it is already demosaiced (linear RGB), not a mosaic")
     pattern = raw.raw_pattern
-    if pattern is None:  # first: LibRaw names filters there, too
+    if pattern is None or raw.num_colors == 1:  # first: LibRaw names filters there, too
         raise RawFileError("it has no colour filter array: a monochrome picture")
     if raw.color_desc != b"RGBG" or raw.num_colors != 3:
         raise RawFileError(f"its sensor has {raw.color_desc.decode(errors='replace')} filters, not red, green and blue")
