@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
-from exposure.export.openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
-from exposure.export.recipes import WIDE_ENDS
+from exposure.export.openvino_engine import OpenVinoEngine, WideEnds, bf16_is_fast, openvino_from_onnx
+from exposure.export.recipes import FP32_IN_BF16
 from exposure.export.scene import low_light_crops
 from exposure.networks import Network
 from exposure.quality import agreement_db
@@ -101,7 +101,7 @@ def openvino_int8(network: Network, graph: Path) -> Run:
 
 def _openvino(graph: Path, precision: str) -> Run:
     folder = Path(tempfile.mkdtemp(dir=graph.parent))  # one for each: OpenVINO keeps the files mapped
-    openvino_from_onnx(graph, folder, wide_end=WIDE_ENDS[0] if precision == "bf16" else 0)
+    openvino_from_onnx(graph, folder, wide=WideEnds(*FP32_IN_BF16[0]) if precision == "bf16" else None)
     return OpenVinoEngine(folder, precision)
 
 

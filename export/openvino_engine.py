@@ -4,6 +4,7 @@ import math
 import sys
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,19 +24,29 @@ COMPILED_PIXELS = 4_000_000  # packed, of all frame sizes kept compiled: their a
 WEIGHTS = 50_000  # what each holds of its own, 35 MB, as pixels
 
 
-def openvino_from_onnx(graph: Path, folder: Path, *, wide_end: int = 0) -> None:
-    """Convert a checked ONNX graph into OpenVINO's own format, weights uncompressed.
-
-    wide_end: so many convolutions at the end, and all that comes before the sides are first halved, are marked to stay
-    in FP32 where the rest runs in BF16, whose eight bits are too coarse for the noisy input and for the result.
+@dataclass(frozen=True)
+class WideEnds:
+    """What stays in FP32 where the rest runs in BF16, whose eight bits are too coarse for the noisy input and for the
+    result. first: so many convolutions, None for all before the sides are first halved; last: so many.
     """
+
+    first: int | None
+    last: int
+
+    def __str__(self) -> str:
+        first = "all before the sides are halved" if self.first is None else f"its first {self.first}"
+        return f"FP32 in {first} and its last {self.last} convolutions"
+
+
+def openvino_from_onnx(graph: Path, folder: Path, *, wide: WideEnds | None = None) -> None:
+    """Convert a checked ONNX graph into OpenVINO's own format, weights uncompressed, and mark what stays wide."""
     model = ov.Core().read_model(graph)
     try:
         ov.save_model(model, folder / MODEL, compress_to_fp16=False)
     except RuntimeError as error:  # of a stream that fails, which keeps the reason to itself
         raise OSError(f"{folder / MODEL} could not be written; is the disk full?") from error
-    if wide_end:
-        _keep_wide(folder / MODEL, _ends(model, wide_end))
+    if wide:
+        _keep_wide(folder / MODEL, _ends(model, wide))
 
 
 def bf16_is_fast() -> bool:
@@ -94,14 +105,17 @@ def _held(shape: tuple[int, ...]) -> int:
     return math.prod(shape[2:]) + WEIGHTS
 
 
-def _ends(model: ov.Model, wide_end: int) -> set[str]:
-    """Names of the operations before the first that halves the sides, and from the last convolutions on."""
+def _ends(model: ov.Model, wide: WideEnds) -> set[str]:
+    """Names of the operations up to the first convolutions, at most to what halves the sides, and from the last on."""
     ops = model.get_ordered_ops()
     convolutions = [op for op in ops if op.get_type_name() == "Convolution"]
-    behind = _before(convolutions[-wide_end:][0])  # the first, where there are not so many
+    behind = _before(convolutions[-wide.last :][0])  # the first, where there are not so many
     ends = {op.get_friendly_name() for op in ops} - behind
     halving = next((op for op in ops if _halves(op)), None)
-    return ends | (_before(halving) if halving else set())  # a network of one level halves nothing
+    start = _before(halving) if halving else set()  # a network of one level halves nothing
+    if wide.first is not None:
+        start &= _before(convolutions[wide.first :][0])
+    return ends | start
 
 
 def _before(op: ov.Node) -> set[str]:

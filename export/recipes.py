@@ -26,7 +26,7 @@ from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 T = TypeVar("T")
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
-WIDE_ENDS = (2, 3)  # convolutions at the end that stay FP32 in BF16, as many as the gate wants
+FP32_IN_BF16 = ((1, 2), (None, 2), (None, 3))  # first and last convolutions, see WideEnds, as many as the gate wants
 
 
 @dataclass(frozen=True)
@@ -87,17 +87,17 @@ def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: 
 
 def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
     """OpenVINO's own format; in BF16 but for its ends where the processor is fast at it and the gate lets it pass."""
-    from .openvino_engine import OpenVinoEngine, bf16_is_fast, openvino_from_onnx
+    from .openvino_engine import OpenVinoEngine, WideEnds, bf16_is_fast, openvino_from_onnx
 
     accuracy: dict[str, Any] = {"ran_on": "this processor"}
     in_bf16 = bf16_is_fast() and not settings.fp32
-    attempts = [("bf16", wide_end) for wide_end in WIDE_ENDS] if in_bf16 else []
+    attempts = [("bf16", WideEnds(*ends)) for ends in FP32_IN_BF16] if in_bf16 else []
     with _scratch() as scratch:
         graph = scratch / GRAPH
         accuracy |= _traced(network, graph, checkpoint)
-        for precision, wide_end in [*attempts, ("f32", 0)]:
-            stage("convert to OpenVINO", functools.partial(openvino_from_onnx, graph, folder, wide_end=wide_end))
-            what = f"the {precision.upper()} engine" + (f" with {wide_end} convolutions in FP32" if wide_end else "")
+        for precision, wide in [*attempts, ("f32", None)]:
+            stage("convert to OpenVINO", functools.partial(openvino_from_onnx, graph, folder, wide=wide))
+            what = f"the {precision.upper()} engine" + (f" ({wide})" if wide else "")
             try:
                 accuracy["scenes"] = _gate(network, OpenVinoEngine(folder, precision), precision, settings, what)
                 break

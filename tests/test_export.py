@@ -31,9 +31,9 @@ from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
 from exposure.export.machine import Machine, this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
-from exposure.export.openvino_engine import OpenVinoEngine, openvino_from_onnx
+from exposure.export.openvino_engine import OpenVinoEngine, WideEnds, openvino_from_onnx
 from exposure.export.precision import choose_islands
-from exposure.export.recipes import WIDE_ENDS, Built, Settings
+from exposure.export.recipes import FP32_IN_BF16, Built, Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
@@ -64,7 +64,7 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make, int, boo
         graph.onnx_from_network(network, path / "model.onnx", checkpoint="5e1f")
         openvino_from_onnx(path / "model.onnx", path)
         (path / "bf16").mkdir()
-        openvino_from_onnx(path / "model.onnx", path / "bf16", wide_end=2)
+        openvino_from_onnx(path / "model.onnx", path / "bf16", wide=WideEnds(None, 2))
         return path
 
     return folder
@@ -96,19 +96,20 @@ def test_the_graph_is_the_network(
         assert graph.agreement(network, engine, least, precision) > least
 
 
-@pytest.mark.parametrize("wide_end", WIDE_ENDS)
+@pytest.mark.parametrize("wide", [WideEnds(*ends) for ends in FP32_IN_BF16], ids=str)
 def test_the_ends_of_a_bf16_engine_stay_in_fp32(
-    graphs: Callable[[Make, int, bool], Path], tmp_path: Path, wide_end: int
+    graphs: Callable[[Make, int, bool], Path], tmp_path: Path, wide: WideEnds
 ) -> None:
-    """As OpenVINO reads it: all before the first pooling, and as many convolutions at the end as were asked for."""
-    openvino_from_onnx(graphs(variant, 12, True) / "model.onnx", tmp_path, wide_end=wide_end)
+    """As OpenVINO reads it: of the two before the first pooling, and at the end, as many as were asked for."""
+    openvino_from_onnx(graphs(variant, 12, True) / "model.onnx", tmp_path, wide=wide)
     operations = ov.Core().read_model(tmp_path / "model.xml").get_ordered_ops()
     marked = [
         any("DisablePrecisionConversion" in key for key in op.get_rt_info())
         for op in operations
         if op.get_type_name() in ("Convolution", "ConvolutionBackpropData")
     ]
-    assert marked == 2 * [True] + (21 - wide_end) * [False] + wide_end * [True]
+    first = 2 if wide.first is None else wide.first
+    assert marked == first * [True] + (23 - first - wide.last) * [False] + wide.last * [True]
 
 
 def test_half_graphs_cast_twice(tmp_path: Path, network: Network) -> None:
@@ -435,10 +436,10 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
     monkeypatch.setattr(openvino_engine, "bf16_is_fast", lambda: True)
     monkeypatch.setattr(openvino_engine, "openvino_from_onnx", lambda *_, **__: None)
     monkeypatch.setattr(openvino_engine, "OpenVinoEngine", lambda *_: None)
-    monkeypatch.setattr(recipes, "_traced", lambda *_: 120.0)
+    monkeypatch.setattr(recipes, "_traced", lambda *_: {"graph_db": 120.0})
     monkeypatch.setattr(recipes, "_gate", gate)
     built = recipes.openvino_recipe(small_naf(8, True), tmp_path, Settings(), "5e1f")
-    assert tried == [*len(WIDE_ENDS) * ["bf16"], "f32"]
+    assert tried == [*len(FP32_IN_BF16) * ["bf16"], "f32"]
     assert (built.precision, built.accuracy["scenes"]) == ("f32", [{"scene": "passed"}])
     assert built.accuracy["refused"] == "too coarse"
 

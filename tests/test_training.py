@@ -299,6 +299,8 @@ def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     network = load_checkpoint(run / "unet.safetensors")
     assert network.info.licence == "CC0-1.0"
     assert "P+G+r+u" in network.info.training_noise
+    weights = [weight for weight in network.parameters() if weight.ndim == 4]
+    assert all(torch.equal(weight, weight.bfloat16().float()) for weight in weights)  # an engine in BF16 has the same
     result = denoise(network, torch.rand(1, 4, 20, 20), ratio=100, gain=3.0, saturation=15583)
     assert torch.isfinite(result).all()
     assert list((run / "tensorboard").glob("events*"))

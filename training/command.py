@@ -84,7 +84,7 @@ def train(arguments: argparse.Namespace) -> int:
     report = Report(arguments.out / "tensorboard", [shown[index] for index in range(EXAMPLES)], result)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
     path = arguments.out / f"{type(trainer.average).__name__.lower()}.safetensors"
-    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits))
+    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits), for_bf16=True)
     print(f"{path} written", flush=True)
     report.quality(trainer.iteration, trainer.average)  # after, for whatever may befall it
     return 0

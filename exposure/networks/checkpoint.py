@@ -53,14 +53,24 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Network:
 
 
 def save_checkpoint(
-    network: Network, path: str | os.PathLike[str], info: CheckpointInfo, *, dtype: torch.dtype = torch.float16
+    network: Network,
+    path: str | os.PathLike[str],
+    info: CheckpointInfo,
+    *,
+    dtype: torch.dtype = torch.float16,
+    for_bf16: bool = False,
 ) -> None:
     """Write `.safetensors` with the published names and the metadata of `info`; replaces `path` in one step.
 
+    for_bf16: round what convolutions multiply by to BF16's 8 bits first, which FP16 holds, too. An engine in BF16 then
+    has these very weights, and differs from FP32 by the rounding of its planes alone.
     The same weights and `info` give the same bytes.
     """
     path = Path(path)
-    state = {name: value.detach().to(dtype).contiguous() for name, value in network.state_dict().items()}
+    state = {name: value.detach() for name, value in network.state_dict().items()}
+    if for_bf16:
+        state |= {name: value.bfloat16() for name, value in state.items() if value.ndim == 4}
+    state = {name: value.to(dtype).contiguous() for name, value in state.items()}
     with whole(path) as part:
         save_file(state, part, metadata={name: str(value) for name, value in asdict(info).items()})
         part.write_bytes(_ordered(part.read_bytes()))
