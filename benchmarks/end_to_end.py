@@ -84,12 +84,17 @@ def single_file(
         "ms_per_mp": {name: rounded(1e3 * float(np.median(taken)) / megapixels) for name, taken in seconds.items()},
         "file_over_engine": ratio(seconds["exposure"], seconds["engine"]),
         "published_over_exposure": ratio(seconds["published"], seconds["exposure"]),
-        "stages_s": stages(client, path, folder),
+        "stages_s": stages(client, path, folder, rounds),
     }
 
 
-def stages(client: Client, path: Path, folder: Path) -> dict[str, Any]:
-    """The same by hand, once, each part timed."""
+def stages(client: Client, path: Path, folder: Path, rounds: int) -> dict[str, Any]:
+    """The same by hand, each part timed; medians."""
+    taken = [_stages_once(client, path, folder) for _ in range(rounds)]
+    return {name: rounded(float(np.median([once[name] for once in taken]))) for name in taken[0]}
+
+
+def _stages_once(client: Client, path: Path, folder: Path) -> dict[str, float]:
     before = client.stage_seconds()
     started = time.perf_counter()
     file = rawfile.read(path)
@@ -98,10 +103,16 @@ def stages(client: Client, path: Path, folder: Path) -> dict[str, Any]:
     answered = time.perf_counter()
     write_result(folder / "stages.dng", file, mosaic)
     ended = time.perf_counter()
+    write_dng(folder / "encoded.dng", file, mosaic)
+    encoded = time.perf_counter() - ended
+    again = time.perf_counter()
+    rawfile.read(folder / "encoded.dng", twice=False)
+    decoded = time.perf_counter() - again
     after = client.stage_seconds()
     models = {name: after[name] - before[name] for name in after}
     models["Triton, transport, client"] = answered - read - sum(models.values())
-    return {name: rounded(s) for name, s in ({"read": read - started} | models | {"write": ended - answered}).items()}
+    written = {"encode and write": encoded, "read again": decoded, "thumbnail": ended - answered - encoded - decoded}
+    return {"read, twice": read - started} | models | written
 
 
 def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
@@ -120,6 +131,7 @@ def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path
         "files": len(paths),
         "frame_mp": rounded(megapixels / len(paths)),
         "seconds": {name: summary(taken) for name, taken in seconds.items()},
+        "ms_per_mp": {name: rounded(1e3 * float(np.median(t)) / megapixels) for name, t in seconds.items()},
         "files_per_hour": {name: rounded(3600 * len(paths) / float(np.median(t))) for name, t in seconds.items()},
         "throughput_ratio": ratio(seconds["one at a time"], seconds["together"]),
     }

@@ -12,6 +12,7 @@ from typing import Any
 from ceilings import Ceilings, Cost, Probe, cost_of_pass
 from frames import FRAMES
 from harness import Benchmark, interleaved, ratio, rounded, summary
+from layers import layers
 from peers import OURS, PEERS, PUBLISHED, PeerError, Worker, peers_at_work
 
 from exposure import load_checkpoint
@@ -44,6 +45,8 @@ def main() -> None:
                 for name, sides, rounds in _frames(benchmark):
                     timed[name].append(measure(workers, probe, sides, rounds))
                     benchmark.say(f"{name} timed")
+        where = layers(graph, _frames(benchmark)[-1][1])
+        benchmark.say("layers timed")
     frames: dict[str, Any] = {}
     for name, sides, _ in _frames(benchmark):
         cost = cost_of_pass(network, *sides)
@@ -51,7 +54,7 @@ def main() -> None:
             frame = described(group, sides, cost, probe.best)
             known = frames.setdefault(name, frame)["peers"]
             known |= _news(frame["peers"], known)
-    measured = {"baseline": PUBLISHED, "ours": OURS, "frames": frames, "peers": found}
+    measured = {"baseline": PUBLISHED, "ours": OURS, "frames": frames, "peers": found, "layers": where}
     benchmark.finish({"ceilings": probe.record(), **measured})
 
 

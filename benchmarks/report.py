@@ -50,9 +50,9 @@ def write_page(machine: str) -> Path:
     """The page of one machine's results, with its plots."""
     found = results(machine)
     (HERE / "plots").mkdir(exist_ok=True)
+    path, text = HERE / "README.md", page(found)
     plots.draw(found, HERE / "plots")
-    path = HERE / "README.md"
-    write_text(path, page(found))
+    write_text(path, text)
     return path
 
 
@@ -62,8 +62,15 @@ def results(machine: str) -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """The page's text."""
-    return "\n".join((_head(found), kernels(found), engine(found), server(found), end_to_end(found), scaling(found)))
+    """The page's text. Raises ValueError for results of an earlier version, which lack a part of it."""
+    try:
+        return "\n".join(
+            (_head(found), kernels(found), engine(found), server(found), end_to_end(found), scaling(found))
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"the results hold no {error}: an earlier version measured them; `make bench` does anew"
+        ) from error
 
 
 def compare(old: Path, new: Path | None = None) -> str:

@@ -6,6 +6,7 @@ python benchmarks/scaling.py [--rounds 1] [--megapixels 61] [--quick] [--out FIL
 import contextlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from engine import graph_of, planes_of
 from frames import FRAMES, GAIN, RATIO, dark_mosaic
-from harness import Benchmark, interleaved, ratio, rounded, summary
+from harness import Benchmark, interleaved, peak_bytes, ratio, rounded, summary
 from peers import OURS, PeerError, Worker
 from scipy.stats import linregress
 
@@ -30,6 +31,7 @@ GIB_PER_PIXEL = 1.1e-6  # of a packed frame in FP32, half as much again as was s
 SMALL_MP = 6  # up to which a frame is timed more often
 CORES_AT_MP, PASSES_AT_MP, TILES_AT_MP = 1, 1, 3
 TILE_BOUNDS = (2_000_000, 1_000_000)  # mosaic pixels
+Peak = Callable[[], float]
 
 
 def main() -> None:
@@ -41,10 +43,15 @@ def main() -> None:
         sizes = over_megapixels(benchmark, frames, graph)
         cores = over_cores(benchmark, 1 if benchmark.quick else CORES_AT_MP, graph)
     benchmark.say("cores timed")
+    measured = {"engine": OURS, "megapixels": sizes, "cores": cores}
     with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
-        passes = over_passes(benchmark, server.address)
-        tiles = over_tiles(benchmark, server.address)
-    benchmark.finish({"engine": OURS, "megapixels": sizes, "cores": cores, "passes": passes, "tiles": tiles})
+        peak = partial(_peak_gib, server.process.pid)  # what it held by then: each step asks for more
+        measured |= {
+            "passes": over_passes(benchmark, server.address, peak),
+            "tiles": over_tiles(benchmark, server.address, peak),
+            "largest": largest(server.address, frames[-1], peak),
+        }
+    benchmark.finish(measured)
 
 
 def over_megapixels(benchmark: Benchmark, frames: Sequence[int], graph: Path) -> dict[str, Any]:
@@ -69,6 +76,7 @@ def over_megapixels(benchmark: Benchmark, frames: Sequence[int], graph: Path) ->
             "seconds": exponent([s["frame_mp"] for s in done], [s["seconds"]["median"] for s in done]),
             "peak_gib": exponent([s["frame_mp"] for s in done], [s["peak_gib"] for s in done]),
         },
+        "memory": _line([s["frame_mp"] for s in done], [s["peak_gib"] for s in done]),
     }
 
 
@@ -81,17 +89,19 @@ def over_cores(benchmark: Benchmark, megapixels: int, graph: Path) -> dict[str, 
     try:
         works: dict[str, Callable[[], None]] = {count: _pass(worker, sides) for count, worker in workers.items()}
         seconds = interleaved(works, 3 * benchmark.rounds)
+        peaks = {count: worker.peak_gib() for count, worker in workers.items()}
     finally:
         for worker in workers.values():
             worker.close()
     return {
         "frame_mp": megapixels,
         "seconds": {count: summary(taken) for count, taken in seconds.items()},
+        "peak_gib": peaks,
         "speedup": {count: ratio(seconds["1"], taken) for count, taken in seconds.items() if count != "1"},
     }
 
 
-def over_passes(benchmark: Benchmark, address: str) -> dict[str, Any]:
+def over_passes(benchmark: Benchmark, address: str, peak: Peak) -> dict[str, Any]:
     """The request with 1 to 4 passes: seconds = once + passes * each, fitted to the medians."""
     mosaic = dark_mosaic(*((512, 512) if benchmark.quick else FRAMES[PASSES_AT_MP]))
     with Client(address) as client:
@@ -100,17 +110,19 @@ def over_passes(benchmark: Benchmark, address: str) -> dict[str, Any]:
             return lambda: client.denoise(mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=passes)
 
         works = {str(passes): request(passes) for passes in SERVED_PASSES}
+        peaks = _met(works, list(works), peak)
         seconds = interleaved(works, 3 * benchmark.rounds)
     medians = [float(np.median(taken)) for taken in seconds.values()]
     line = linregress(SERVED_PASSES, medians)
     return {
         "frame_mp": rounded(mosaic.size / 1e6),
         "seconds": {passes: summary(taken) for passes, taken in seconds.items()},
+        "server_peak_gib": peaks,
         "fit": {"once_s": rounded(line.intercept), "each_s": rounded(line.slope), "r2": rounded(line.rvalue**2)},
     }
 
 
-def over_tiles(benchmark: Benchmark, address: str) -> dict[str, Any]:
+def over_tiles(benchmark: Benchmark, address: str, peak: Peak) -> dict[str, Any]:
     """One frame whole and in smaller and smaller tiles, one pass; what their overlaps cost."""
     height, width = FRAMES[1 if benchmark.quick else TILES_AT_MP]
     mosaic = dark_mosaic(height, width)
@@ -123,13 +135,31 @@ def over_tiles(benchmark: Benchmark, address: str) -> dict[str, Any]:
             client = stack.enter_context(Client(address, tile_pixels=bound))
             works[str(len(plan))] = partial(client.denoise, mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1)
             sent[str(len(plan))] = rounded(pixels / mosaic.size)
+        peaks = _met(works, sorted(works, key=int, reverse=True), peak)
         seconds = interleaved(works, 2 * benchmark.rounds)
     whole = next(iter(seconds))
     return {
         "frame_mp": rounded(mosaic.size / 1e6),
         "pixels_sent_over_frame": sent,
+        "server_peak_gib": peaks,
         "seconds": {tiles: summary(taken) for tiles, taken in seconds.items()},
         "over_whole": {tiles: ratio(taken, seconds[whole]) for tiles, taken in seconds.items() if tiles != whole},
+    }
+
+
+def largest(address: str, megapixels: int, peak: Peak) -> dict[str, Any]:
+    """The largest frame as our client sends it, one pass: in tiles, so that memory has an end."""
+    height, width = FRAMES[megapixels]
+    mosaic = dark_mosaic(height, width)
+    with Client(address) as client:
+        started = time.perf_counter()
+        client.denoise(mosaic, SENSOR, ratio=RATIO, gain=GAIN, passes=1)
+        seconds = time.perf_counter() - started
+    return {
+        "frame_mp": rounded(mosaic.size / 1e6),
+        "tiles": len(plan_tiles((height, width), TILE_PIXELS)),
+        "seconds": rounded(seconds),
+        "server_peak_gib": peak(),
     }
 
 
@@ -137,6 +167,25 @@ def exponent(sizes: Sequence[float], amounts: Sequence[float]) -> dict[str, floa
     """b of amount = a * size^b, least squares of the logarithms, with its standard error."""
     line = linregress(np.log(sizes), np.log(amounts))
     return {"exponent": round(line.slope, 3), "standard_error": round(line.stderr, 3), "r2": round(line.rvalue**2, 4)}
+
+
+def _line(sizes: Sequence[float], gib: Sequence[float]) -> dict[str, float]:
+    """GiB once and for each megapixel, least squares."""
+    line = linregress(sizes, gib)
+    return {"once_gib": rounded(line.intercept), "gib_per_mp": rounded(line.slope), "r2": rounded(line.rvalue**2)}
+
+
+def _met(works: dict[str, Callable[[], Any]], order: Sequence[str], peak: Peak) -> dict[str, float]:
+    """Ask for each once, in this order, and what the server had held by then."""
+    peaks = {}
+    for name in order:
+        works[name]()
+        peaks[name] = peak()
+    return peaks
+
+
+def _peak_gib(process: int) -> float:
+    return round(peak_bytes(process) / 2**30, 2)
 
 
 def _one_size(megapixels: int, sides: tuple[int, int], graph: Path, rounds: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 
-from exposure import denoise, load_checkpoint, pack, unpack
+from exposure import __version__, denoise, load_checkpoint, pack, unpack
 from exposure.assets import CHECKPOINT
 from exposure.client.sample import SENSOR
 from exposure.export.graph import agreement, onnx_from_network, onnx_runner
@@ -108,7 +108,38 @@ def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path, late: b
 
 def test_the_page_says_what_was_measured() -> None:
     machines = [path.stem.removeprefix("engine_") for path in harness.RESULTS.glob("engine_*.json")]
-    assert (BENCHMARKS / "README.md").read_text() in [report.page(report.results(machine)) for machine in machines]
+    found = [report.results(machine) for machine in machines]
+    current = [results for results in found if results["engine"]["versions"]["exposure"] == __version__]
+    assert (BENCHMARKS / "README.md").read_text() in [report.page(results) for results in current]
+
+
+def test_the_readme_says_what_was_measured() -> None:
+    """Its table of speed, cell by cell."""
+    lines = (BENCHMARKS.parent / "README.md").read_text().splitlines()
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells[2:4]] for line in lines if len(cells := line.split("|")) == 5
+    }
+    for column, machine in enumerate(("epyc_2_cores", "xeon_2_cores")):
+        found = {script: result["measured"] for script, result in report.results(machine).items()}
+        request, single = found["server"]["request"], found["end_to_end"]["single"]
+        said = {name: cells[column] for name, cells in rows.items()}
+        for name, seconds in {
+            "the engine's own three passes, in one process": request["seconds"]["engine"],
+            "the whole request, through shared memory": request["seconds"]["request"],
+            "RAW file to DNG by the command": single["seconds"]["exposure"],
+            "RAW file to DNG by the published procedure, in PyTorch, FP32": single["seconds"]["published"],
+        }.items():
+            assert said[name] == f"{seconds['median']:.1f} s", name
+        stages = [f"{request['mean_stage_s'][stage]:.2f} s" for stage in ("pack", "expose", "unpack")]
+        assert said["of which pack, expose (twice), unpack; means"] == ", ".join(stages)
+        assert said["peak memory of the server"] == f"{request['server_peak_gib']:.1f} GiB"
+        for name, ratio, digits in (
+            ("request / engine, in the same round", request["request_over_engine"], 2),
+            ("command / engine, in the same round", single["file_over_engine"], 2),
+            ("published procedure / command, in the same round", single["published_over_exposure"], 1),
+        ):
+            median, least, most = (f"{ratio[which]:.{digits}f}" for which in ("median", "least", "most"))
+            assert said[name] == f"{median} ({least} to {most})", name
 
 
 def test_a_comparison_names_what_changed_beyond_its_rounds() -> None:
