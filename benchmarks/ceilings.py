@@ -1,4 +1,4 @@
-"""The two ceilings of the roofline, measured where everything else is: FP32 arithmetic and memory bandwidth.
+"""The two ceilings of the roofline, measured where everything else is: arithmetic and memory bandwidth.
 
 And what one pass of the network asks of them.
 """
@@ -15,17 +15,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exposure.networks import Network
 
-MATRIX = 2048  # side; its three matrices are read from memory once for 340 operations a byte
-ARRAY_BYTES = 256 * 2**20  # beyond the cache of any processor that this runs on
+MATRIX, CARD_MATRIX = (
+    2048,
+    8192,
+)  # sides; three such matrices are read from memory once for 340 operations a byte or more
+ARRAY_BYTES, CARD_ARRAY_BYTES = 2**28, 2**30  # beyond the cache of any processor or card that this runs on
 FP32 = 4  # bytes
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """flops: FP32 operations a second, a multiply-add is two; bandwidth: bytes a second, read and written."""
+    """flops: operations a second, a multiply-add is two; bandwidth: bytes a second, read and written. on_card: of a
+    card, in FP16; else of the processor, in FP32.
+    """
 
     flops: float
     bandwidth: float
+    on_card: bool = False
 
     def seconds(self, cost: "Cost") -> float:
         """The least time that this machine needs: arithmetic or memory, whichever is longer."""
@@ -41,25 +47,31 @@ class Cost:
 
 
 class Probe:
-    """The best rates that were seen. `run` is one look, made in every round between the peers."""
+    """The best rates that were seen. `run` is one look, made in every round between the peers.
 
-    def __init__(self) -> None:
-        self._a, self._b = torch.rand(2, MATRIX, MATRIX).unbind()
-        self._x, self._y, self._z = (torch.rand(ARRAY_BYTES // FP32) for _ in range(3))
+    device: "cpu", or "cuda", whose arithmetic is looked at in FP16, as engines compute there.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
+        self._on_card = device != "cpu"
+        self._side, kind = (CARD_MATRIX, torch.float16) if self._on_card else (MATRIX, torch.float32)
+        self._bytes = CARD_ARRAY_BYTES if self._on_card else ARRAY_BYTES
+        self._a, self._b = torch.rand(2, self._side, self._side, device=device, dtype=kind).unbind()
+        self._x, self._y, self._z = (torch.rand(self._bytes // FP32, device=device) for _ in range(3))
         self.flops: list[float] = []
         self.bandwidth: list[float] = []
 
     def run(self) -> None:
-        """A product of matrices, and z = x + 2 y (McCalpin's triad), over all cores."""
-        product = _seconds(lambda: torch.mm(self._a, self._b))
-        triad = _seconds(lambda: torch.add(self._x, self._y, alpha=2.0, out=self._z))
-        self.flops.append(2 * MATRIX**3 / product)
-        self.bandwidth.append(3 * ARRAY_BYTES / triad)
+        """A product of matrices, and z = x + 2 y (McCalpin's triad), over all cores, or the whole card."""
+        product = self._seconds(lambda: torch.mm(self._a, self._b))
+        triad = self._seconds(lambda: torch.add(self._x, self._y, alpha=2.0, out=self._z))
+        self.flops.append(2 * self._side**3 / product)
+        self.bandwidth.append(3 * self._bytes / triad)
 
     @property
     def best(self) -> Ceilings:
         """The ceilings: what nothing that was measured here went beyond."""
-        return Ceilings(max(self.flops), max(self.bandwidth))
+        return Ceilings(max(self.flops), max(self.bandwidth), self._on_card)
 
     def record(self) -> dict[str, Any]:
         """For the JSON, in GFLOP/s and GB/s, with how far the worst look lay below the best."""
@@ -73,19 +85,28 @@ class Probe:
             "looks": len(self.flops),
         }
 
+    def _seconds(self, work: Callable[[], Any]) -> float:
+        if self._on_card:
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        if self._on_card:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
 
-def cost_of_pass(network: Network, height: int, width: int) -> Cost:
+
+def cost_of_pass(network: Network, height: int, width: int, number_bytes: int = FP32) -> Cost:
     """Of one [1, 4, height, width] image. Counted on tensors without data, so any size costs nothing.
 
-    traffic takes every convolution's input, output and weights as moved once, activations fused into them: what an
-    engine moves that keeps no planes in cache between layers.
+    number_bytes: of one number of a plane. traffic takes every convolution's input, output and weights as moved once,
+    activations fused into them: what an engine moves that keeps no planes in cache between layers.
     """
     traffic = 0
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal traffic
         weights = sum(parameter.numel() for parameter in module.parameters())
-        traffic += FP32 * (sum(tensor.numel() for tensor in inputs) + output.numel() + weights)
+        traffic += number_bytes * (sum(tensor.numel() for tensor in inputs) + output.numel() + weights)
 
     unreal = copy.deepcopy(network).to("meta")
     convolutions = [m for m in unreal.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
@@ -96,9 +117,3 @@ def cost_of_pass(network: Network, height: int, width: int) -> Cost:
     for handle in handles:
         handle.remove()
     return Cost(flops=counter.get_total_flops(), traffic=traffic)
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

@@ -93,8 +93,10 @@ def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], ro
     }
 
 
-def described(timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceilings: Ceilings) -> dict[str, Any]:
-    """One frame size for the JSON: each peer beside the roofline and beside the published way."""
+def described(
+    timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceilings: Ceilings, baseline: str = PUBLISHED
+) -> dict[str, Any]:
+    """One frame size for the JSON: each peer beside the roofline and beside the baseline."""
     seconds: dict[str, Sequence[float]] = timed["seconds"]
     limit = ceilings.seconds(cost)
     peers: dict[str, Any] = dict.fromkeys(timed["unable"])
@@ -106,10 +108,10 @@ def described(timed: dict[str, Any], sides: tuple[int, int], cost: Cost, ceiling
             "gflops": rounded(cost.flops / times["median"] / 1e9),
             "peak_gib": timed["peaks"][name],
         }
-        if not PEERS[name].on_card:  # the ceilings are the processor's
+        if PEERS[name].on_card == ceilings.on_card:
             peers[name]["share_of_roofline"] = round(limit / times["median"], 3)
-        if PUBLISHED in seconds:
-            peers[name]["speed_over_baseline"] = ratio(seconds[PUBLISHED], taken)
+        if baseline in seconds:
+            peers[name]["speed_over_baseline"] = ratio(seconds[baseline], taken)
     for name, reason in timed["unable"].items():
         peers[name] = {"left_out": reason}
     return {

@@ -72,6 +72,7 @@ def checks() -> dict[str, Check]:
         "Triton with GPU instances": _from("gpu_server", "server_check"),
         "engines": engines_check,
         "Triton with every model on the card": _from("gpu_server", "deployed_check"),
+        "peers": peers_check,
     }
 
 
@@ -215,6 +216,15 @@ def engines_check() -> dict[str, Any]:
     if outcomes == {"not checked"}:
         raise NotCheckedError("; ".join(f"{name}: {result['why']}" for name, result in engines.items()))
     return {"outcome": "failed" if "failed" in outcomes else "passed", "engines": engines}
+
+
+def peers_check() -> dict[str, Any]:
+    """The network by every means that a card offers, in turn, under the card's own ceilings."""
+    try:
+        from gpu_benchmark import measured
+    except ModuleNotFoundError as error:
+        raise NotCheckedError(f"{error.name} is not here") from error
+    return measured()
 
 
 def _from(module: str, name: str) -> Check:

@@ -56,7 +56,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
         trt = load_tensorrt(target)
     except EngineError as error:
         return _told(str(error))
-    capability = int("".join(map(str, torch.cuda.get_device_capability())))
+    capability = _capability()
     named = target != "tensorrt-rtx" or capability in RTX_CARDS  # else tried, with no card named, and told
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
@@ -64,7 +64,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     refused = []
     for numbers in plan_attempts(network, settings):
         try:
-            built = _built_engine(target, trt, network, settings, numbers, capability)
+            built = _built_engine(target, trt, network, settings, numbers)
         except (EngineError, RuntimeError) as error:
             if named:
                 raise
@@ -77,20 +77,32 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     return about | {"outcome": FAILED, "why": refused[-1]["why"], "refused": refused}
 
 
-def _built_engine(target: str, trt: Any, network: Any, settings: Any, numbers: Any, capability: int) -> dict[str, Any]:
+def cards_named(target: str) -> tuple[int, ...]:
+    """What a plan of this target is told to be built for: TensorRT for RTX the card here, if it names such cards."""
+    from exposure.export.tensorrt_engine import RTX_CARDS
+
+    return (_capability(),) if target == "tensorrt-rtx" and _capability() in RTX_CARDS else ()
+
+
+def _capability() -> int:
+    import torch
+
+    return int("".join(map(str, torch.cuda.get_device_capability())))
+
+
+def _built_engine(target: str, trt: Any, network: Any, settings: Any, numbers: Any) -> dict[str, Any]:
     """One engine, its time on the card, and what the gate says of it."""
     import torch
 
     from exposure.export.graph import onnx_from_network
-    from exposure.export.tensorrt_engine import RTX_CARDS, PlanOptions, plan_from_onnx
+    from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 
     profile = settings.profile(network.multiple)
     height, width = profile["usual"]
     with tempfile.TemporaryDirectory() as scratch:
         graph, plan = Path(scratch) / "model.onnx", Path(scratch) / "model.plan"
         onnx_from_network(network, graph, half=numbers.precision == "f16", islands=numbers.islands)
-        cards = (capability,) if target == "tensorrt-rtx" and capability in RTX_CARDS else ()
-        options = PlanOptions(**profile, compute_capabilities=cards)
+        options = PlanOptions(**profile, compute_capabilities=cards_named(target))
         plan_from_onnx(graph, plan, target, options, torch.cuda.get_device_name())
         engine = TorchMemoryEngine(trt, plan.read_bytes())
         size = plan.stat().st_size

@@ -1,6 +1,8 @@
-"""The network by torch on a card, for peers.py."""
+"""The network on a card, by torch, ONNX Runtime and TensorRT, for peers.py."""
 
+import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from exposure.export.graph import onnx_from_network
+from exposure.export.precision import Traced
+from exposure.export.recipes import Settings
 from exposure.networks import Network
+
+WARM_UPS = 3
 
 
 class OnCard:
@@ -37,8 +44,8 @@ class OnCard:
 
         return one_pass
 
-    def peak_bytes(self) -> int:
-        """The most memory of the card that tensors have held so far."""
+    def peak_bytes(self) -> int | None:
+        """The most memory of the card that tensors have held so far; None where nobody counts it."""
         return torch.cuda.max_memory_allocated()
 
     def _uploaded(self, image: NDArray[np.float32]) -> Any:
@@ -47,6 +54,84 @@ class OnCard:
     def _forward(self, *tensors: Any) -> Any:
         with torch.inference_mode(), torch.autocast("cuda", self._autocast, enabled=self._autocast is not None):
             return self._module(*tensors)
+
+
+class Graphed(OnCard):
+    """The same, its kernels launched together as one CUDA graph for each size."""
+
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
+        planes, on_card = self._uploaded(image), torch.from_numpy(gain).cuda()
+        beside = torch.cuda.Stream()  # what is captured must have run before, and not on the default stream
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UPS):
+                self._forward(planes, on_card, planes)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._forward(planes, on_card, planes)
+
+        def one_pass() -> None:
+            graph.replay()
+            torch.cuda.synchronize()
+
+        return one_pass
+
+
+class ByOnnxRuntime(OnCard):
+    """A graph by one of ONNX Runtime's providers; planes and result stay on the device."""
+
+    def __init__(self, graph: Path, provider: str, device: str = "cuda") -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        if self._session.get_providers()[0] != provider:  # it goes on with the processor, without a word
+            raise RuntimeError(f"ONNX Runtime cannot use its {provider} here")
+        self._ort, self._device = onnxruntime, device
+
+    def __call__(self, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+        binding = self._bound(*arrays)
+        self._session.run_with_iobinding(binding)
+        return np.asarray(binding.copy_outputs_to_cpu()[0])
+
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
+        binding = self._bound(image, gain, image)
+
+        def one_pass() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return one_pass
+
+    def peak_bytes(self) -> None:
+        return None
+
+    def _bound(self, *arrays: NDArray[np.float32]) -> Any:
+        binding = self._session.io_binding()
+        for port, array in zip(self._session.get_inputs(), arrays, strict=False):
+            held = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
+            binding.bind_ortvalue_input(port.name, held)
+        binding.bind_output("CLEAN", self._device)
+        return binding
+
+
+class ByPlan(OnCard):
+    """A plan of TensorRT or TensorRT for RTX, on torch's memory."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine, self._memory = engine, torch.contiguous_format
+
+    def __call__(self, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.asarray(self._engine(*arrays))
+
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
+        planes, on_card = self._uploaded(image), torch.from_numpy(gain).cuda()
+        return lambda: self._engine.on_card(planes, on_card, planes)  # complete when it returns
+
+    def peak_bytes(self) -> None:
+        return None
 
 
 def cuda_eager(network: Network, _: Path) -> OnCard:
@@ -62,5 +147,50 @@ def cuda_compiled(network: Network, _: Path) -> OnCard:
     return OnCard(module, memory=torch.channels_last, autocast=torch.float16)
 
 
+def cuda_graph(network: Network, _: Path) -> Graphed:
+    return Graphed(Traced(network, half=True, islands=_islands(network)), memory=torch.channels_last)
+
+
+def cuda_onnx(provider: str, network: Network, graph: Path) -> ByOnnxRuntime:
+    return ByOnnxRuntime(_half_graph(network, graph), provider)
+
+
+def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
+    """Built for the card that is here."""
+    from gpu_engine import TorchMemoryEngine, cards_named
+
+    from exposure.export.tensorrt_engine import PlanOptions, load_tensorrt, plan_from_onnx
+
+    half = _half_graph(network, graph)
+    plan, options = half.with_suffix(".plan"), Settings().profile(network.multiple)
+    plan_from_onnx(half, plan, target, PlanOptions(**options, compute_capabilities=cards_named(target)), "")
+    return ByPlan(TorchMemoryEngine(load_tensorrt(target), plan.read_bytes()))
+
+
+def _half_graph(network: Network, graph: Path) -> Path:
+    """The graph of an FP16 engine, beside the FP32 one; each peer has its own."""
+    folder = Path(tempfile.mkdtemp(dir=graph.parent))
+    onnx_from_network(network, folder / "half.onnx", half=True, islands=_islands(network))
+    return folder / "half.onnx"
+
+
+def _islands(network: Network) -> list[str]:
+    """What the shipped network's engine keeps in FP32: the end of the body."""
+    return [network.body_end] if network.body_end else []
+
+
 def no_card() -> str | None:
     return None if torch.cuda.is_available() else "torch sees no NVIDIA card here"
+
+
+def no_provider(provider: str) -> str | None:
+    if reason := no_card():
+        return reason
+    import onnxruntime
+
+    known = provider in onnxruntime.get_available_providers()
+    return None if known else f"ONNX Runtime has no {provider} here; onnxruntime-gpu brings it"
+
+
+def no_library(module: str) -> str | None:
+    return no_card() or (None if find_spec(module) else f"{module} is not installed")

@@ -14,7 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_peers import OnCard, cuda_compiled, cuda_eager, cuda_half, no_card
+from gpu_peers import (
+    OnCard,
+    cuda_compiled,
+    cuda_eager,
+    cuda_graph,
+    cuda_half,
+    cuda_onnx,
+    cuda_plan,
+    no_card,
+    no_library,
+    no_provider,
+)
 from harness import peak_bytes
 from int8 import quantised
 from numpy.typing import NDArray
@@ -110,6 +121,7 @@ def no_fast_bf16() -> str | None:
 
 
 OURS, PUBLISHED = "OpenVINO FP32", "torch FP32 eager"
+COMPILED = "torch.compile CUDA FP16 channels-last"
 PEERS = {
     PUBLISHED: Peer(eager),
     "torch FP32 channels-last": Peer(channels_last, environment=TUNED_MALLOC),
@@ -121,9 +133,22 @@ PEERS = {
     "OpenVINO INT8 inside": Peer(openvino_int8, least_db=LOW_PRECISION_DB),
     "torch CUDA FP32 eager": Peer(cuda_eager, no_card, on_card=True),
     "torch CUDA FP16 channels-last": Peer(cuda_half, no_card, least_db=LOW_PRECISION_DB, on_card=True),
-    "torch.compile CUDA FP16 channels-last": Peer(
-        cuda_compiled, no_card, least_db=LOW_PRECISION_DB, reply_s=TUNING_S, on_card=True
-    ),
+    COMPILED: Peer(cuda_compiled, no_card, least_db=LOW_PRECISION_DB, reply_s=TUNING_S, on_card=True),
+    "torch CUDA graph, FP16 body": Peer(cuda_graph, no_card, least_db=LOW_PRECISION_DB, on_card=True),
+}
+_FP16_ON_CARD: dict[str, Any] = {"least_db": LOW_PRECISION_DB, "reply_s": TUNING_S, "on_card": True}
+PEERS |= {
+    f"ONNX Runtime {name}, FP16 body": Peer(
+        functools.partial(cuda_onnx, f"{name}ExecutionProvider"),
+        functools.partial(no_provider, f"{name}ExecutionProvider"),
+        **_FP16_ON_CARD,
+    )
+    for name in ("CUDA", "Tensorrt")
+} | {
+    f"{target}, FP16 body": Peer(
+        functools.partial(cuda_plan, target), functools.partial(no_library, library), **_FP16_ON_CARD
+    )
+    for target, library in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx"))
 }
 
 
@@ -163,9 +188,10 @@ class Worker:
         """One pass over random planes of this size, which stay with the worker."""
         self._ask("planes", height, width)
 
-    def peak_gib(self) -> float:
-        """The most memory that the process has held so far."""
-        return round(self._ask("peak") / 2**30, 2)
+    def peak_gib(self) -> float | None:
+        """The most memory that the process has held so far; None where a library on a card does not tell."""
+        held = self._ask("peak")
+        return None if held is None else round(held / 2**30, 2)
 
     def close(self) -> None:
         """End the process; by force where it is busy."""

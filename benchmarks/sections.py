@@ -49,7 +49,8 @@ def engine(found: dict[str, Any]) -> str:
             over = ratio(timed["speed_over_baseline"]) if "speed_over_baseline" in timed else ""
             share = percent(timed["share_of_roofline"]) if "share_of_roofline" in timed else ""
             cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", share)
-            rows.append((peer, *cells, timed["peak_gib"], over, agreed))
+            peak = "" if timed["peak_gib"] is None else timed["peak_gib"]
+            rows.append((peer, *cells, peak, over, agreed))
         title = ("network by", "seconds", "passes/s", "of roofline", "peak GiB", f"faster than {base}", "agrees")
         parts.append(
             f"**{name}**, planes {frame['planes'][0]}×{frame['planes'][1]}: {frame['gflop']:g} GFLOP, "

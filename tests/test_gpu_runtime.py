@@ -11,15 +11,21 @@ import pytest
 import torch
 from conftest import PROJECT
 
-from exposure.assets import MODEL_REPOSITORY
+from exposure import load_checkpoint
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export import tensorrt_engine
 from exposure.export import tensorrt_runtime as runtime
+from exposure.export.graph import onnx_from_network, onnx_runner
 from exposure.export.machine import Machine
 from exposure.export.manifest import EngineError
 from exposure.networks import Network
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
+import ceilings
+import gpu_benchmark
+import gpu_check
 import gpu_peers
+import peers
 
 NAMES = ("IMAGE", "PHOTON_GAIN", "CLEAN")
 A_CARD = Machine("A card", "86", "13.0", "580.1")
@@ -202,6 +208,52 @@ def test_a_peer_on_a_card_computes_what_the_network_does(monkeypatch: pytest.Mon
     uploads.clear()
     one_pass()
     assert not uploads
+
+
+def test_a_peer_by_onnx_runtime_keeps_its_planes(tmp_path: Path, network: Network) -> None:
+    """On the processor here; what a provider cannot do is told, not done by another."""
+    onnx_from_network(network, tmp_path / "model.onnx")
+    peer = gpu_peers.ByOnnxRuntime(tmp_path / "model.onnx", "CPUExecutionProvider", "cpu")
+    image, original = (np.random.default_rng(seed).random((1, 4, 32, 48), np.float32) for seed in range(2))
+    gain = np.array([0.5], np.float32)
+    expected = onnx_runner(tmp_path / "model.onnx")(image, gain, original)
+    np.testing.assert_array_equal(peer(image, gain, original), expected)
+    peer.over(image, gain)()
+    with (
+        pytest.warns(UserWarning, match="not in available provider names"),
+        pytest.raises(RuntimeError, match="ONNX Runtime cannot use its NowhereExecutionProvider here"),
+    ):
+        gpu_peers.ByOnnxRuntime(tmp_path / "model.onnx", "NowhereExecutionProvider")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a card is here")
+def test_peers_that_need_a_card_say_so() -> None:
+    on_card = [peer for peer in peers.PEERS.values() if peer.on_card]
+    assert {peer.absent() for peer in on_card} == {"torch sees no NVIDIA card here"}
+    assert len(on_card) == 8
+    with pytest.raises(gpu_check.NotCheckedError, match="torch sees no NVIDIA card here"):
+        gpu_benchmark.measured()
+
+
+def test_the_cards_ceilings_are_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processor stands in: smaller, since its FP16 is slow."""
+    monkeypatch.setattr(ceilings, "CARD_MATRIX", 64)
+    monkeypatch.setattr(ceilings, "CARD_ARRAY_BYTES", 4096)
+    rand = torch.rand
+
+    def here(*sides: int, device: str, **more: Any) -> torch.Tensor:
+        assert device == "cuda"
+        return rand(*sides, **more)
+
+    monkeypatch.setattr(torch, "rand", here)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    probe = ceilings.Probe("cuda")
+    probe.run()
+    assert probe._a.dtype is torch.float16
+    assert probe.best.on_card
+    assert (probe.best.flops, probe.best.bandwidth) == (probe.flops[0], probe.bandwidth[0])
+    whole, half = (ceilings.cost_of_pass(load_checkpoint(CHECKPOINT), 64, 64, size) for size in (4, 2))
+    assert (half.flops, half.traffic) == (whole.flops, whole.traffic / 2)
 
 
 def test_the_client_is_told_whether_to_ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
