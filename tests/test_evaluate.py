@@ -362,6 +362,23 @@ def test_a_server_is_judged_against_its_own_checkpoint(client: Client, sid: Path
     np.testing.assert_allclose(judged(one, 1), evaluate.definition(CHECKPOINT)(one, 1), atol=2 / 15583)  # of DN
 
 
+def test_one_command_compares_all_methods(address: str, sid: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine that is served, a network trained for one pass, and diffusion at each number of steps."""
+    baselines = CHECKPOINT.parent / "baselines"
+    flags = ["--server", address, "--passes", "1", "--steps", "1", "2"]
+    flags += ["--one-pass", str(baselines / "one_pass.safetensors")]
+    flags += ["--diffusion", str(baselines / "diffusion.safetensors"), "--out", str(sid / "all")]
+    assert main(["evaluate", "sid", str(sid), *flags]) == 0
+    told = capsys.readouterr().out
+    for method in ("definition, 1 pass", "served, 1 pass", "trained for one pass, 1 pass", "diffusion, DDIM, 2 passes"):
+        assert method in told
+    scores = json.loads((sid / "all" / "scores.json").read_text())["scores"]
+    blind = {(score["method"], score["passes"], score["case"]): score["blind"] for score in scores}
+    for (method, passes, case_), value in blind.items():
+        if method == "served":
+            assert value == pytest.approx(blind["definition", passes, case_], abs=0.01)
+
+
 def test_the_command_prints_a_table_and_writes_plots(sid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = sid / "evidence"
     assert main(["evaluate", "sid", str(sid), "--passes", "1", "3", "--independent", "--out", str(out)]) == 0
