@@ -2,6 +2,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <random>
 #include <vector>
 
 #include "../kernels/csrc/kernels.h"
@@ -58,9 +60,40 @@ static bool odd_numbers() {
     return true;
 }
 
+// Any bits as numbers, seeds and places, and any sizes, the same ones in every run.
+static void random_calls() {
+    std::mt19937 bits(7);
+    auto number = [&] { uint32_t word = bits(); float value; memcpy(&value, &word, 4); return value; };
+    for (int call = 0; call < 400; call++) {
+        int32_t height = 1 + bits() % 33, width = 1 + bits() % 33, threads = 1 + bits() % 4;
+        std::vector<float> image(4 * height * width), next(image.size());
+        for (auto& value : image) value = number();
+        Field field{bits() * 0x100000001ull, (uint32_t)bits(), (int32_t)(bits() >> 1) - 64, (int32_t)(bits() >> 2),
+                    height, width};
+        Injection step{number(), number(), number()};
+        exposure_cpu_poisson(image.data(), &field, next.data(), threads);
+        exposure_cpu_expose(image.data(), next.data(), &step, &field, image.data(), PLANES_FP32, threads);
+        exposure_cpu_expose(next.data(), next.data(), &step, &field, image.data(), PLANES_FP16, threads);
+        Layout layout = layout_of(bits() % 4, 2 * height, 2 * width, 1);
+        for (int i = 0; i < 4; i++) {  // levels are what callers validate
+            layout.black[i] = bits() % 30000;
+            layout.factor[i] = 1 + bits() % 35000;
+        }
+        std::vector<uint16_t> mosaic(4 * height * width);
+        exposure_cpu_unpack(next.data(), &layout, mosaic.data(), threads);
+        exposure_cpu_pack(mosaic.data(), &layout, next.data(), PLANES_FP16, threads);
+        float rows[4 * 4];
+        exposure_schedule(number(), number(), number(), number(), 1 + bits() % 4, rows);
+        uint32_t counter[4] = {(uint32_t)bits(), (uint32_t)bits(), (uint32_t)bits(), (uint32_t)bits()}, words[4];
+        exposure_cpu_philox(counter, counter + 2, words);
+    }
+    for (const char* root : {"", "/nowhere", "/proc"}) exposure_cpu_cores(root);
+}
+
 int main() {
     int geometries = round_trips();
     if (geometries < 0 || !odd_numbers()) return 1;
+    random_calls();
     printf("%d geometries came back as they were\n", geometries);
     return 0;
 }

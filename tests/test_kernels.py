@@ -97,10 +97,13 @@ def test_the_schedule_is_the_definition(ratio: float, gain: float, saturation: f
 
 
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
-    """Geometry and odd numbers under AddressSanitizer and UndefinedBehaviorSanitizer, in a program of their own."""
+    """Geometry, odd numbers and random calls under AddressSanitizer and UndefinedBehaviorSanitizer, in a program of
+    their own.
+    """
     program = tmp_path / "sanitized"
     flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-fsanitize=address,undefined,float-cast-overflow"]
-    sources = [PROJECT / "tests" / "sanitized.cpp", PROJECT / "kernels" / "csrc" / "cpu.cpp"]
+    csrc = PROJECT / "kernels" / "csrc"
+    sources = [PROJECT / "tests" / "sanitized.cpp", csrc / "cpu.cpp", csrc / "cores.cpp"]
     subprocess.run(
         ["g++", *flags, "-fno-sanitize-recover=all", "-pthread", *sources, "-o", program], check=True, text=True
     )
