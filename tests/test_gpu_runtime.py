@@ -263,3 +263,57 @@ def test_the_client_is_told_whether_to_ask_again(monkeypatch: pytest.MonkeyPatch
     assert code(runtime.CardFullError("")) == code(OutOfMemoryError("")) == "later"
     assert code(EngineError("")) == "otherwise"
     assert code(runtime.CardError("")) == code(CUDARuntimeError("")) == "never"
+
+
+class BuilderConfig:
+    """What TensorRT is told, and a store of timings that remembers what it was made of."""
+
+    def __init__(self) -> None:
+        self.told: set[str] = set()
+        self.hardware_compatibility_level = None
+
+    def add_optimization_profile(self, profile: Any) -> None: ...
+
+    def clear_flag(self, flag: str) -> None:
+        self.told.discard(flag)
+
+    def set_flag(self, flag: str) -> None:
+        self.told.add(flag)
+
+    def create_timing_cache(self, known: bytes) -> bytes:
+        return known
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> None:
+        assert not ignore_mismatch
+        self.cache = cache
+
+    def get_timing_cache(self) -> Any:
+        return SimpleNamespace(serialize=lambda: self.cache + b"!")
+
+
+def test_timings_are_kept_for_each_card_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EXPOSURE_CACHE", str(tmp_path))
+    met = []
+    for version, card in (("10.14", "RTX A5000"), ("10.14", "RTX A5000"), ("10.14", "H200"), ("11.0", "RTX A5000")):
+        config = BuilderConfig()
+        trt = SimpleNamespace(__version__=version)
+        path = tensorrt_engine._timing_cache(trt, "tensorrt", config, card)
+        met.append(config.cache)
+        tensorrt_engine._keep_timings(config, path)
+    assert met == [b"", b"!", b"", b""]
+    assert len(list((tmp_path / "timing").iterdir())) == 3
+    assert tensorrt_engine._timing_cache(trt, "tensorrt-rtx", config, card) is None
+    tensorrt_engine._keep_timings(config, tmp_path / "gone" / "a.cache")  # a disk that takes nothing costs no plan
+
+
+@pytest.mark.parametrize("portable", [False, True])
+def test_a_portable_plan_is_for_later_versions_and_cards(monkeypatch: pytest.MonkeyPatch, portable: bool) -> None:
+    flags = SimpleNamespace(TF32="tf32", VERSION_COMPATIBLE="versions")
+    trt = SimpleNamespace(BuilderFlag=flags, HardwareCompatibilityLevel=SimpleNamespace(AMPERE_PLUS="ampere"))
+    monkeypatch.setattr(tensorrt_engine, "_profile", lambda *_: None)
+    monkeypatch.setattr(tensorrt_engine, "_progress_monitor", lambda _: None)
+    options = tensorrt_engine.PlanOptions((16, 16), (16, 16), (16, 16), portable=portable)
+    builder = SimpleNamespace(create_builder_config=BuilderConfig)
+    config = tensorrt_engine._config(trt, "tensorrt", builder, None, options)
+    assert config.told == ({"versions"} if portable else set())
+    assert config.hardware_compatibility_level == ("ampere" if portable else None)

@@ -96,6 +96,24 @@ def test_the_schedule_is_the_definition(ratio: float, gain: float, saturation: f
     np.testing.assert_allclose(rows, expected, rtol=1.2e-7, atol=1e-30)  # one rounding to FP32
 
 
+def test_what_speaks_dlpack_is_taken() -> None:
+    """As CuPy's and JAX's arrays do; this one lies on the processor."""
+
+    class Foreign:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self._tensor = tensor
+
+        def __dlpack__(self, **how: object) -> object:
+            return self._tensor.__dlpack__(**how)
+
+        def __dlpack_device__(self) -> object:
+            return self._tensor.__dlpack_device__()
+
+    rate = torch.rand(4, 6, 7) * 30
+    found = ops.poisson(Foreign(rate), seed=3, index=0)
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(ops.poisson(rate, seed=3, index=0)))
+
+
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """Geometry, odd numbers and random calls under AddressSanitizer and UndefinedBehaviorSanitizer, in a program of
     their own.
