@@ -26,7 +26,7 @@ from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 T = TypeVar("T")
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
-FP32_IN_BF16 = ((1, 2), (None, 2), (None, 3))  # first and last convolutions, see WideEnds, as many as the gate wants
+FP32_IN_BF16 = ((1, 2), (None, 2), (1, 3), (None, 3))  # first and last convolutions, see WideEnds, by their time
 
 
 @dataclass(frozen=True)
