@@ -80,7 +80,7 @@ Not measured here:
 def _layers(result: dict[str, Any]) -> str:
     """Where one pass goes."""
     found = result["layers"]
-    rows = [(kind, f"{1e3 * s:.3g}", f"{100 * found['share'][kind]:.1f} %") for kind, s in found["seconds"].items()]
+    rows = [(kind, f"{1e3 * s:.4g}", f"{100 * found['share'][kind]:.1f} %") for kind, s in found["seconds"].items()]
     height, width = found["planes"]
     return f"""
 One pass of the engine for this processor, {found["precision"].upper()}, planes {height}×{width}, as OpenVINO times its
