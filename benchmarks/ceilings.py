@@ -15,10 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from exposure.networks import Network
 
-MATRIX, CARD_MATRIX = (
-    2048,
-    8192,
-)  # sides; three such matrices are read from memory once for 340 operations a byte or more
+MATRIX, CARD_MATRIX = 2048, 8192  # sides; such matrices are moved once for 340 operations a byte or more
 ARRAY_BYTES, CARD_ARRAY_BYTES = 2**28, 2**30  # beyond the cache of any processor or card that this runs on
 FP32 = 4  # bytes
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import published
 from frames import FRAMES, GAIN, RATIO, dark_mosaic
-from harness import Benchmark, interleaved, peak_bytes, ratio, rounded, summary
+from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from numpy.typing import NDArray
 from peers import ENGINE_FOLDER
 
@@ -60,7 +60,7 @@ def main() -> None:
         many = [write_raw(folder / f"night_{number}.dng", mosaic + np.uint16(number)) for number in range(BATCH)]
         batch = batch_of_files(client, server.address, many, folder, 3 * benchmark.rounds)
         result = {"passes": PASSES, "single": single, "batch": batch}
-        result["server_peak_gib"] = round(peak_bytes(server.process.pid) / 2**30, 2)
+        result["server_peak_gib"] = peak_gib(server.process.pid)
     benchmark.finish(result)
 
 

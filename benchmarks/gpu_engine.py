@@ -49,18 +49,17 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
 
     from exposure.export.manifest import EngineError
     from exposure.export.recipes import Settings, plan_attempts
-    from exposure.export.tensorrt_engine import RTX_CARDS, load_tensorrt
+    from exposure.export.tensorrt_engine import load_tensorrt
     from exposure.networks import load_checkpoint
 
     try:
         trt = load_tensorrt(target)
     except EngineError as error:
         return _told(str(error))
-    capability = _capability()
-    named = target != "tensorrt-rtx" or capability in RTX_CARDS  # else tried, with no card named, and told
+    named = target != "tensorrt-rtx" or bool(cards_named(target))  # else tried, with no card named, and told
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
-    about = {"version": trt.__version__, "card": torch.cuda.get_device_name(), "compute_capability": str(capability)}
+    about = {"version": trt.__version__, "card": torch.cuda.get_device_name(), "compute_capability": str(_capability())}
     refused = []
     for numbers in plan_attempts(network, settings):
         try:

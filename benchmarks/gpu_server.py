@@ -109,17 +109,21 @@ def _latency(client: Any, shape: tuple[int, int]) -> dict[str, float]:
     """Median and extremes of whole requests from this machine, after two that warm up; and of their mean, what each of
     our models took and what is left for Triton, transport and client.
     """
-    mosaic, times = dark(shape), []
-    for number in range(2 + ROUNDS):
-        if number == 2:
-            before = client.stage_seconds()
+    mosaic = dark(shape)
+
+    def request() -> float:
         started = time.perf_counter()
         client.denoise(mosaic, SENSOR, passes=3, **PHYSICS)
-        times.append(time.perf_counter() - started)
-    after, counted = client.stage_seconds(), times[2:]
-    result = {name: round(of(counted), 5) for name, of in (("median", median), ("least", min), ("most", max))}
+        return time.perf_counter() - started
+
+    for _ in range(2):
+        request()
+    before = client.stage_seconds()
+    times = [request() for _ in range(ROUNDS)]
+    after = client.stage_seconds()
+    result = {name: round(of(times), 5) for name, of in (("median", median), ("least", min), ("most", max))}
     models = {f"mean of {name}": (after[name] - before[name]) / ROUNDS for name in after}
-    models["mean of the rest"] = sum(counted) / ROUNDS - sum(models.values())
+    models["mean of the rest"] = sum(times) / ROUNDS - sum(models.values())
     return result | {name: round(seconds, 5) for name, seconds in models.items()}
 
 

@@ -67,6 +67,11 @@ def peak_bytes(pid: int | None = None) -> int:
     return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
+def peak_gib(pid: int | None = None) -> float:
+    """The same in GiB, for the JSON."""
+    return round(peak_bytes(pid) / 2**30, 2)
+
+
 def processor() -> str:
     """The processor's own name."""
     return _cpuinfo("model name") or platform.machine()

@@ -33,8 +33,7 @@ from numpy.typing import NDArray
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
-from exposure.export.openvino_engine import OpenVinoEngine, WideEnds, bf16_is_fast, openvino_from_onnx
-from exposure.export.recipes import FP32_IN_BF16
+from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, bf16_is_fast, openvino_from_onnx
 from exposure.export.scene import low_light_crops
 from exposure.networks import Network
 from exposure.quality import agreement_db
@@ -97,23 +96,24 @@ def onnx_runtime(_: Network, graph: Path) -> Run:
 
 
 def openvino_f32(_: Network, graph: Path) -> Run:
-    return _openvino(graph, "f32")
+    return openvino_engine(graph, "f32")
 
 
 def openvino_bf16(_: Network, graph: Path) -> Run:
     """Ours, where the gate lets it pass: BF16 but for both ends."""
-    return _openvino(graph, "bf16")
+    return openvino_engine(graph, "bf16")
 
 
 def openvino_int8(network: Network, graph: Path) -> Run:
     """Inner levels in INT8, the rest as ours; not offered as an engine, for it does not pass the accuracy gate."""
-    return _openvino(quantised(network, graph), "bf16" if bf16_is_fast() else "f32")
+    return openvino_engine(quantised(network, graph), "bf16" if bf16_is_fast() else "f32")
 
 
-def _openvino(graph: Path, precision: str) -> Run:
-    folder = Path(tempfile.mkdtemp(dir=graph.parent))  # one for each: OpenVINO keeps the files mapped
-    openvino_from_onnx(graph, folder, wide=WideEnds(*FP32_IN_BF16[0]) if precision == "bf16" else None)
-    return OpenVinoEngine(folder, precision)
+def openvino_engine(graph: Path, precision: str, *, timed: bool = False) -> OpenVinoEngine:
+    """An engine of its own for each, as the gate lets the shipped network's pass."""
+    folder = Path(tempfile.mkdtemp(dir=graph.parent))
+    openvino_from_onnx(graph, folder, wide=WIDE_ENDS[0] if precision == "bf16" else None)
+    return OpenVinoEngine(folder, precision, timed=timed)
 
 
 def no_fast_bf16() -> str | None:

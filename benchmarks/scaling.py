@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from engine import graph_of, planes_of
 from frames import FRAMES, GAIN, RATIO, dark_mosaic
-from harness import Benchmark, interleaved, peak_bytes, ratio, rounded, summary
+from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from peers import OURS, PeerError, Worker
 from scipy.stats import linregress
 
@@ -45,7 +45,7 @@ def main() -> None:
     benchmark.say("cores timed")
     measured = {"engine": OURS, "megapixels": sizes, "cores": cores}
     with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
-        peak = partial(_peak_gib, server.process.pid)  # what it held by then: each step asks for more
+        peak = partial(peak_gib, server.process.pid)  # what it held by then: each step asks for more
         measured |= {
             "passes": over_passes(benchmark, server.address, peak),
             "tiles": over_tiles(benchmark, server.address, peak),
@@ -182,10 +182,6 @@ def _met(works: dict[str, Callable[[], Any]], order: Sequence[str], peak: Peak) 
         works[name]()
         peaks[name] = peak()
     return peaks
-
-
-def _peak_gib(process: int) -> float:
-    return round(peak_bytes(process) / 2**30, 2)
 
 
 def _one_size(megapixels: int, sides: tuple[int, int], graph: Path, rounds: int) -> dict[str, Any]:

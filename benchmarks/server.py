@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import tritonclient.grpc as grpc
 from frames import FRAMES, GAIN, RATIO, dark_mosaic
-from harness import Benchmark, interleaved, peak_bytes, ratio, rounded, summary
+from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from numpy.typing import NDArray
 from peers import ENGINE_FOLDER
 
@@ -64,7 +64,7 @@ def main() -> None:
             layers = waterfall(engine, client, server.address, small, benchmark.rounds)
             benchmark.say("waterfall timed")
             request = whole_request(engine, client, Frame.of(*large), benchmark.rounds)
-            request["server_peak_gib"] = round(peak_bytes(server.process.pid) / 2**30, 2)
+            request["server_peak_gib"] = peak_gib(server.process.pid)
             benchmark.say("whole request timed")
         requests = 16 if benchmark.quick else REQUESTS
         under_load = load(engine, server.address, Frame.of(*LOAD_SIDES), requests)

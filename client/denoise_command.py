@@ -25,6 +25,8 @@ from .reach import add_server_flags, addresses, checked, client_for
 from .recipe import Recipe, formats_of
 from .triton import IN_FLIGHT, Client
 
+MOST_NAMED = 50  # files that failed, in the last line
+
 
 def denoise_files(options: argparse.Namespace) -> int:
     """Denoise every file that can be; report and skip the others. Flags that make no sense end it before any is read.
@@ -117,9 +119,6 @@ def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:
     return sources, {resolved(path) for path in left} - {resolved(path) for path in made}
 
 
-MOST_NAMED = 50  # files that failed, in the last line
-
-
 class Report:
     """What people see: progress, a sentence for each file, a summary. With `as_json`, lines for scripts instead."""
 
@@ -173,10 +172,10 @@ class Report:
         if counted:
             rate = f", {self.counts[DONE] / seconds * 3600:.0f} files an hour" if self.counts[DONE] else ""
             self._tell(f"{', '.join(f'{self.counts[status]} {status}' for status in counted)} in {seconds:.0f} s{rate}")
-        if self.counts[FAILED]:
-            named, more = self._failed[:MOST_NAMED], self.counts[FAILED] - MOST_NAMED
-            names = ", ".join(named) + (f" and {more} more" if more > 0 else "")
-            self._complain(f"{self.counts[FAILED]} of {self._files} files failed, for reasons told above: {names}")
+        if self._failed:
+            more = len(self._failed) - MOST_NAMED
+            names = ", ".join(self._failed[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+            self._complain(f"{len(self._failed)} of {self._files} files failed, for reasons told above: {names}")
 
     def _tell(self, line: str) -> None:
         """Results go to the standard output; where both are one terminal, the bar makes room."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exposure.export.machine import has_bf16, rtx_hindrance, this_machine
-from exposure.export.manifest import EngineError, build_command, read_manifest
+from exposure.export.manifest import EngineError, build_command, parsed_manifest
 
 from .triton import ServerError
 
@@ -49,14 +49,16 @@ def choose_config(repository: Path) -> Configuration:
 
 
 def _slower(folder: Path) -> str:
-    """The end of a sentence, where an engine that was built here would be faster."""
+    """The end of a sentence, where an engine that was built here may be faster."""
+    if not has_bf16():
+        return ""
     try:
-        manifest = read_manifest(folder)
-    except EngineError:  # which the server itself tells
+        manifest = parsed_manifest(folder)  # the server itself looks at the files
+    except EngineError:  # which it tells
         return ""
-    if not has_bf16() or manifest.built_from.get("processor", "").endswith("with BF16"):
+    if manifest.built_from.get("processor", "").endswith("with BF16"):
         return ""
-    return f", which was built on a processor without BF16 and is slower than one built here: {manifest.rebuild}"
+    return f", which was built on a processor without BF16 and may be slower than one built here: {manifest.rebuild}"
 
 
 def _unused(repository: Path, installed: set[str], hindrance: str) -> str:

@@ -73,16 +73,21 @@ def build_command_for(folder: Path) -> str:
     return build_command(folder.parents[2], folder.name)
 
 
-def read_manifest(folder: Path) -> EngineManifest:
-    """The manifest of an installed engine, its files held against it. Raises EngineError."""
+def parsed_manifest(folder: Path) -> EngineManifest:
+    """What the manifest of an installed engine says, of files that nobody looked at. Raises EngineError."""
     try:
-        manifest = EngineManifest(**json.loads((folder / NAME).read_text("utf-8")))
+        return EngineManifest(**json.loads((folder / NAME).read_text("utf-8")))
     except FileNotFoundError as error:
         raise EngineError(f"no engine in {folder}; build one with: {build_command_for(folder)}") from error
     except (OSError, ValueError, TypeError) as error:
         raise EngineError(
             f"{folder / NAME} is not an engine manifest; rebuild with: {build_command_for(folder)}"
         ) from error
+
+
+def read_manifest(folder: Path) -> EngineManifest:
+    """The manifest of an installed engine, its files held against it. Raises EngineError."""
+    manifest = parsed_manifest(folder)
     for name, digest in manifest.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise EngineError(f"{folder / name} is not the file that was built; rebuild with: {manifest.rebuild}")

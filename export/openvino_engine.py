@@ -3,7 +3,6 @@
 import math
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,9 @@ class WideEnds:
         return f"FP32 in {first} and its last {self.last} convolutions"
 
 
+WIDE_ENDS = (WideEnds(1, 2), WideEnds(None, 2), WideEnds(1, 3), WideEnds(None, 3))  # by their time; the gate decides
+
+
 def openvino_from_onnx(graph: Path, folder: Path, *, wide: WideEnds | None = None) -> None:
     """Convert a checked ONNX graph into OpenVINO's own format, weights uncompressed, and mark what stays wide."""
     model = ov.Core().read_model(graph)
@@ -57,16 +59,16 @@ def bf16_is_fast() -> bool:
 class OpenVinoEngine:
     """clean = engine(image, photon_gain[, original]), compiled once per frame size.
 
-    folder: holds model.xml; precision: "f32", or "bf16" for all that is not marked to stay in FP32. The server's own is
-    kernels/backend/openvino_engine.cpp; both keep as many sizes compiled.
+    folder: holds model.xml; precision: "f32", or "bf16" for all that is not marked to stay in FP32; timed: whether to
+    note what layers take. The server's own is kernels/backend/openvino_engine.cpp; both keep as many sizes compiled.
     """
 
-    def __init__(self, folder: Path, precision: str) -> None:
+    def __init__(self, folder: Path, precision: str, *, timed: bool = False) -> None:
         self._core = ov.Core()
         self._core.set_property({"ENABLE_MMAP": False})  # the network stays what it is, whatever is installed later
         self._network = self._core.read_model(folder / MODEL)
-        self.precision = precision
-        self._compiled: OrderedDict[tuple[int, ...], Callable[..., NDArray[np.float32]]] = OrderedDict()
+        self.precision, self._timed = precision, timed
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     @classmethod
     def installed(cls, folder: Path) -> "OpenVinoEngine":
@@ -86,18 +88,22 @@ class OpenVinoEngine:
                 self._compiled.popitem(last=False)
             self._compiled[key] = self._compile(key)
         self._compiled.move_to_end(key)
-        return self._compiled[key](image, photon_gain, *original)
+        return _infer(self._compiled[key], (image, photon_gain, *original))
 
-    def _compile(self, shape: tuple[int, ...]) -> Callable[..., NDArray[np.float32]]:
+    def layer_times(self) -> list[Any]:
+        """OpenVINO's `ProfilingInfo` of each layer in the last call, of an engine that is `timed`."""
+        return list(next(reversed(self._compiled.values())).get_profiling_info())
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
         model = self._network.clone()
         model.reshape({port: [1] if port.any_name == "PHOTON_GAIN" else list(shape) for port in model.inputs})
         properties = {
             "INFERENCE_PRECISION_HINT": self.precision,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads(),
+            "PERF_COUNT": self._timed,
         }
-        request = self._core.compile_model(model, "CPU", properties).create_infer_request()
-        return lambda *arrays: _infer(request, arrays)
+        return self._core.compile_model(model, "CPU", properties).create_infer_request()
 
 
 def _held(shape: tuple[int, ...]) -> int:

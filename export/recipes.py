@@ -26,7 +26,6 @@ from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 T = TypeVar("T")
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
-FP32_IN_BF16 = ((1, 2), (None, 2), (1, 3), (None, 3))  # first and last convolutions, see WideEnds, by their time
 
 
 @dataclass(frozen=True)
@@ -87,11 +86,11 @@ def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: 
 
 def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
     """OpenVINO's own format; in BF16 but for its ends where the processor is fast at it and the gate lets it pass."""
-    from .openvino_engine import OpenVinoEngine, WideEnds, bf16_is_fast, openvino_from_onnx
+    from .openvino_engine import WIDE_ENDS, OpenVinoEngine, bf16_is_fast, openvino_from_onnx
 
     accuracy: dict[str, Any] = {"ran_on": "this processor"}
     in_bf16 = bf16_is_fast() and not settings.fp32
-    attempts = [("bf16", WideEnds(*ends)) for ends in FP32_IN_BF16] if in_bf16 else []
+    attempts = [("bf16", wide) for wide in WIDE_ENDS] if in_bf16 else []
     with _scratch() as scratch:
         graph = scratch / GRAPH
         accuracy |= _traced(network, graph, checkpoint)

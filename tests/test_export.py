@@ -31,9 +31,9 @@ from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
 from exposure.export.machine import Machine, this_machine
 from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
-from exposure.export.openvino_engine import OpenVinoEngine, WideEnds, openvino_from_onnx
+from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, WideEnds, openvino_from_onnx
 from exposure.export.precision import choose_islands
-from exposure.export.recipes import FP32_IN_BF16, Built, Settings
+from exposure.export.recipes import Built, Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
@@ -96,7 +96,7 @@ def test_the_graph_is_the_network(
         assert graph.agreement(network, engine, least, precision) > least
 
 
-@pytest.mark.parametrize("wide", [WideEnds(*ends) for ends in FP32_IN_BF16], ids=str)
+@pytest.mark.parametrize("wide", WIDE_ENDS, ids=str)
 def test_the_ends_of_a_bf16_engine_stay_in_fp32(
     graphs: Callable[[Make, int, bool], Path], tmp_path: Path, wide: WideEnds
 ) -> None:
@@ -439,7 +439,7 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
     monkeypatch.setattr(recipes, "_traced", lambda *_: {"graph_db": 120.0})
     monkeypatch.setattr(recipes, "_gate", gate)
     built = recipes.openvino_recipe(small_naf(8, True), tmp_path, Settings(), "5e1f")
-    assert tried == [*len(FP32_IN_BF16) * ["bf16"], "f32"]
+    assert tried == [*len(WIDE_ENDS) * ["bf16"], "f32"]
     assert (built.precision, built.accuracy["scenes"]) == ("f32", [{"scene": "passed"}])
     assert built.accuracy["refused"] == "too coarse"
 

@@ -101,7 +101,9 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
     assert "RTX A5000 is here, but libexposure_kernels_cuda.so is not built; install the project with pip" in chosen.why
 
 
-@pytest.mark.parametrize(("built_on", "here", "told"), [("x86_64", True, True), ("x86_64 with BF16", True, False)])
+@pytest.mark.parametrize(
+    ("built_on", "here", "told"), [("x86_64", True, True), ("x86_64", False, False), ("x86_64 with BF16", True, False)]
+)
 def test_an_engine_of_a_slower_processor_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_on: str, here: bool, told: bool
 ) -> None:

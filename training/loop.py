@@ -6,7 +6,6 @@ import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +82,10 @@ class Trainer:
         self.network = network.to(self.device).train()
         self.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
-        weights = list(self.network.parameters())
-        convolutions = [module.weight for module in self.network.modules() if isinstance(module, CONVOLUTIONS)]
-        inner = {id(weight) for weight in convolutions} - {id(self.network.last.weight)}
-        matrices = [id(weight) in inner for weight in weights]
-        body, others = (list(compress(weights, chosen)) for chosen in (matrices, [not one for one in matrices]))
+        convolutions = [module for module in self.network.modules() if isinstance(module, CONVOLUTIONS)]
+        body = [module.weight for module in convolutions if module is not self.network.last]
+        known = set(map(id, body))
+        others = [weight for weight in self.network.parameters() if id(weight) not in known]
         self.optimizers = [Muon(body, plan.learning_rate), Adam(others, plan.learning_rate, foreach=True)]
         self.low_precision = has_fast_bfloat16(self.device)
         folder.mkdir(parents=True, exist_ok=True)
