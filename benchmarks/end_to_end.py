@@ -31,8 +31,8 @@ from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.export.gate import ALLOWANCES
-from exposure.export.manifest import read_manifest
 from exposure.export.openvino_engine import OpenVinoEngine
+from exposure.kernels.manifest import read_manifest
 from exposure.networks import Network
 from exposure.noise import noise_profile
 

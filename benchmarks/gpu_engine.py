@@ -47,9 +47,9 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     """Build, time and gate one target for the card, as `build_engine.py` builds it; what is refused is told, too."""
     import torch
 
-    from exposure.export.manifest import EngineError
     from exposure.export.recipes import Settings, plan_attempts
     from exposure.export.tensorrt_engine import load_tensorrt
+    from exposure.kernels.manifest import EngineError
     from exposure.networks import load_checkpoint
 
     try:

@@ -63,14 +63,14 @@ def server_check() -> dict[str, Any]:
 def deployed_check() -> dict[str, Any]:
     """What a user of the card deploys: `build_engine.py --target tensorrt-rtx`, then every model of rtx.pbtxt on it."""
     _require()
-    from exposure.export.machine import rtx_hindrance, this_machine
+    from exposure.kernels.machine import rtx_hindrance, this_machine
 
     if hindrance := rtx_hindrance(this_machine()):
         raise NotCheckedError(hindrance)
     from exposure.export.build_engine import build
-    from exposure.export.manifest import read_manifest
     from exposure.export.recipes import Settings
     from exposure.export.tensorrt_engine import RTX_CARDS
+    from exposure.kernels.manifest import read_manifest
 
     if int(this_machine().compute_capability) not in RTX_CARDS:
         raise NotCheckedError(f"TensorRT for RTX names no card of capability {this_machine().compute_capability}")

@@ -23,9 +23,9 @@ from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT
 from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.client.triton import Client
 from exposure.schedule import SERVED_PASSES
+from exposure.tiles import TILE_PIXELS, plan_tiles
 
 GIB_PER_PIXEL = 1.1e-6  # of a packed frame in FP32, half as much again as was seen: larger frames are not begun
 SMALL_MP = 6  # up to which a frame is timed more often

@@ -4,8 +4,8 @@ from typing import Any
 
 from tables import percent, ratio, seconds, table
 
-from exposure.client.tiles import MARGIN
 from exposure.quality import SAME_BITS_DB
+from exposure.tiles import MARGIN
 
 BEST_RAW_DENOISER_MS_PER_MP = 24  # LightCraft's own figure: 24 MP in 0.582 s, one pass, RTX 4090 Laptop
 

@@ -22,8 +22,8 @@ from exposure import pack, unpack, unroll
 from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import AsyncClient, Client, ServerBusyError
-from exposure.export.manifest import read_manifest
 from exposure.export.openvino_engine import OpenVinoEngine
+from exposure.kernels.manifest import read_manifest
 from exposure.schedule import SERVED_PASSES
 
 PASSES = 3

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exposure.export.machine import has_bf16, rtx_hindrance, this_machine
-from exposure.export.manifest import EngineError, build_command, parsed_manifest
+from exposure.kernels.machine import has_bf16, rtx_hindrance, this_machine
+from exposure.kernels.manifest import EngineError, build_command, parsed_manifest
 
 from .triton import ServerError
 

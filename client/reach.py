@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from exposure.assets import MODEL_REPOSITORY
+from exposure.tiles import SMALLEST_TILE, TILE_PIXELS
 
 from .access import Access, ServerError, ServerGoneError, host_of
 from .hardware import choose_config
 from .server import ServerOptions, running_server, server_is_installed
-from .tiles import SMALLEST_TILE, TILE_PIXELS
 from .triton import Client
 
 SERVER = "EXPOSURE_SERVER"  # an environment variable

@@ -20,8 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from exposure.assets import MODEL_REPOSITORY
-from exposure.export.manifest import build_command
 from exposure.kernels.library import BACKEND, built
+from exposure.kernels.manifest import build_command
 
 from .hardware import ENGINES
 from .shared_memory import remove_abandoned_regions

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, check_tile
+from exposure.tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
 from .access import Access, ServerBusyError, ServerError, ServerGoneError
 from .connection import READY_TIMEOUT_S, Answer, Connection, Request, smallest_request
-from .tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
 __all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 

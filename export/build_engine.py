@@ -17,20 +17,14 @@ from pathlib import Path
 try:
     from exposure.export.ensembles import install_configs
     from exposure.export.graph import input_names
-    from exposure.export.machine import library_version, rtx_hindrance, this_machine
-    from exposure.export.manifest import (
-        EngineError,
-        EngineManifest,
-        read_manifest,
-        replacing,
-        seal,
-        trusted_manifest,
-    )
+    from exposure.export.install import replacing, seal
     from exposure.export.options import AS_SHIPPED, parser, rebuild_command, refuse_idle_settings, settings_of
     from exposure.export.precision import GraphError
     from exposure.export.recipes import Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
     from exposure.export.tensorrt_engine import REMEDIES, RTX_CARDS, load_tensorrt
     from exposure.files import sha256
+    from exposure.kernels.machine import library_version, rtx_hindrance, this_machine
+    from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
     from exposure.networks import CheckpointError, Network, load_checkpoint
 except ModuleNotFoundError as error:
     if __name__ != "__main__":

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.kernels.library import threads
-
-from .manifest import EngineError, trusted_manifest
+from exposure.kernels.manifest import EngineError, trusted_manifest
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else importing openvino reports home
 import openvino as ov  # noqa: E402

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.client.tiles import SMALLEST_TILE
+from exposure.kernels.manifest import EngineError, build_command
 from exposure.sensor import SMALLEST_SIDE
+from exposure.tiles import SMALLEST_TILE
 
-from .manifest import EngineError, build_command
 from .recipes import Settings
 from .tensorrt_engine import RTX_CARDS
 

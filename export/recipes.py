@@ -11,14 +11,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from exposure.client.tiles import TILE_PIXELS, plan_tiles
 from exposure.files import sha256
+from exposure.kernels.machine import LIBRARIES, library_version, this_machine
 from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE, plane_side
+from exposure.tiles import TILE_PIXELS, plan_tiles
 
 from .gate import pass_gate
 from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
-from .machine import LIBRARIES, library_version, this_machine
 from .precision import GraphError, Run, choose_islands, half_runner
 from .scene import REAL_CROP, low_light_crops, real_scenes, simulated_scenes
 from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx

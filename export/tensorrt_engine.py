@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from exposure.files import whole
+from exposure.kernels.machine import outdated_driver, this_machine
+from exposure.kernels.manifest import EngineError
 
 from .cache import cache_folder
-from .machine import outdated_driver, this_machine
-from .manifest import EngineError
 
 PLAN = "model.plan"
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}

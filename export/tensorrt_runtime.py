@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.files import whole
+from exposure.kernels.machine import this_machine
+from exposure.kernels.manifest import EngineError, build_command_for, trusted_manifest
 
 from .cache import cache_folder, keep_newest
-from .machine import this_machine
-from .manifest import EngineError, build_command_for, trusted_manifest
 from .tensorrt_engine import PLAN, load_tensorrt
 
 KERNEL_CACHES = 16  # one for each plan that was built here

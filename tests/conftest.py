@@ -20,8 +20,8 @@ from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.export.build_engine import build
-from exposure.export.manifest import read_manifest
 from exposure.export.recipes import Settings
+from exposure.kernels.manifest import read_manifest
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 
 os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # timings and kernels, not the user's

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exposure import Sensor, unroll
-from exposure.export.machine import this_machine
 from exposure.kernels import arrays, library, ops
+from exposure.kernels.machine import this_machine
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import gpu_kernels

@@ -24,13 +24,11 @@ from test_nafnet import small_naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.client.tiles import TILE_PIXELS, plan_tiles
-from exposure.export import build_engine, graph, machine, openvino_engine, options, recipes
+from exposure.export import build_engine, graph, openvino_engine, options, recipes
 from exposure.export.build_engine import build
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
-from exposure.export.machine import Machine, this_machine
-from exposure.export.manifest import EngineError, read_manifest, replacing, trusted_manifest
+from exposure.export.install import replacing
 from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, WideEnds, openvino_from_onnx
 from exposure.export.precision import choose_islands
 from exposure.export.recipes import Built, Settings
@@ -38,8 +36,12 @@ from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
 from exposure.export.tensorrt_runtime import PlanEngine
 from exposure.files import sha256
+from exposure.kernels import machine
+from exposure.kernels.machine import Machine, this_machine
+from exposure.kernels.manifest import EngineError, read_manifest, trusted_manifest
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
+from exposure.tiles import TILE_PIXELS, plan_tiles
 
 
 def saved(tmp_path: Path, network: Network, unit: float = 15583.0) -> Path:

@@ -16,8 +16,8 @@ from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export import tensorrt_engine
 from exposure.export import tensorrt_runtime as runtime
 from exposure.export.graph import onnx_from_network, onnx_runner
-from exposure.export.machine import Machine
-from exposure.export.manifest import EngineError
+from exposure.kernels.machine import Machine
+from exposure.kernels.manifest import EngineError
 from exposure.networks import Network
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))

@@ -20,9 +20,9 @@ from exposure.client import hardware
 from exposure.client import server as launcher
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
-from exposure.export import machine
 from exposure.export.ensembles import install_configs
-from exposure.export.machine import Machine, outdated_driver, this_machine
+from exposure.kernels import machine
+from exposure.kernels.machine import Machine, outdated_driver, this_machine
 
 FOR_RTX = {"library": "tensorrt-rtx-cu13-bindings", "library_version": "1.7.1.116", "compute_capability": "86"}
 A_CARD = Machine("RTX A5000", "86", "13.0", "580.65")

@@ -20,10 +20,11 @@ from exposure.assets import CHECKPOINT
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
 from exposure.export import build_engine
-from exposure.export.machine import Machine, mismatch
-from exposure.export.manifest import EngineError, EngineManifest, read_manifest, seal, trusted_manifest
+from exposure.export.install import seal
 from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.export.recipes import Settings
+from exposure.kernels.machine import Machine, mismatch
+from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
 from exposure.networks import CheckpointInfo, save_checkpoint
 
 A5000, H100 = Machine("NVIDIA RTX A5000", "86", "13.0", "580.1"), Machine("NVIDIA H100", "90", "13.0", "580.1")
@@ -249,7 +250,7 @@ def test_the_driver_is_asked_the_same_in_python(tmp_path: Path) -> None:
     subprocess.run(
         ["gcc", "-shared", "-fPIC", PROJECT / "tests" / "card.c", "-o", tmp_path / "libcuda.so.1"], check=True
     )
-    code = "from exposure.export.machine import this_machine; print(this_machine())"
+    code = "from exposure.kernels.machine import this_machine; print(this_machine())"
     environment = {"LD_LIBRARY_PATH": str(tmp_path), "CARD_NAME": "A card", "CARD_CAPABILITY": "120"}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, check=True

@@ -36,9 +36,9 @@ from exposure.export import openvino_engine
 from exposure.export.build_engine import build
 from exposure.export.ensembles import ORIGIN_IMAGE_LINE
 from exposure.export.gate import ALLOWANCES, Allowance
-from exposure.export.manifest import read_manifest
 from exposure.export.recipes import Settings
 from exposure.files import sha256
+from exposure.kernels.manifest import read_manifest
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import recorded

@@ -12,12 +12,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from exposure import Sensor
-from exposure.client import tiles, triton
+from exposure import Sensor, tiles
+from exposure.client import triton
 from exposure.client.connection import Answer, Connection, Request
-from exposure.client.tiles import GRID, MARGIN, SMALLEST_TILE, plan_tiles
 from exposure.client.triton import Client, ServerError
 from exposure.networks import UNet
+from exposure.tiles import GRID, MARGIN, SMALLEST_TILE, plan_tiles
 
 
 @settings(max_examples=30, deadline=None)

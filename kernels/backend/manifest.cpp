@@ -73,7 +73,7 @@ static std::string library_here(const std::string& target) {
     return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
 }
 
-// Why an engine cannot be trusted here, naming both sides; "" where it can. The definition is export/machine.py.
+// Why an engine cannot be trusted here, naming both sides; "" where it can. The definition is kernels/machine.py.
 static std::string mismatch(const std::string& target, const std::string& runs_on) {
     std::string library = json_value(runs_on, "library"), wanted = json_value(runs_on, "library_version");
     bool portable = json_value(runs_on, "portable") == "yes";

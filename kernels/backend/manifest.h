@@ -1,5 +1,5 @@
-// The manifest beside an engine, as export/manifest.py writes it, and the check that its files are
-// the ones it names and that it was built for this server's library and this machine's card.
+// The manifest beside an engine, as kernels/manifest.py describes it, and the check that its files are the ones it names
+// and that it was built for this server's library and this machine's card.
 #pragma once
 #include <cstdint>
 #include <string>

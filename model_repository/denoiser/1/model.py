@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils  # the server's own module
 
-from exposure.export.manifest import EngineError, read_manifest
 from exposure.export.tensorrt_runtime import CardError, CardFullError, PlanEngine, cupy_is_installed
+from exposure.kernels.manifest import EngineError, read_manifest
 
 
 class TritonPythonModel:
