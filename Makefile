@@ -2,7 +2,7 @@
 # make test       lint, types, tests
 # make serve      the server on this machine, until Ctrl-C
 # make bench      what it costs on this machine's processor, 17 to 30 minutes
-# make gpu-check  everything that needs an NVIDIA card; GPU_CHECK="--out FOLDER --limit SECONDS" for each check
+# make gpu-check  everything that needs an NVIDIA card; GPU_CHECK="--limit SECONDS --checks NAME ..."
 # make engine     the shipped network's, in the place of any other; test and bench do so too
 .PHONY: demo test style types serve bench gpu-check engine installed-engine
 
@@ -45,8 +45,9 @@ bench: engine
 gpu-check:
 	@$(PYTHON) benchmarks/gpu_machine.py  # or one sentence, where there is no card
 	@if $(MAKE) --no-print-directory .venv/installed; then \
-	  for extra in rtx tensorrt; do $(MAKE) --silent .venv/with-$$extra >/dev/null 2>&1 \
-	    || echo "gpu-check: pip cannot install .[$$extra] here; what needs it is not checked"; done; \
+	  for extra in rtx tensorrt; do $(MAKE) --silent .venv/with-$$extra >.venv/$$extra.log 2>&1 \
+	    || { echo "gpu-check: pip cannot install .[$$extra] here, and what needs it is not checked. It said:"; \
+	         tail -n 3 .venv/$$extra.log; }; done; \
 	  $(BIN)/python benchmarks/gpu_check.py $(GPU_CHECK); \
 	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK); fi
 

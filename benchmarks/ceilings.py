@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from exposure.kernels.machine import has_bf16
 from exposure.networks import Network
 
 MATRIX, CARD_MATRIX = 2048, 8192  # sides; such matrices are moved once for 340 operations a byte or more
@@ -23,12 +24,13 @@ FP32 = 4  # bytes
 @dataclass(frozen=True)
 class Ceilings:
     """flops: operations a second, a multiply-add is two; bandwidth: bytes a second, read and written. on_card: of a
-    card, in FP16; else of the processor, in FP32.
+    card, in FP16; else of the processor, in FP32. bf16_flops: in BF16, where the processor has it.
     """
 
     flops: float
     bandwidth: float
     on_card: bool = False
+    bf16_flops: float = 0.0
 
     def seconds(self, cost: "Cost") -> float:
         """The least time that this machine needs: arithmetic or memory, whichever is longer."""
@@ -55,20 +57,26 @@ class Probe:
         self._bytes = CARD_ARRAY_BYTES if self._on_card else ARRAY_BYTES
         self._a, self._b = torch.rand(2, self._side, self._side, device=device, dtype=kind).unbind()
         self._x, self._y, self._z = (torch.rand(self._bytes // FP32, device=device) for _ in range(3))
+        self._narrow = [m.bfloat16() for m in (self._a, self._b)] if not self._on_card and has_bf16() else []
         self.flops: list[float] = []
         self.bandwidth: list[float] = []
+        self.bf16_flops: list[float] = []
+        self.run()  # libraries start, memory is touched for the first time
+        for looks in (self.flops, self.bandwidth, self.bf16_flops):
+            looks.clear()
 
     def run(self) -> None:
         """A product of matrices, and z = x + 2 y (McCalpin's triad), over all cores, or the whole card."""
-        product = self._seconds(lambda: torch.mm(self._a, self._b))
+        self.flops.append(self._rate_of_product(self._a, self._b))
+        if self._narrow:
+            self.bf16_flops.append(self._rate_of_product(*self._narrow))
         triad = self._seconds(lambda: torch.add(self._x, self._y, alpha=2.0, out=self._z))
-        self.flops.append(2 * self._side**3 / product)
         self.bandwidth.append(3 * self._bytes / triad)
 
     @property
     def best(self) -> Ceilings:
         """The ceilings: what nothing that was measured here went beyond."""
-        return Ceilings(max(self.flops), max(self.bandwidth), self._on_card)
+        return Ceilings(max(self.flops), max(self.bandwidth), self._on_card, max(self.bf16_flops, default=0.0))
 
     def record(self) -> dict[str, Any]:
         """For the JSON, in GFLOP/s and GB/s, with how far the worst look lay below the best."""
@@ -80,7 +88,10 @@ class Probe:
                 "gbytes_per_s": round(min(self.bandwidth) / max(self.bandwidth), 3),
             },
             "looks": len(self.flops),
-        }
+        } | ({"bf16_gflops": round(self.best.bf16_flops / 1e9, 1)} if self.bf16_flops else {})
+
+    def _rate_of_product(self, a: Tensor, b: Tensor) -> float:
+        return 2 * self._side**3 / self._seconds(lambda: torch.mm(a, b))
 
     def _seconds(self, work: Callable[[], Any]) -> float:
         if self._on_card:

@@ -11,33 +11,35 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import published
-from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from frames import FRAMES, GAIN, RATIO, SENSOR, dark_mosaic
 from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from numpy.typing import NDArray
 from peers import ENGINE_FOLDER
 
 from exposure import load_checkpoint, pack, unroll
-from exposure.assets import CHECKPOINT
+from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.client import command, output, rawfile
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.client.recipe import Recipe
-from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.export.gate import ALLOWANCES
 from exposure.export.openvino_engine import OpenVinoEngine
+from exposure.kernels.library import threads
 from exposure.kernels.manifest import read_manifest
 from exposure.networks import Network
 from exposure.noise import noise_profile
 
 PASSES = 3
-BATCH = 8  # files; many short rounds, since other work comes and goes within a minute
+BATCH = 12  # files, for the command starts processes that read, once
+ANY_PORTS = ServerOptions(grpc_port=0, http_port=0, metrics_port=0)
 _folders = itertools.count()
 
 
@@ -47,7 +49,8 @@ def main() -> None:
     network = load_checkpoint(CHECKPOINT)
     with (
         tempfile.TemporaryDirectory(prefix="exposure_benchmark_") as scratch,
-        running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server,
+        running_server(ANY_PORTS) as server,
+        running_server(replace(ANY_PORTS, repository=instance_for_each_core(Path(scratch)))) as divided,
         Client(server.address) as client,
     ):
         folder = Path(scratch)
@@ -58,7 +61,8 @@ def main() -> None:
         benchmark.say("single file timed")
         mosaic = dark_mosaic(*((256, 256) if benchmark.quick else FRAMES[1]))
         many = [write_raw(folder / f"night_{number}.dng", mosaic + np.uint16(number)) for number in range(BATCH)]
-        batch = batch_of_files(client, server.address, many, folder, 3 * benchmark.rounds)
+        servers = {"together": server.address, "together, an instance for each core": divided.address}
+        batch = batch_of_files(client, servers, many, folder, benchmark.rounds + 1)
         result = {"passes": PASSES, "single": single, "batch": batch}
         result["server_peak_gib"] = peak_gib(server.process.pid)
     benchmark.finish(result)
@@ -115,8 +119,13 @@ def _stages_once(client: Client, path: Path, folder: Path) -> dict[str, float]:
     return {"read, twice": read - started} | models | written
 
 
-def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path, rounds: int) -> dict[str, Any]:
-    """Many files in one command, and the same files one after the other: read, asked for and written in turn."""
+def batch_of_files(
+    client: Client, servers: dict[str, str], paths: list[Path], folder: Path, rounds: int
+) -> dict[str, Any]:
+    """Many files in one command; with a command for each, in this process; and read, asked for and written in turn.
+
+    The last does without what a command does besides: hashes, a reader that may crash, the table of what is done.
+    """
 
     def in_turn() -> None:
         for path in paths:
@@ -124,8 +133,10 @@ def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path
             mosaic = client.denoise(file.mosaic, file.sensor, ratio=RATIO, gain=GAIN, passes=PASSES)
             write_result(folder / "in_turn.dng", file, mosaic)
 
-    works = {"together": _command(address, paths, folder), "one at a time": in_turn}
-    seconds = interleaved(works, rounds, warm_up=0)
+    alone = [_command(servers["together"], [path], folder) for path in paths]
+    works = {name: _command(address, paths, folder) for name, address in servers.items()}
+    works |= {"a command for each file": lambda: [run() for run in alone], "in turn, by hand": in_turn}
+    seconds = interleaved(works, rounds)
     megapixels = sum(rawfile.read(path).mosaic.size for path in paths) / 1e6
     return {
         "files": len(paths),
@@ -133,8 +144,19 @@ def batch_of_files(client: Client, address: str, paths: list[Path], folder: Path
         "seconds": {name: summary(taken) for name, taken in seconds.items()},
         "ms_per_mp": {name: rounded(1e3 * float(np.median(t)) / megapixels) for name, t in seconds.items()},
         "files_per_hour": {name: rounded(3600 * len(paths) / float(np.median(t))) for name, t in seconds.items()},
-        "throughput_ratio": ratio(seconds["one at a time"], seconds["together"]),
+        "throughput_ratio": {
+            name: {other: ratio(seconds[other], seconds[name]) for other in works if other not in servers}
+            for name in servers
+        },
     }
+
+
+def instance_for_each_core(folder: Path) -> Path:
+    """The model repository, but its denoiser serves as many requests at once as there are cores, each on its own."""
+    repository = Path(shutil.copytree(MODEL_REPOSITORY, folder / "model_repository"))
+    config = repository / "denoiser" / "configs" / "cpu.pbtxt"
+    config.write_text(config.read_text().replace("KIND_CPU count: 1", f"KIND_CPU count: {threads()}"))
+    return repository
 
 
 def published_file(network: Network, source: Path, target: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 from ceilings import Ceilings, Cost, Probe, cost_of_pass
 from frames import FRAMES
 from harness import Benchmark, interleaved, ratio, rounded, summary
-from layers import layers
 from peers import OURS, PEERS, PUBLISHED, PeerError, Worker, peers_at_work
 
 from exposure import load_checkpoint
@@ -45,6 +44,8 @@ def main() -> None:
                 for name, sides, rounds in _frames(benchmark):
                     timed[name].append(measure(workers, probe, sides, rounds))
                     benchmark.say(f"{name} timed")
+        from layers import layers  # needs OpenVINO, which the peers on a card do not
+
         where = layers(graph, _frames(benchmark)[-1][1])
         benchmark.say("layers timed")
     frames: dict[str, Any] = {}
@@ -77,12 +78,12 @@ def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], ro
             workers.pop(name).close()  # the next size is larger
             return None
 
-    def one_pass(name: str) -> None:
-        asked(name, lambda worker: worker.run(*sides))
+    def one_pass(name: str) -> Any:
+        return asked(name, lambda worker: worker.run(*sides))
 
     for name in list(workers):
         one_pass(name)  # its warm-up; engines compile themselves for the size
-    works: dict[str, Callable[[], None]] = {name: partial(one_pass, name) for name in workers}
+    works: dict[str, Callable[[], Any]] = {name: partial(one_pass, name) for name in workers}
     seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
     # where memory is short, one may end here too
     peaks = {name: asked(name, lambda worker: worker.peak_gib()) for name in list(workers)}
@@ -110,6 +111,8 @@ def described(
         }
         if PEERS[name].on_card == ceilings.on_card:
             peers[name]["share_of_roofline"] = round(limit / times["median"], 3)
+        if PEERS[name].bf16 and ceilings.bf16_flops:
+            peers[name]["share_of_bf16"] = round(cost.flops / ceilings.bf16_flops / times["median"], 3)
         if baseline in seconds:
             peers[name]["speed_over_baseline"] = ratio(seconds[baseline], taken)
     for name, reason in timed["unable"].items():

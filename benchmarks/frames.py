@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.client.sample import SENSOR
-from exposure.sensor import recorded
+from exposure.sensor import Sensor, recorded
 
+SENSOR = Sensor(black=(800, 800, 800, 800), white=16383, cfa=((0, 1), (1, 2)))
 RATIO, GAIN = 100.0, 3.0
 FRAMES = {  # megapixels: height and width of the mosaic, of cameras that are sold
     1: (832, 1232),

@@ -1,6 +1,6 @@
 """Everything that needs an NVIDIA card, in one run; what is missing here is named, and what was not checked with it.
 
-python benchmarks/gpu_check.py [--out FOLDER] [--limit SECONDS]
+python benchmarks/gpu_check.py [--out FOLDER] [--limit SECONDS] [--checks NAME ...]
 
 `make gpu-check` prepares the environment first, where pip can.
 
@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{card.name}, compute capability {card.capability}, CUDA {card.cuda}")
     for name, text in machine.items():
         print(f"  {name:18}{text}")
-    path, results = options.out / f"{card.slug}.json", {}
-    for name in checks():
-        results[name] = apart(name, limit_s=options.limit)
-        if "package" in results[name]:  # of what was just built, for all that follows and the processes it starts
-            _prepend("PYTHONPATH", results[name]["package"])
+    path = options.out / f"{card.slug}.json"
+    results = dict(json.loads(path.read_text())["checks"]) if options.checks and path.exists() else {}
+    _use_what_was_built(results)
+    for name in options.checks or checks():
+        results[name] = apart(name, limit_s=options.limit) | {"date": datetime.now(tz=UTC).date().isoformat()}
+        if name == "build":
+            _use_what_was_built(results)
         write(path, report(card, machine, results))
     print(f"written: {path}")
     print(not_made(results))
@@ -72,7 +75,8 @@ def checks() -> dict[str, Check]:
         "Triton with GPU instances": _from("gpu_server", "server_check"),
         "engines": engines_check,
         "Triton with every model on the card": _from("gpu_server", "deployed_check"),
-        "peers": peers_check,
+        "peers at 512²": partial(peers_check, "512²"),
+        "peers at 12 MP": partial(peers_check, "12 MP"),
     }
 
 
@@ -113,14 +117,15 @@ def outcome_of(name: str, check: Check) -> dict[str, Any]:
 def exit_status(results: dict[str, dict[str, Any]]) -> int:
     """0 when a kernel was compared on the card and nothing failed."""
     failed = any(result["outcome"] == "failed" for result in results.values())
-    return int(failed or results["kernel parity"]["outcome"] != "passed")
+    return int(failed or results.get("kernel parity", {}).get("outcome") != "passed")
 
 
 def not_made(results: dict[str, dict[str, Any]]) -> str:
-    """The last line: how many of all checks were not made, and why; each engine is one."""
+    """The last line: how many of all checks were not made, and why; each engine is one, and each peer at a size."""
     checks: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
-        checks |= result.get("engines") or {name: result}
+        peers = {f"{peer} at {name.partition(' at ')[2]}": told for peer, told in result.get("peers", {}).items()}
+        checks |= result.get("engines") or peers or {name: result}
     reasons = [f"{name} ({check['why']})" for name, check in checks.items() if check["outcome"] == "not checked"]
     return f"{len(reasons)} of {len(checks)} checks not made" + (f": {'; '.join(reasons)}" if reasons else "")
 
@@ -132,7 +137,6 @@ def report(card: Card, machine: dict[str, str], results: dict[str, dict[str, Any
         "compute_capability": card.capability,
         "cuda": card.cuda,
         "machine": {"cores": os.cpu_count(), **machine},
-        "date": datetime.now(tz=UTC).date().isoformat(),
         "command": " ".join(["python", *sys.argv]),
         "checks": results,
     }
@@ -218,13 +222,13 @@ def engines_check() -> dict[str, Any]:
     return {"outcome": "failed" if "failed" in outcomes else "passed", "engines": engines}
 
 
-def peers_check() -> dict[str, Any]:
+def peers_check(size: str) -> dict[str, Any]:
     """The network by every means that a card offers, in turn, under the card's own ceilings."""
     try:
         from gpu_benchmark import measured
     except ModuleNotFoundError as error:
         raise NotCheckedError(f"{error.name} is not here") from error
-    return measured()
+    return measured(size)
 
 
 def _from(module: str, name: str) -> Check:
@@ -294,8 +298,10 @@ def package_in_build() -> Path:
     return BUILD
 
 
-def _prepend(variable: str, entry: str) -> None:
-    os.environ[variable] = os.pathsep.join([entry, *filter(None, [os.environ.get(variable)])])
+def _use_what_was_built(results: dict[str, Any]) -> None:
+    """In all that follows, and in the processes it starts."""
+    if package := results.get("build", {}).get("package"):
+        os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _cmake(*arguments: Any) -> None:
@@ -308,6 +314,9 @@ def _cmake(*arguments: Any) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results", metavar="FOLDER")
+    parser.add_argument(
+        "--checks", nargs="+", choices=list(checks()), metavar="NAME", help="only these, beside what was found before"
+    )
     parser.add_argument("--limit", type=float, default=CHECK_TIMEOUT_S, metavar="SECONDS", help="for each check")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one check, in this process
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # where to

@@ -138,7 +138,7 @@ class TorchMemoryEngine:
     def __init__(self, trt: Any, plan: bytes) -> None:
         import torch
 
-        from exposure.export.tensorrt_runtime import make_context
+        from exposure.export.tensorrt_runtime import inputs_of, make_context
 
         self._logger = trt.Logger(trt.Logger.ERROR)
         self._runtime = trt.Runtime(self._logger)
@@ -147,8 +147,7 @@ class TorchMemoryEngine:
             raise RuntimeError("the plan was built but is not taken by the runtime on this card")
         self._context, _ = make_context(trt, self._engine)
         self._stream = torch.cuda.Stream()  # on the default one, every pass would wait for the whole card
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self._inputs = inputs_of(self._engine)
 
     def __call__(self, *arrays: Any) -> Any:
         import torch

@@ -16,6 +16,8 @@ from exposure.export.recipes import Settings
 from exposure.networks import Network
 
 WARM_UPS = 3
+PROVIDER_OPTIONS = {"TensorrtExecutionProvider": {"trt_fp16_enable": True}}  # else it computes in FP32
+FALLBACKS = {"TensorrtExecutionProvider": ["CUDAExecutionProvider"]}  # of what it leaves; else on the processor
 
 
 class OnCard:
@@ -86,7 +88,8 @@ class ByOnnxRuntime(OnCard):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        providers = [(provider, PROVIDER_OPTIONS.get(provider, {})), *FALLBACKS.get(provider, [])]
+        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
         if self._session.get_providers()[0] != provider:  # it goes on with the processor, without a word
             raise RuntimeError(f"ONNX Runtime cannot use its {provider} here")
         self._ort, self._device = onnxruntime, device
@@ -160,10 +163,12 @@ def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
     from gpu_engine import TorchMemoryEngine, cards_named
 
     from exposure.export.tensorrt_engine import PlanOptions, load_tensorrt, plan_from_onnx
+    from exposure.kernels.machine import this_machine
 
     half = _half_graph(network, graph)
-    plan, options = half.with_suffix(".plan"), Settings().profile(network.multiple)
-    plan_from_onnx(half, plan, target, PlanOptions(**options, compute_capabilities=cards_named(target)), "")
+    plan, profile = half.with_suffix(".plan"), Settings().profile(network.multiple)
+    options = PlanOptions(**profile, compute_capabilities=cards_named(target))
+    plan_from_onnx(half, plan, target, options, this_machine().card)
     return ByPlan(TorchMemoryEngine(load_tensorrt(target), plan.read_bytes()))
 
 

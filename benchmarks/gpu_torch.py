@@ -3,15 +3,15 @@
 from typing import Any
 
 import numpy as np
+from frames import SENSOR
 from gpu_check import NotCheckedError
 from gpu_kernels import judged
 
-from exposure import Sensor, denoise, pack, unpack, unroll
+from exposure import denoise, pack, unpack, unroll
 from exposure.assets import CHECKPOINT
 from exposure.kernels import ops
 from exposure.sensor import recorded
 
-SENSOR = Sensor((800, 800, 800, 800), 16383, ((0, 1), (1, 2)))
 PHYSICS = {"ratio": 50.0, "gain": 3.0, "seed": 2**40 + 3}
 TIPPED = 0.02  # of all pixels: a rounding of the network's tips a draw over, and the next pass spreads it
 

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from ceilings import Probe
-from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from frames import FRAMES, GAIN, RATIO, SENSOR, dark_mosaic
 from harness import Benchmark, interleaved, ratio, rounded, summary
 
 from exposure import pack, unpack, unroll
-from exposure.client.sample import SENSOR
 from exposure.denoise import expose
 from exposure.kernels import ops
 

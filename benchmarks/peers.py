@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from gpu_peers import (
+    WARM_UPS,
     OnCard,
     cuda_compiled,
     cuda_eager,
@@ -27,13 +29,11 @@ from gpu_peers import (
     no_provider,
 )
 from harness import peak_bytes
-from int8 import quantised
 from numpy.typing import NDArray
 
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
-from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, bf16_is_fast, openvino_from_onnx
 from exposure.export.scene import low_light_crops
 from exposure.networks import Network
 from exposure.quality import agreement_db
@@ -45,7 +45,7 @@ REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and name
 TUNING_S = 900.0  # the same where kernels are tried out first
 PHOTON_GAIN = 0.5  # a middle one, for timing
 LOW_PRECISION_DB = 50.0  # below, a peer computes something else
-# Large planes are allocated anew in every layer; without these, page faults dominate.
+# Torch allocates large planes anew in every layer; without these, page faults dominate.
 TUNED_MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": "17179869184",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -57,12 +57,17 @@ class PeerError(RuntimeError):
     """A peer that cannot be measured here; the message says why."""
 
 
+class WrongPeerError(PeerError):
+    """A peer that computes something else."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """build: (network, ONNX graph) to a function of arrays. absent: why it cannot be here, or None.
 
     least_db: agreement with FP32 torch below which it is not timed. reply_s: longest wait for one answer. on_card:
-    whether it computes on a card, where the processor's roofline says nothing and its memory is the card's.
+    whether it computes on a card, where the processor's roofline says nothing and its memory is the card's. bf16:
+    whether the processor multiplies in BF16.
     """
 
     build: Callable[[Network, Path], Run]
@@ -71,6 +76,7 @@ class Peer:
     least_db: float = FP32_AGREEMENT_DB
     reply_s: float = REPLY_S
     on_card: bool = False
+    bf16: bool = False
 
 
 def eager(network: Network, _: Path) -> Run:
@@ -106,30 +112,36 @@ def openvino_bf16(_: Network, graph: Path) -> Run:
 
 def openvino_int8(network: Network, graph: Path) -> Run:
     """Inner levels in INT8, the rest as ours; not offered as an engine, for it does not pass the accuracy gate."""
-    return openvino_engine(quantised(network, graph), "bf16" if bf16_is_fast() else "f32")
+    from int8 import quantised
+
+    return openvino_engine(quantised(network, graph), "f32" if no_fast_bf16() else "bf16")
 
 
-def openvino_engine(graph: Path, precision: str, *, timed: bool = False) -> OpenVinoEngine:
+def openvino_engine(graph: Path, precision: str, *, timed: bool = False) -> Any:
     """An engine of its own for each, as the gate lets the shipped network's pass."""
+    from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, openvino_from_onnx  # a card needs none
+
     folder = Path(tempfile.mkdtemp(dir=graph.parent))
     openvino_from_onnx(graph, folder, wide=WIDE_ENDS[0] if precision == "bf16" else None)
     return OpenVinoEngine(folder, precision, timed=timed)
 
 
 def no_fast_bf16() -> str | None:
+    from exposure.export.openvino_engine import bf16_is_fast
+
     return None if bf16_is_fast() else "this processor has no BF16 arithmetic"
 
 
 OURS, PUBLISHED = "OpenVINO FP32", "torch FP32 eager"
 COMPILED = "torch.compile CUDA FP16 channels-last"
 PEERS = {
-    PUBLISHED: Peer(eager),
+    PUBLISHED: Peer(eager, environment=TUNED_MALLOC),
     "torch FP32 channels-last": Peer(channels_last, environment=TUNED_MALLOC),
     "torch.compile FP32 channels-last": Peer(compiled, environment=TUNED_MALLOC),
-    "torch BF16 channels-last": Peer(bf16, no_fast_bf16, TUNED_MALLOC, LOW_PRECISION_DB),
+    "torch BF16 channels-last": Peer(bf16, no_fast_bf16, TUNED_MALLOC, LOW_PRECISION_DB, bf16=True),
     "ONNX Runtime FP32": Peer(onnx_runtime),
     OURS: Peer(openvino_f32),
-    "OpenVINO BF16, FP32 ends": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB),
+    "OpenVINO BF16, FP32 ends": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB, bf16=True),
     "OpenVINO INT8 inside": Peer(openvino_int8, least_db=LOW_PRECISION_DB),
     "torch CUDA FP32 eager": Peer(cuda_eager, no_card, on_card=True),
     "torch CUDA FP16 channels-last": Peer(cuda_half, no_card, least_db=LOW_PRECISION_DB, on_card=True),
@@ -172,7 +184,7 @@ class Worker:
         return self._ask("arrays", *arrays)
 
     def verify(self, network: Network) -> float:
-        """Agreement with eager FP32 torch on simulated low light, PSNR in dB. Raises PeerError when it is too low."""
+        """Agreement with eager FP32 torch on simulated low light, PSNR in dB. Raises WrongPeerError where it is low."""
         darkest = list(low_light_crops(network.photon_unit))[-1]
         gain = np.array([darkest.photon_gain], np.float32)
         with torch.no_grad():
@@ -181,12 +193,14 @@ class Worker:
             expected = network(image, torch.from_numpy(gain), original).numpy()
         found = agreement_db(self(darkest.image, gain, original.numpy()), expected)
         if not found >= self.peer.least_db:  # NaN, too
-            raise PeerError(f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed")
+            raise WrongPeerError(
+                f"it agrees with FP32 torch to {found:.1f} dB only; {self.peer.least_db:.0f} are needed"
+            )
         return found
 
-    def run(self, height: int, width: int) -> None:
-        """One pass over random planes of this size, which stay with the worker."""
-        self._ask("planes", height, width)
+    def run(self, height: int, width: int) -> float:
+        """Seconds of one pass over random planes of this size, which stay with the worker."""
+        return float(self._ask("planes", height, width))
 
     def peak_gib(self) -> float | None:
         """The most memory that the process has held so far; None where a library on a card does not tell."""
@@ -230,7 +244,7 @@ def peers_at_work(
                 found[name] = {"agreement_db": round(worker.verify(network), 1)}
                 workers[name] = worker
             except PeerError as error:
-                found[name] = {"left_out": str(error)}
+                found[name] = {"left_out": str(error), "wrong": isinstance(error, WrongPeerError)}
                 if worker is not None:
                     worker.close()
         yield workers, found
@@ -257,8 +271,11 @@ def _serve(name: str, graph: Path, pipe: Connection) -> None:
                 if (height, width) not in passes:
                     passes.clear()  # with their planes
                     passes[height, width] = _one_pass(run, height, width)
+                    for _ in range(WARM_UPS if isinstance(run, OnCard) else 0):  # kernels are chosen, graphs recorded
+                        passes[height, width]()
+                started = time.perf_counter()
                 passes[height, width]()
-                pipe.send(None)
+                pipe.send(time.perf_counter() - started)
             else:
                 pipe.send(run.peak_bytes() if isinstance(run, OnCard) else peak_bytes())
         except Exception as error:  # told, not raised: the other side decides

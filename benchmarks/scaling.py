@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 from engine import graph_of, planes_of
-from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from frames import FRAMES, GAIN, RATIO, SENSOR, dark_mosaic
 from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from peers import OURS, PeerError, Worker
 from scipy.stats import linregress
 
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT
-from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.schedule import SERVED_PASSES

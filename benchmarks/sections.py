@@ -48,6 +48,8 @@ def engine(found: dict[str, Any]) -> str:
             agreed = "same bits" if agreement >= SAME_BITS_DB else f"{agreement} dB"
             over = ratio(timed["speed_over_baseline"]) if "speed_over_baseline" in timed else ""
             share = percent(timed["share_of_roofline"]) if "share_of_roofline" in timed else ""
+            if "share_of_bf16" in timed:
+                share += f" ({percent(timed['share_of_bf16'])} of BF16's)"
             cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", share)
             peak = "" if timed["peak_gib"] is None else timed["peak_gib"]
             rows.append((peer, *cells, peak, over, agreed))
@@ -61,12 +63,13 @@ def engine(found: dict[str, Any]) -> str:
     return f"""## Engine
 
 One pass of the network, each peer in a process of its own, verified against FP32 torch on simulated low light first.
-Torch's peers take turns, then the others, each time with {base} among them, to which they are compared.
+Torch's peers take turns, then the others, each time with {base} among them, to which they are compared; glibc is told
+to keep memory that torch frees, without which eager torch takes half as long again.
 Ceilings of this machine, the best of {ceilings["looks"]} looks between the rounds: {ceilings["gflops"]:g} GFLOP/s
-(FP32, product of matrices) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every plane
-as moved once and a multiply-add as two operations of FP32; a Winograd convolution does fewer and may pass it, and so
-may BF16 and INT8 (inner levels only; why it is not offered: `export/README.md`). Of a peer on a card, the peak is the
-card's memory that tensors held.
+(FP32, product of matrices{_bf16(ceilings)}) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every
+plane as moved once and a multiply-add as two operations of FP32; a Winograd convolution does fewer and may pass it, and
+so may BF16 and INT8 (inner levels only; why it is not offered: `export/README.md`). Of a peer on a card, the peak is
+the card's memory that tensors held.
 
 {tables}
 
@@ -75,6 +78,10 @@ card's memory that tensors held.
 Not measured here:
 
 {missing}"""
+
+
+def _bf16(ceilings: dict[str, Any]) -> str:
+    return f"; {ceilings['bf16_gflops']:g} in BF16" if "bf16_gflops" in ceilings else ""
 
 
 def _layers(result: dict[str, Any]) -> str:
@@ -163,6 +170,8 @@ def end_to_end(found: dict[str, Any]) -> str:
     single, batch = result["single"], result["batch"]
     rows = [(name, seconds(times), f"{single['ms_per_mp'][name]:.0f}") for name, times in single["seconds"].items()]
     stages = [(name, f"{1e3 * seconds:.0f}") for name, seconds in single["stages_s"].items()]
+    gains = [(name, *(ratio(of) for of in over.values())) for name, over in batch["throughput_ratio"].items()]
+    others = next(iter(batch["throughput_ratio"].values()))
     together = [
         (name, seconds(times), f"{batch['ms_per_mp'][name]:.0f}", f"{batch['files_per_hour'][name]:.0f}")
         for name, times in batch["seconds"].items()
@@ -184,13 +193,17 @@ another network on an RTX 4090 Laptop, other hardware than this, so not a compar
 
 {table(("part of one file, one after the other", "ms, median"), stages)}
 
-Many files, {batch["files"]} of {batch["frame_mp"]:g} MP: in one command, and read, asked for and written
-one after the other.
+Many files, {batch["files"]} of {batch["frame_mp"]:g} MP: together in one command; with a command for each (Python's
+start not counted); and read, asked for and written in turn through the Python interface, without what a command does
+besides (hashes, a reader that may crash, the table of what is done).
 
 {table(("", "seconds", "ms/MP", "files an hour"), together)}
 
-- throughput of the batch over one at a time: **{ratio(batch["throughput_ratio"])}**. An engine on
-  the processor keeps every core busy: a batch gains only what reading and writing leave idle
+{table(("throughput over", *others), gains)}
+
+Files in one command are read and written while others are with the server. One instance of the engine has every core,
+and each layer waits for its slowest thread, so also for the core that reading or writing takes. With an instance for
+each core (`count` in `model_repository/denoiser/configs/cpu.pbtxt`) none waits for another, but a request has one core.
 """
 
 

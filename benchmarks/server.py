@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc
-from frames import FRAMES, GAIN, RATIO, dark_mosaic
+from frames import FRAMES, GAIN, RATIO, SENSOR, dark_mosaic
 from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from numpy.typing import NDArray
 from peers import ENGINE_FOLDER
 
 from exposure import pack, unpack, unroll
-from exposure.client.sample import SENSOR
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import AsyncClient, Client, ServerBusyError
 from exposure.export.openvino_engine import OpenVinoEngine

@@ -41,14 +41,14 @@ class Access:
 
     timeout_s: float = 600.0
     tls: bool = False
-    authorities: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    authorities: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         authorities = self.authorities
-        if authorities is not None and not (authorities.is_file() and os.access(authorities, os.R_OK)):
+        if authorities is not None and not (Path(authorities).is_file() and os.access(authorities, os.R_OK)):
             raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
         if self.certificate is None and self.key is None:
             return

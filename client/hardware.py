@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exposure.kernels.machine import has_bf16, rtx_hindrance, this_machine
+from exposure.kernels.machine import Machine, has_bf16, library_version, mismatch, rtx_hindrance, this_machine
 from exposure.kernels.manifest import EngineError, build_command, parsed_manifest
 
 from .triton import ServerError
@@ -27,7 +27,7 @@ def choose_config(repository: Path) -> Configuration:
     denoiser = repository / "denoiser" / "1"
     installed = {path.parent.name for path in denoiser.glob("*/manifest.json")}
     machine = this_machine()
-    card, hindrance = machine.card, rtx_hindrance(machine)
+    card, hindrance = machine.card, rtx_hindrance(machine) or _misfit(denoiser / "tensorrt-rtx", machine)
     if "tensorrt-rtx" in installed and card and not hindrance:
         return Configuration("rtx", f"{card} is here, and an engine of TensorRT for RTX")
     if "tensorrt-rtx" in installed and card and "openvino" not in installed:
@@ -46,6 +46,17 @@ def choose_config(repository: Path) -> Configuration:
         )
     lack = f"no engine in {denoiser}" if denoiser.parent.is_dir() else f"{repository} is no model repository"
     raise ServerError(f"{lack}; build one with: {build_command(repository)}")
+
+
+def _misfit(folder: Path, machine: Machine) -> str:
+    """Why an engine for other cards, or of another version, cannot run on the card that is here; "" where it can."""
+    if not machine.card:
+        return ""
+    try:
+        problem = mismatch(parsed_manifest(folder).runs_on, machine, library_version(folder.name))
+    except EngineError:  # none, or one that the server itself refuses
+        return ""
+    return f"the engine for it {problem}" if problem else ""
 
 
 def _slower(folder: Path) -> str:

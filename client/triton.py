@@ -1,6 +1,7 @@
 """The client that programs use: a mosaic of any size in, one out, from one Triton server or several."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -229,17 +230,22 @@ class Client:
 
     def _patiently(self, ask: Callable[[Connection], T]) -> T:
         """Ask the least busy server; where it is gone, another, or the same again after a pause."""
-        began = time.monotonic()
+        began, gone_since = time.monotonic(), math.inf
+        untried = set(self._connections)
         while True:
             with self._least_busy() as connection:
+                untried.discard(connection)
                 try:
                     return ask(connection)
                 except ServerGoneError as error:
-                    busy = isinstance(error, ServerBusyError) and self._patience_s > 0
-                    patience_s = self._timeout_s if busy else self._patience_s
-                    untried = any(one.resting_until == 0 for one in self._connections)
+                    now = time.monotonic()
+                    if isinstance(error, ServerBusyError) and self._patience_s > 0:
+                        patient = now < began + self._timeout_s
+                    else:
+                        gone_since = min(gone_since, now)  # however long it had computed before
+                        patient = now < gone_since + self._patience_s
                     known = any(one.has_answered for one in self._connections)
-                    if not untried and not (known and time.monotonic() < began + patience_s):
+                    if not untried and not (known and patient):
                         raise
 
     @contextmanager

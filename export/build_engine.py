@@ -26,6 +26,8 @@ try:
     from exposure.kernels.machine import library_version, rtx_hindrance, this_machine
     from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
     from exposure.networks import CheckpointError, Network, load_checkpoint
+    from exposure.training import leaves, shots
+    from exposure.training import scenes as scenes_of_photographs
 except ModuleNotFoundError as error:
     if __name__ != "__main__":
         raise
@@ -190,10 +192,12 @@ def _installed_from(folder: Path) -> dict[str, str] | None:
 
 
 def _sources() -> str:
-    """One hash over the code that decides what an engine computes: a change there makes a new engine."""
+    """One hash over the code that decides what an engine computes and on what it is judged: another makes a new one."""
     networks = Path(inspect.getfile(Network)).parent
-    schedule = networks.parent / "schedule.py"  # the photon unit of published checkpoints
-    files = sorted([*Path(__file__).parent.glob("*.py"), *networks.glob("*.py"), schedule])
+    scenes = [Path(inspect.getfile(module)) for module in (leaves, scenes_of_photographs, shots)]  # of the gate
+    files = sorted(
+        [*Path(__file__).parent.glob("*.py"), *networks.glob("*.py"), *networks.parent.glob("*.py"), *scenes]
+    )
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 

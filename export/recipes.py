@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exposure.files import sha256
-from exposure.kernels.machine import LIBRARIES, library_version, this_machine
+from exposure.kernels.machine import LIBRARIES, Machine, library_version, this_machine
+from exposure.kernels.manifest import EngineError
 from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE, plane_side
 from exposure.tiles import TILE_PIXELS, plan_tiles
@@ -23,6 +24,7 @@ from .precision import GraphError, Run, choose_islands, half_runner
 from .scene import REAL_CROP, low_light_crops, real_scenes, simulated_scenes
 from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 
+RTX_A5000 = 86
 T = TypeVar("T")
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
@@ -114,8 +116,7 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
     """
     cards: tuple[int, ...] = ()
     if target == "tensorrt-rtx":
-        here = _rtx_card(this_machine().compute_capability)
-        cards = RTX_CARDS if settings.portable else (settings.compute_capability or here,)
+        cards = RTX_CARDS if settings.portable else (settings.compute_capability or _rtx_card(this_machine()),)
     accuracy: dict[str, Any] = {}
     for numbers in plan_attempts(network, settings):
         print(f"    {numbers}")
@@ -234,9 +235,15 @@ def _runs_on(target: str) -> dict[str, str]:
     return {"library": library, "library_version": library_version(target)}
 
 
-def _rtx_card(here: str) -> int:
-    """The machine's own card where TensorRT for RTX builds for it, else an RTX A5000."""
-    return int(here) if here and int(here) in RTX_CARDS else 86
+def _rtx_card(machine: Machine) -> int:
+    """The machine's own card, or an RTX A5000 where there is none. Raises EngineError for one that is not supported."""
+    here = int(machine.compute_capability or RTX_A5000)
+    if here not in RTX_CARDS:
+        raise EngineError(
+            f"TensorRT for RTX does not build for {machine.card} of compute capability {here}; use --target tensorrt "
+            "(deploy/README.md), or name other cards with --compute-capability or --portable"
+        )
+    return here
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
     except TypeError as error:  # how the binding says that CUDA could not be initialised
         if this_machine().card:
             raise EngineError(f"{target} cannot start a builder on {this_machine().card}: {error}") from error
-        raise EngineError(f"{target} finds no NVIDIA card here; {REMEDIES['tensorrt']}") from error
+        raise EngineError(f"{target} cannot start a builder without an NVIDIA card: {error}") from error
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(graph.read_bytes()):

@@ -19,6 +19,7 @@ from exposure.kernels.manifest import EngineError, build_command_for, trusted_ma
 from .cache import cache_folder, keep_newest
 from .tensorrt_engine import PLAN, load_tensorrt
 
+INPUTS = ("IMAGE", "PHOTON_GAIN", "ORIGIN_IMAGE")  # as callers of engines give them
 KERNEL_CACHES = 16  # one for each plan that was built here
 
 
@@ -65,7 +66,7 @@ class PlanEngine:
         with self._told():
             self._stream = cupy.cuda.Stream(non_blocking=True)
         self._shapes: set[tuple[int, ...]] = set()
-        self._inputs = [name for name in self._names() if self._mode(name) == self._trt.TensorIOMode.INPUT]
+        self._inputs = inputs_of(self._engine)
 
     @classmethod
     def installed(cls, folder: Path, target: str) -> "PlanEngine":
@@ -123,11 +124,11 @@ class PlanEngine:
             with suppress(OSError), whole(self._cache) as part:
                 part.write_bytes(self._kernels.serialize())
 
-    def _names(self) -> list[str]:
-        return [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
 
-    def _mode(self, name: str) -> Any:
-        return self._engine.get_tensor_mode(name)
+def inputs_of(engine: Any) -> list[str]:
+    """Names of a plan's inputs in the order in which callers give them, which TensorRT need not keep."""
+    names = {engine.get_tensor_name(index) for index in range(engine.num_io_tensors)}
+    return [name for name in INPUTS if name in names]
 
 
 def make_context(trt: Any, engine: Any, known: bytes = b"") -> tuple[Any, Any]:

@@ -38,7 +38,7 @@ class Field(ctypes.Structure):
 
     _fields_ = (
         ("seed", ctypes.c_uint64),
-        ("index", ctypes.c_uint32),  # of the pass that the noise is injected after
+        ("index", ctypes.c_uint32),  # of the injection, counted from 0
         ("row", ctypes.c_int32),
         ("column", ctypes.c_int32),
         ("height", ctypes.c_int32),

@@ -21,6 +21,7 @@ LEAST_CUDA, LEAST_DRIVER = 13, 580  # of the wheels that pyproject.toml names: t
 PYTHON_LIBRARY = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
 RTX_MODULES = ("tensorrt_rtx_bindings", "cupy")
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+AMPERE = 80  # compute capability 8.0, from which on TensorRT's portable plans run
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,8 @@ def mismatch(built_for: dict[str, str], machine: Machine, library: str) -> str |
     """Why an engine cannot be trusted here, naming both sides; None where it can.
 
     built_for: `EngineManifest.runs_on`. library: version of the installed one. A plan runs on the version and the kind
-    of card that it was built for, unless it was built to be portable; then on other cards too, and TensorRT's on newer
-    versions.
+    of card that it was built for, unless it was built to be portable; then on other cards too, TensorRT's on those
+    since Ampere, and on newer versions.
     """
     name, its = built_for["library"], built_for["library_version"]
     portable = built_for.get("portable") == "yes"
@@ -127,7 +128,7 @@ def mismatch(built_for: dict[str, str], machine: Machine, library: str) -> str |
     wanted = f"{card} of compute capability {', '.join(cards)}"
     if not machine.card:
         return f"was built for {wanted}, and this machine has no NVIDIA card"
-    newer = portable and name == "tensorrt" and int(machine.compute_capability) >= min(map(int, cards))
+    newer = portable and name == "tensorrt" and int(machine.compute_capability) >= AMPERE
     if machine.compute_capability not in cards and not newer:
         return f"was built for {wanted}, and this machine has {machine.card} of {machine.compute_capability}"
     if built_for.get("card") and built_for["card"] != machine.card and not portable:

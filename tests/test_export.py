@@ -72,6 +72,17 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Make, int, boo
     return folder
 
 
+def test_every_target_has_a_recipe() -> None:
+    assert set(build_engine.RECIPES) == set(options.TARGETS)
+
+
+def test_no_engine_for_rtx_is_built_on_a_card_that_cannot_run_it() -> None:
+    assert recipes._rtx_card(Machine()) == 86
+    assert recipes._rtx_card(Machine("RTX 4090", "89", "13.0", "580.1")) == 89
+    with pytest.raises(EngineError, match=r"does not build for H200 of compute capability 90; use --target tensorrt"):
+        recipes._rtx_card(Machine("H200", "90", "13.0", "580.1"))
+
+
 @pytest.mark.parametrize(
     ("make", "inputs", "adaptive"),
     [(variant, 4, False), (variant, 8, True), (variant, 12, True), (small_naf, 4, False), (small_naf, 12, True)],

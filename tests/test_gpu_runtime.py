@@ -149,6 +149,19 @@ def test_kernels_are_kept_when_a_shape_first_came(cupy: Any, tmp_path: Path) -> 
             file.unlink()
 
 
+def test_the_stand_in_has_only_what_tensorrt_has() -> None:
+    """Its names are those of the installed binding, which needs no card to tell them."""
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    for stand_in, real in ((Engine, trt.ICudaEngine), (Context, trt.IExecutionContext)):
+        assert {name for name in vars(stand_in) if not name.startswith("_")} <= set(dir(real))
+    config = {"create_runtime_cache", "set_runtime_cache", "cuda_graph_strategy"}
+    assert config | {"dynamic_shapes_kernel_specialization_strategy"} <= set(dir(trt.IRuntimeConfig))
+    assert {"serialize", "deserialize"} <= set(dir(trt.IRuntimeCache))
+    assert hasattr(trt.CudaGraphStrategy, "DISABLED")
+    assert hasattr(trt.DynamicShapesKernelSpecializationStrategy, "EAGER")
+    assert hasattr(trt.Runtime, "deserialize_cuda_engine")
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "sentence"),
     [
@@ -175,7 +188,7 @@ def test_what_cuda_says_is_one_sentence(
 
 @pytest.mark.parametrize(
     ("machine", "sentence"),
-    [(Machine(), "finds no NVIDIA card here"), (A_CARD, "cannot start a builder on A card: factory function returned")],
+    [(Machine(), "cannot start a builder without an NVIDIA card: factory"), (A_CARD, "cannot start a builder on A card: factory function returned")],
 )
 def test_a_builder_that_cannot_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine, sentence: str
@@ -232,7 +245,18 @@ def test_peers_that_need_a_card_say_so() -> None:
     assert {peer.absent() for peer in on_card} == {"torch sees no NVIDIA card here"}
     assert len(on_card) == 8
     with pytest.raises(gpu_check.NotCheckedError, match="torch sees no NVIDIA card here"):
-        gpu_benchmark.measured()
+        gpu_benchmark.measured("512²")
+
+
+def test_a_peer_that_computes_something_else_fails_the_check() -> None:
+    wrong = gpu_benchmark._outcome({"left_out": "it agrees to 20 dB only", "wrong": True}, None)
+    absent = gpu_benchmark._outcome({"left_out": "torch sees no NVIDIA card here", "wrong": False}, None)
+    short = gpu_benchmark._outcome({"agreement_db": 90.0}, "CUDA out of memory")
+    timed = gpu_benchmark._outcome({"agreement_db": 90.0}, None)
+    told = [peer["outcome"] for peer in (wrong, absent, short, timed)]
+    assert told == ["failed", "not checked", "not checked", "passed"]
+    peers = {"a": absent, "b": timed}
+    assert gpu_check.not_made({"peers at 12 MP": {"outcome": "passed", "peers": peers}}).startswith("1 of 2 checks not")
 
 
 def test_the_cards_ceilings_are_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,35 @@ from exposure.client import hardware
 from exposure.client import server as launcher
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
-from exposure.export.ensembles import install_configs
+from exposure.export.ensembles import LEAVES, install_configs
 from exposure.kernels import machine
 from exposure.kernels.machine import Machine, outdated_driver, this_machine
 
 FOR_RTX = {"library": "tensorrt-rtx-cu13-bindings", "library_version": "1.7.1.116", "compute_capability": "86"}
 A_CARD = Machine("RTX A5000", "86", "13.0", "580.65")
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_all_configurations_of_a_model_have_one_interface(leaf: str) -> None:
+    files = [MODEL_REPOSITORY / leaf / "config.pbtxt", *(MODEL_REPOSITORY / leaf / "configs").glob("*.pbtxt")]
+    configs = [text_format.Parse(file.read_text(), model_config_pb2.ModelConfig()) for file in files]
+    assert len(configs) > 1
+    assert all(list(config.input) == list(configs[0].input) for config in configs)
+    assert all(list(config.output) == list(configs[0].output) for config in configs)
+
+
+def test_an_engine_for_other_cards_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for target in ("openvino", "tensorrt-rtx"):
+        plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
+    monkeypatch.setattr(hardware, "this_machine", lambda: Machine("H200", "90", "13.0", "580.65"))
+    monkeypatch.setattr(machine, "find_spec", lambda _: object())
+    monkeypatch.setattr(machine, "built", Path)
+    monkeypatch.setattr(machine, "python_is_shared", lambda: True)
+    chosen = hardware.choose_config(tmp_path)
+    assert chosen.config_name == "cpu"
+    assert (
+        "the engine for it was built for cards of compute capability 86, and this machine has H200 of 90" in chosen.why
+    )
 
 
 @pytest.mark.parametrize(

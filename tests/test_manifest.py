@@ -211,6 +211,7 @@ def test_another_target_is_refused(engine: Path) -> None:
         ({"portable": "yes"}, ADA, "10.15.0.1", None),
         ({"portable": "yes"}, ADA, "10.4.0", "built by tensorrt 10.14.1.48, and this machine has tensorrt 10.4.0"),
         ({"portable": "yes"}, replace(A5000, compute_capability="75"), "10.14.1.48", "of compute capability 86, and"),
+        ({"portable": "yes"}, replace(A5000, card="NVIDIA A100", compute_capability="80"), "10.14.1.48", None),
         ({"portable": "yes", "library": "tensorrt-rtx-cu13-bindings"}, ADA, "10.15.0.1", "built by tensorrt-rtx-cu13"),
         ({"card": "", "compute_capability": "86 89"}, ADA, "10.14.1.48", None),
         ({"card": "", "compute_capability": "86 89"}, H100, "10.14.1.48", "cards of compute capability 86, 89, and"),

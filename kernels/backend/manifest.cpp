@@ -73,6 +73,8 @@ static std::string library_here(const std::string& target) {
     return std::to_string(v / 10000) + "." + std::to_string(v / 100 % 100) + "." + std::to_string(v % 100);
 }
 
+static constexpr int AMPERE = 80;  // compute capability 8.0
+
 // Why an engine cannot be trusted here, naming both sides; "" where it can. The definition is kernels/machine.py.
 static std::string mismatch(const std::string& target, const std::string& runs_on) {
     std::string library = json_value(runs_on, "library"), wanted = json_value(runs_on, "library_version");
@@ -88,7 +90,7 @@ static std::string mismatch(const std::string& target, const std::string& runs_o
     std::string name, capability, built = (card.empty() ? "cards" : card) + " of compute capability " + capabilities;
     card_here(name, capability);
     if (name.empty()) return "was built for " + built + ", and this machine has no NVIDIA card";
-    bool later = portable && target == "tensorrt" && atoi(capability.c_str()) >= atoi(capabilities.c_str());
+    bool later = portable && target == "tensorrt" && atoi(capability.c_str()) >= AMPERE;
     bool listed = (" " + capabilities + " ").find(" " + capability + " ") != std::string::npos;
     if ((!listed && !later) || (!card.empty() && card != name && !portable))
         return "was built for " + built + ", and this machine has " + name + " of " + capability;

@@ -41,8 +41,11 @@ class Pack : public Model {
                                    "with that --frame",
                                    (long long)height, (long long)width, (long long)(2 * highest), (long long)(2 * widest)));
         std::vector<std::string> asked = request.outputs();
-        Entered entered;
-        if (std::find(asked.begin(), asked.end(), "TICKET") != asked.end()) entered.ticket = admission().enter(4 * h * w);
+        uint64_t ticket = 0;
+        if (std::find(asked.begin(), asked.end(), "TICKET") != asked.end()) {
+            ticket = admission().enter(4 * h * w);
+            request.unless_finished([ticket] { admission().leave(ticket); });  // else it leaves in `unpack`
+        }
         Layout layout = sensor.layout(height, width, h, w);
         for (int i = 0; i < 4; i++) layout.factor[i] = (float)(ratio / ((double)sensor.white - sensor.black[i]));
         if (float* image = request.output<float>("IMAGE", {1, 4, h, w}))
@@ -51,16 +54,10 @@ class Pack : public Model {
         request.put<int32_t>("PASS", {1}, {0});
         request.put("CHECKPOINT", manifest_.checkpoint);
         put_schedule(request, ratio, gain, sensor.saturation());
-        request.put<uint64_t>("TICKET", {1}, {entered.ticket});
-        entered.ticket = 0;  // it leaves in `unpack`
+        request.put<uint64_t>("TICKET", {1}, {ticket});
     }
 
   private:
-    struct Entered {  // what fails here leaves here
-        uint64_t ticket = 0;
-        ~Entered() { admission().leave(ticket); }
-    };
-
     int64_t padded(int64_t side) const {
         int64_t cell = 2 * manifest_.multiple;
         return (side + cell - 1) / cell * manifest_.multiple;

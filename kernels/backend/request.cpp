@@ -23,8 +23,12 @@ std::string sentence(const char* format, ...) {
     return text;
 }
 
+// A client's shared memory may begin anywhere, and a card that reads a number across two words fails for good.
+static bool aligned(const void* data) { return (uintptr_t)data % sizeof(float) == 0; }
+
 Request::~Request() {
     if (finished_) return;
+    if (otherwise_) otherwise_();
     try {  // refused or failed halfway: what was queued still writes
         device_.wait();
         device_.recycle();
@@ -75,7 +79,7 @@ const void* Request::located(const char* name, TRITONSERVER_DataType type, size_
 }
 
 const void* Request::reached(const void* data, size_t bytes, Place place) {
-    if (device_.reaches(place)) return data;
+    if (device_.reaches(place) && aligned(data)) return data;
     void* copy = device_.scratch(bytes);
     device_.copy(copy, data, bytes);
     return copy;
@@ -134,7 +138,7 @@ void* Request::allocated_on_device(const char* name, TRITONSERVER_DataType type,
     for (int64_t side : shape) size *= (size_t)side;
     Place place = device_.place();
     void* buffer = allocated(name, type, size, shape, place);
-    if (!buffer || device_.reaches(place)) return buffer;
+    if (!buffer || (device_.reaches(place) && aligned(buffer))) return buffer;
     void* scratch = device_.scratch(size);
     deliveries_.push_back({buffer, scratch, size});
     return scratch;

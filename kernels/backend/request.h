@@ -1,6 +1,7 @@
 // One request as the models see it: tensors by name, where they lie or where the device reaches them; errors as exceptions.
 #pragma once
 #include <deque>
+#include <functional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -70,6 +71,8 @@ class Request {
 
     // Outputs are where Triton wants them, and whole.
     void finish();
+    // What is to be undone should this request not come to that.
+    void unless_finished(std::function<void()> otherwise) { otherwise_ = std::move(otherwise); }
 
   private:
     struct Delivery {
@@ -92,6 +95,7 @@ class Request {
     Device& device_;
     std::deque<std::vector<char>> host_;  // inputs that came in several pieces, values on their way to a GPU
     std::vector<Delivery> deliveries_;    // outputs that Triton wants where the device does not reach
+    std::function<void()> otherwise_;
     bool finished_ = false;
 };
 

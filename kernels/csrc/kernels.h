@@ -12,14 +12,14 @@ enum Planes : int32_t { PLANES_FP32 = 0, PLANES_FP16 = 1 };
 // Where the noise of an image lies: planes, rows and columns count from `row`, `column` of the whole packed frame.
 struct Field {
     uint64_t seed;
-    uint32_t pass;
+    uint32_t injection;  // counted from 0; an odd one mirrors the even one before it
     int32_t row, column;
     int32_t height, width;
 };
 
 // The stream of the pixel in `line` (rows of all four planes, one after the other) and column j of a field.
 HD Stream stream_at(const Field& f, int32_t line, int32_t j) {
-    return Stream(f.seed, f.pass, (uint32_t)(line / f.height), (uint32_t)f.row + (uint32_t)(line % f.height),
+    return Stream(f.seed, f.injection, (uint32_t)(line / f.height), (uint32_t)f.row + (uint32_t)(line % f.height),
                   (uint32_t)f.column + (uint32_t)j);
 }
 

@@ -21,18 +21,18 @@ HD Words philox(Words counter, uint32_t key0, uint32_t key1) {
 // Uniform in (0, 1): the middles of 2^23 equal intervals, all exact in float.
 HD float uniform_from(uint32_t word) { return ((float)(int32_t)(word >> 9) + 0.5f) * (1.0f / 8388608.0f); }
 
-// The random numbers of one pixel in one pass: they depend on its place in the whole frame and on nothing else. An odd pass
+// The random numbers of one pixel in one injection: they depend on its place in the whole frame, nothing else. An odd one
 // is antithetic to the even one before it (Hammersley and Morton 1956): the same numbers, the one that counts mirrored.
 struct Stream {
     uint32_t key0, key1;  // the seed
-    Words counter;        // column, row, plane and pair of passes, block
+    Words counter;        // column, row, plane and pair of injections, block
     Words words;
     int used;
     bool mirrored;
 
-    HD Stream(uint64_t seed, uint32_t pass, uint32_t plane, uint32_t row, uint32_t column)
-        : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | (pass >> 1) << 2, 0}},
-          used(4), mirrored(pass & 1) {}
+    HD Stream(uint64_t seed, uint32_t injection, uint32_t plane, uint32_t row, uint32_t column)
+        : key0((uint32_t)seed), key1((uint32_t)(seed >> 32)), counter{{column, row, plane | (injection >> 1) << 2, 0}},
+          used(4), mirrored(injection & 1) {}
 
     HD float uniform() {
         if (used == 4) {

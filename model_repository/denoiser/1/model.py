@@ -8,7 +8,7 @@ import numpy as np
 import triton_python_backend_utils as pb_utils  # the server's own module
 
 from exposure.export.tensorrt_runtime import CardError, CardFullError, PlanEngine, cupy_is_installed
-from exposure.kernels.manifest import EngineError, read_manifest
+from exposure.kernels.manifest import EngineError, parsed_manifest
 
 
 class TritonPythonModel:
@@ -23,7 +23,7 @@ class TritonPythonModel:
             if cupy_is_installed():
                 self._use_card()
             self._engine = PlanEngine.installed(folder, "tensorrt-rtx")
-            for sides in read_manifest(folder).planes:
+            for sides in parsed_manifest(folder).planes:  # which was held against its files just now
                 self._warm_up(sides)
         except RuntimeError as error:  # ours, and CuPy's
             raise pb_utils.TritonModelException(str(error)) from error
