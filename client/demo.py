@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.quality import psnr
+from exposure.quality import psnr, ssim
 from exposure.sensor import pack
 
 from . import output, rawfile
@@ -59,6 +59,4 @@ def run(client: Client, folder: Path) -> None:
 
 def quality(image: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, float]:
     """PSNR in dB and SSIM of packed images, [4, h, w] in [0, 1]."""
-    from skimage.metrics import structural_similarity
-
-    return psnr(image, clean), float(structural_similarity(clean, image, data_range=1.0, channel_axis=0))
+    return psnr(image, clean), ssim(image, clean)

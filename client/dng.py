@@ -200,13 +200,16 @@ def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
 
 
 def with_exposure(file: RawFile, metadata: Metadata) -> Metadata:
-    """The metadata with ISO and exposure time as LibRaw knows them, where it does not tell them itself."""
+    """The metadata with ISO, exposure time and aperture as LibRaw knows them, where it does not tell them itself."""
     known: dict[int, Entry] = {}
     if 0 < file.iso <= 65535:
         known[34855] = Entry(SHORT, 1, struct.pack(metadata.order + "H", round(file.iso)))  # ISOSpeedRatings
     if file.exposure_s > 0:
         time = struct.pack(metadata.order + "2I", *_rationals([file.exposure_s]))
         known[33434] = Entry(RATIONAL, 1, time)  # ExposureTime
+    if file.aperture > 0:
+        number = struct.pack(metadata.order + "2I", *_rationals([file.aperture]))
+        known[33437] = Entry(RATIONAL, 1, number)  # FNumber
     return replace(metadata, exif=known | dict(metadata.exif))
 
 

@@ -1,4 +1,7 @@
-"""RAW files are read in a child process: what crashes or hangs LibRaw costs one file, not the batch."""
+"""RAW files are read in a child process: what crashes or hangs LibRaw then costs one file, not the batch.
+
+Only a file that was read whole here is developed, for pictures, in the process that asked.
+"""
 
 import contextlib
 import subprocess

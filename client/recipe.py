@@ -12,7 +12,7 @@ from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor
 
 from . import target
-from .output import FORMATS, Exposed, asked_for, brightened
+from .output import FORMATS, Exposed, asked_for
 from .rawfile import RawFile
 
 LARGEST_FP32 = float(np.finfo(np.float32).max)  # ratio and gain are sent so
@@ -107,7 +107,7 @@ class Recipe:
     def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice, checkpoint: str = "") -> Exposed:
         """What is written: the answer, blended with the brightened file, at the exposure that was asked for."""
         if self.strength < 1:
-            denoised = blended(denoised, brightened(file, choice.ratio), self.strength)
+            denoised = blended(denoised, _multiplied(file, choice.ratio), self.strength, file.sensor.white)
         scale, offset = self._noise(file, choice)
         made_with = asked_for(choice.ratio, choice.gain, self.passes, self.seed, checkpoint)
         if not self.keep_exposure:
@@ -148,11 +148,26 @@ def _beyond(ratio: float) -> str:
     return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 
-def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.uint16], strength: float) -> NDArray[np.uint16]:
-    """strength * denoised + (1 - strength) * noisy, in DN of the same levels, rounded."""
+def _multiplied(file: RawFile, ratio: float) -> NDArray[np.float32]:
+    """The brightened file in DN, with the noise below black: without it, its mean would lift and tint shadows."""
+    black = _black(file)
+    return np.minimum((file.mosaic - black) * np.float32(ratio) + black, np.float32(file.sensor.white))
+
+
+def blended(
+    denoised: NDArray[np.uint16], noisy: NDArray[np.float32], strength: float, white: float
+) -> NDArray[np.uint16]:
+    """strength * denoised + (1 - strength) * noisy, in DN of the same levels, rounded, from 0 to white."""
     mixed = noisy + np.float32(strength) * (denoised.astype(np.float32) - noisy)
-    rounded: NDArray[np.uint16] = np.rint(mixed).astype(np.uint16)
+    rounded: NDArray[np.uint16] = np.rint(mixed).clip(0, max(white, int(denoised.max()))).astype(np.uint16)
     return rounded
+
+
+def _black(file: RawFile) -> NDArray[np.float32]:
+    """The black level of every pixel."""
+    height, width = file.mosaic.shape
+    cells = ((height + 1) // 2, (width + 1) // 2)
+    return np.tile(np.array(file.sensor.black, np.float32).reshape(2, 2), cells)[:height, :width]
 
 
 def at_own_exposure(
@@ -167,9 +182,7 @@ def at_own_exposure(
     finer = int(65535 // file.sensor.white)
     b0, b1, b2, b3 = (finer * level for level in file.sensor.black)
     sensor = replace(file.sensor, black=(b0, b1, b2, b3), white=finer * file.sensor.white)
-    height, width = denoised.shape
-    black = np.tile(np.array(file.sensor.black, np.float32).reshape(2, 2), ((height + 1) // 2, (width + 1) // 2))
-    black = black[:height, :width]
+    black = _black(file)
     own = file.mosaic - black
     clips = own * np.float32(ratio) >= file.sensor.white - black
     signal = np.where(clips, own, (denoised - black) / np.float32(ratio))

@@ -4,7 +4,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -49,9 +49,9 @@ class Client:
         *,
         timeout_s: float = 600.0,
         tls: bool = False,
-        authorities: Path | None = None,
-        certificate: Path | None = None,
-        key: Path | None = None,
+        authorities: Path | str | None = None,
+        certificate: Path | str | None = None,
+        key: Path | str | None = None,
         headers: Mapping[str, str] | None = None,
         tile_pixels: int = TILE_PIXELS,
         in_flight: int = IN_FLIGHT,
@@ -233,7 +233,7 @@ class Client:
         began, gone_since = time.monotonic(), math.inf
         untried = set(self._connections)
         while True:
-            with self._least_busy() as connection:
+            with self._least_busy(untried) as connection:
                 untried.discard(connection)
                 try:
                     return ask(connection)
@@ -249,11 +249,12 @@ class Client:
                         raise
 
     @contextmanager
-    def _least_busy(self) -> Iterator[Connection]:
+    def _least_busy(self, untried: Set[Connection]) -> Iterator[Connection]:
         """A server for one request: one that rests only when all do, and then not before its time."""
         with self._choosing:
             now = time.monotonic()
-            connection = min(self._connections, key=lambda one: (max(one.resting_until, now), self._busy[one]))
+            waits = {one: max(one.resting_until - now, 0.0) for one in self._connections}
+            connection = min(waits, key=lambda one: (waits[one], one not in untried, self._busy[one]))
             self._busy[connection] += 1
         try:
             time.sleep(max(0.0, connection.resting_until - now))

@@ -118,6 +118,41 @@ def test_a_restarted_server_is_found_again(small_repository: Path) -> None:
                 client.close()
 
 
+def test_patience_begins_when_a_server_is_missed() -> None:
+    """However long it had computed before; and a request that ends servers is not tried without end."""
+    with Client(["127.0.0.1:1", "127.0.0.1:2"], patience_s=0.5) as client:
+        for connection in client._connections:
+            connection.has_answered = True
+        asked: list[float] = []
+
+        def ask(_: Connection) -> str:
+            asked.append(time.monotonic())
+            if len(asked) == 1:
+                time.sleep(0.7)
+            if len(asked) < 3:
+                raise ServerGoneError("it was restarted")
+            return "an answer"
+
+        assert client._patiently(ask) == "an answer"
+        assert len(asked) == 3
+
+        def ends_servers(connection: Connection) -> str:
+            asked.append(time.monotonic())
+            time.sleep(0.3)
+            connection.resting_until = 0.0  # other requests are answered meanwhile
+            raise ServerGoneError("it was ended")
+
+        asked.clear()
+        with pytest.raises(ServerGoneError, match="it was ended"):
+            client._patiently(ends_servers)
+        assert len(asked) <= 3
+
+
+def test_authorities_may_be_given_as_text(tmp_path: Path) -> None:
+    with pytest.raises(ServerError, match=r"absent\.pem cannot be read"):
+        Client("127.0.0.1:1", authorities=str(tmp_path / "absent.pem"))
+
+
 def test_a_server_that_is_being_stopped_is_waited_for(small_repository: Path) -> None:
     """In order, with requests under way: Triton refuses new ones, then forgets its models, then closes its port."""
     mosaic = dark((600, 600), SENSOR)

@@ -188,7 +188,10 @@ def test_what_cuda_says_is_one_sentence(
 
 @pytest.mark.parametrize(
     ("machine", "sentence"),
-    [(Machine(), "cannot start a builder without an NVIDIA card: factory"), (A_CARD, "cannot start a builder on A card: factory function returned")],
+    [
+        (Machine(), "cannot start a builder without an NVIDIA card: factory"),
+        (A_CARD, "cannot start a builder on A card: factory function returned"),
+    ],
 )
 def test_a_builder_that_cannot_start(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, machine: Machine, sentence: str

@@ -100,10 +100,21 @@ def test_a_given_iso_counts_before_the_files() -> None:
 def test_strength_blends_between_its_ends(strength: float) -> None:
     random = np.random.default_rng(0)
     denoised, noisy = (random.integers(0, 65536, (8, 8)).astype(np.uint16) for _ in range(2))
-    np.testing.assert_array_equal(blended(denoised, noisy, 1.0), denoised)
-    np.testing.assert_array_equal(blended(denoised, noisy, 0.0), noisy)
+    np.testing.assert_array_equal(blended(denoised, noisy.astype(np.float32), 1.0, 65535), denoised)
+    np.testing.assert_array_equal(blended(denoised, noisy.astype(np.float32), 0.0, 65535), noisy)
     mixed = strength * denoised.astype(float) + (1 - strength) * noisy
-    assert np.abs(blended(denoised, noisy, strength) - mixed).max() <= 0.51
+    assert np.abs(blended(denoised, noisy.astype(np.float32), strength, 65535) - mixed).max() <= 0.51
+
+
+@pytest.mark.parametrize("keep_exposure", [False, True])
+def test_a_blend_leaves_the_dark_dark(keep_exposure: bool) -> None:
+    """Noise about black, 20 times as bright: without its lower half, its mean would be 48 DN more (0.4 sigma R)."""
+    noise = np.random.default_rng(0).normal(0, 6, (256, 256))
+    file = replace(FILE, mosaic=recorded(noise, SENSOR))
+    black = np.tile(np.array(SENSOR.black, np.uint16).reshape(2, 2), (128, 128))
+    recipe = Recipe(ratio=20, strength=0.0, keep_exposure=keep_exposure)
+    blend = recipe.finish(file, black, Choice(20, "", 3.0, "")).in_file_levels
+    assert abs((blend - black.astype(float)).mean()) < 4 * 120 / 256  # four standard errors
 
 
 @settings(max_examples=20, deadline=None)

@@ -1,6 +1,7 @@
 """Scenes, shots, the training loop and its resumption."""
 
 import copy
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -308,6 +309,8 @@ def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     assert main(["train", "--out", str(tmp_path / "next"), *grown, *flags.split()]) == 0
     network = load_checkpoint(tmp_path / "next" / "unet.safetensors")
     assert isinstance(network, UNet)
+    assert network.info.licence == "CC0-1.0"  # that of what it began with
+    assert re.fullmatch(r"4 iterations of .*; then 4 iterations of 2 crops, .* h", network.info.origin)
     assert network.concat_origin
     assert network.conv5_1.out_channels == 12
 
@@ -342,6 +345,8 @@ def test_a_run_goes_on_as_it_began(tmp_path: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().err
     assert f"{tmp_path} holds a run with --batch 1, --seed 0, not --batch 3, --seed 5; choose another --out" in told
     assert (tmp_path / "unet.safetensors").read_bytes() == written
+    assert run("--batch 1 --iterations 2 --leaves 0.5") == 1
+    assert "holds a run on other pictures, --held-out or --leaves" in capsys.readouterr().err
     assert run("--batch 1 --iterations 2") == 0
     assert load_checkpoint(tmp_path / "unet.safetensors").info.origin.startswith("2 iterations of 1 crops")
 

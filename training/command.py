@@ -13,6 +13,7 @@ from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
 from exposure.client.reach import add_reach_flags, client_for
 from exposure.files import sha256
 from exposure.noise import CAMERAS, NOISE_MODELS
+from exposure.schedule import SERVED_PASSES
 
 from . import cases, evaluate
 from .scenes import SUFFIXES, Scenes, listed, pictures_in
@@ -53,7 +54,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concat-origin", action="store_true", help="let later passes see the file itself too")
     parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="channels of the five levels")
     parser.add_argument("--diffusion", action="store_true", help="train the conditional diffusion baseline instead")
-    parser.add_argument("--licence", default="unknown", help="licence of the weights, for the file's metadata")
+    parser.add_argument("--licence", help="of the weights, for the file's metadata (default: --init's, or unknown)")
     for name, default in vars(Plan()).items():
         flag, meaning = "--" + name.replace("_", "-"), f"{MEANINGS[name]} (default: %(default)s)"
         parser.add_argument(flag, type=type(default), default=default, metavar="N", help=meaning)
@@ -76,7 +77,7 @@ def train(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"all pictures of {arguments.photos} are held out by {arguments.held_out}; none is left to train on"
         )
-    trainer = _trainer(arguments, plan)
+    trainer = _trainer(arguments, plan, seen=f"{arguments.leaves} {' '.join(path.name for path in kept)}")
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
     shown = Shots(Scenes(unseen[:EXAMPLES], side=min(128, plan.side), leaves=0, seed=plan.seed + 1), limits)
@@ -90,7 +91,7 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _trainer(arguments: argparse.Namespace, plan: "Plan") -> "Trainer":
+def _trainer(arguments: argparse.Namespace, plan: "Plan", seen: str) -> "Trainer":
     from exposure.networks.unet import WIDTHS
 
     from .diffusion import Diffusion, diffusion_losses
@@ -99,19 +100,21 @@ def _trainer(arguments: argparse.Namespace, plan: "Plan") -> "Trainer":
     if min(arguments.widths or WIDTHS) < 1:
         raise ValueError(f"--widths is {' '.join(map(str, arguments.widths))}; a level has at least 1 channel")
     if not arguments.diffusion:
-        return Trainer(_start(arguments), plan, arguments.out, rollout)
+        return Trainer(_start(arguments), plan, arguments.out, rollout, seen=seen)
     if arguments.init or arguments.widen > 1 or arguments.concat_origin:
         raise ValueError("--diffusion starts at random weights; --init, --widen and --concat-origin are not for it")
-    return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses)
+    return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses, seen=seen)
 
 
 def _info(arguments: argparse.Namespace, trainer: "Trainer", limits: Range) -> "CheckpointInfo":
-    from exposure.networks import CheckpointInfo
+    from exposure.networks import CheckpointInfo, load_checkpoint
 
+    start = load_checkpoint(arguments.init).info if arguments.init else CheckpointInfo()
+    then = f"{start.origin}; then " if arguments.init else ""
     info = CheckpointInfo(
         training_noise=" and ".join(limits.noise),
-        licence=arguments.licence,
-        origin=f"{trainer.iteration} iterations of {trainer.plan.batch} crops, {trainer.seconds / 3600:.1f} h",
+        licence=arguments.licence or start.licence,
+        origin=f"{then}{trainer.iteration} iterations of {trainer.plan.batch} crops, {trainer.seconds / 3600:.1f} h",
     )
     return info if arguments.diffusion else replace(info, photon_unit=trainer.average.photon_unit)
 
@@ -183,7 +186,7 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
 
     def leave_out(error: ValueError) -> None:
         left_out.append(str(error))
-        print(f"exposure: {error}; its pair is left out", file=sys.stderr, flush=True)
+        print(f"exposure: {error}; it is left out", file=sys.stderr, flush=True)
 
     rows = [evaluate.Row("definition", evaluate.definition(arguments.checkpoint), arguments.passes)]
     if arguments.independent:
@@ -198,9 +201,19 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
             digest = sha256(arguments.checkpoint)
             client = block.enter_context(client_for(arguments))
             rows.insert(1, evaluate.Row("served", evaluate.served(client, digest), arguments.passes))
-        scores = evaluate.evaluate(arguments.cases(arguments, leave_out), rows)
-    if not scores:
+        scores: list[evaluate.Score] = []
+        try:
+            scores.extend(evaluate.evaluate(arguments.cases(arguments, leave_out), rows, leave_out))
+        finally:
+            if scores:  # also of an evaluation that was ended
+                _tell(arguments, scores, left_out)
+    if not scores and not left_out:
         raise ValueError("there is nothing to evaluate: no case was found")
+    return 1 if left_out else 0
+
+
+def _tell(arguments: argparse.Namespace, scores: "list[evaluate.Score]", left_out: list[str]) -> None:
+    """The table, and JSON and plots where asked."""
     print(evaluate.table(scores))
     if arguments.out:
         from .plots import plot
@@ -212,7 +225,6 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         digests = {f"{name}_sha256": sha256(file) for name, file in files.items() if file}
         evaluate.write(scores, {**about, **digests, "left_out": left_out}, arguments.out / "scores.json")
         plot(scores, arguments.out)
-    return 1 if left_out else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -222,6 +234,8 @@ def _check(arguments: argparse.Namespace) -> None:
         for value in given if isinstance(given, list) else [given]:
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name} is {value:g}; it must be positive and finite")
+    if arguments.server and (unserved := set(arguments.passes) - set(SERVED_PASSES)):
+        raise ValueError(f"--passes is {min(unserved)}; a server has {SERVED_PASSES}")
     if arguments.independent and max(arguments.passes) < 3:
         raise ValueError("--independent changes nothing below 3 passes, where photons are drawn once; see --passes")
 

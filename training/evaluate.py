@@ -1,7 +1,7 @@
 """What a checkpoint, an engine or a number of passes is worth: PSNR and SSIM in RAW space, blind and oracle."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.files import write_text
-from exposure.quality import agreement_db
+from exposure.quality import SSIM_WINDOW, agreement_db, ssim
 from exposure.sensor import pack
 
-from .cases import Case
+from .cases import Case, refuse
 from .classical import non_local_means
 
 if TYPE_CHECKING:
     from exposure.client.triton import Client
 
 Denoiser = Callable[[Case, int], NDArray[np.float32]]
-WINDOW = 7  # of SSIM, in pixels
 
 
 @dataclass(frozen=True)
@@ -99,26 +98,34 @@ def diffused(checkpoint: Path) -> Denoiser:
     return run
 
 
-def evaluate(cases: Iterable[Case], rows: Sequence[Row]) -> list[Score]:
+def evaluate(
+    cases: Iterable[Case], rows: Sequence[Row], unusable: Callable[[ValueError], None] = refuse
+) -> Iterator[Score]:
     """Score the brightened input, the classical denoiser (of the file, and of what networks see of it) and every given
-    one, at each of its numbers of passes.
+    one, at each of its numbers of passes; a case that cannot be judged is told to `unusable`, whole.
     """
-    scores = []
     for case in cases:
-        scores.append(score(case, "noisy input", 0, pack(case.mosaic, case.sensor, case.ratio)))
-        if case.read_noise:
-            scores.append(score(case, "non-local means", 0, non_local_means(case)))
-            scores.append(score(case, "non-local means, clipped", 0, non_local_means(case, clipped=True)))
-        for row in rows:
-            scores += [score(case, row.name, number, row.denoiser(case, number)) for number in row.passes]
+        try:
+            yield from _scores(case, rows)
+        except ValueError as error:
+            unusable(error)
+
+
+def _scores(case: Case, rows: Sequence[Row]) -> list[Score]:
+    scores = [score(case, "noisy input", 0, pack(case.mosaic, case.sensor, case.ratio))]
+    if case.read_noise:
+        scores.append(score(case, "non-local means", 0, non_local_means(case)))
+        scores.append(score(case, "non-local means, clipped", 0, non_local_means(case, clipped=True)))
+    for row in rows:
+        scores += [score(case, row.name, number, row.denoiser(case, number)) for number in row.passes]
     return scores
 
 
 def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> Score:
     """Judge one result [4, h, w] in [0, 1]. Raises ValueError for what has no finite score."""
     row, column, h, w = case.crop or (0, 0, *case.clean.shape[1:])
-    if min(h, w) < WINDOW:
-        raise ValueError(f"{case.name}: its planes are {w}x{h} pixels here; SSIM needs {WINDOW} a side")
+    if min(h, w) < SSIM_WINDOW:
+        raise ValueError(f"{case.name}: its planes are {w}x{h} pixels here; SSIM needs {SSIM_WINDOW} a side")
     judged = (slice(None), slice(row, row + h), slice(column, column + w))
     image, clean = image[judged], case.clean[judged]
     if not np.isfinite(image).all():
@@ -132,18 +139,8 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
         passes,
         blind=agreement_db(image[mask], clean[mask]),
         oracle=agreement_db(aligned[mask], clean[mask]),
-        ssim=_ssim(image, clean, None if case.mask is None else mask),
+        ssim=ssim(image, clean, None if case.mask is None else mask),
     )
-
-
-def _ssim(image: NDArray[np.float32], clean: NDArray[np.float32], mask: NDArray[np.bool_] | None) -> float:
-    """As published: the mean without the border, where windows are cut. With a mask, the mean of all that it leaves."""
-    from skimage.metrics import structural_similarity
-
-    if mask is None:
-        return float(structural_similarity(clean, image, win_size=WINDOW, data_range=1.0, channel_axis=0))
-    _, local = structural_similarity(clean, image, win_size=WINDOW, data_range=1.0, channel_axis=0, full=True)
-    return float(local[mask].mean())
 
 
 def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
@@ -159,11 +156,16 @@ def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float
 def table(scores: Sequence[Score]) -> str:
     """Means by group and method: PSNR blind, PSNR oracle, SSIM."""
     lines = [f"{'':30} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}"]
-    for group in dict.fromkeys(entry.group for entry in scores):
+    for group in groups(scores):
         lines.append(group)
-        for method, passes, (blind, oracle, ssim, cases) in means(scores, group):
-            lines.append(f"  {label(method, passes):28} {cases:5.0f}  {blind:5.2f} dB {oracle:5.2f} dB {ssim:6.3f}")
+        for method, passes, (blind, oracle, similar, cases) in means(scores, group):
+            lines.append(f"  {label(method, passes):28} {cases:5.0f}  {blind:5.2f} dB {oracle:5.2f} dB {similar:6.3f}")
     return "\n".join(lines)
+
+
+def groups(scores: Sequence[Score]) -> list[str]:
+    """Their exposure ratios, x100, the least first."""
+    return sorted({entry.group for entry in scores}, key=lambda group: float(group.removeprefix("x")))
 
 
 def label(method: str, passes: int) -> str:
@@ -177,10 +179,10 @@ def means(scores: Sequence[Score], group: str) -> list[tuple[str, int, tuple[flo
     entries = [entry for entry in scores if entry.group == group]
     for method, passes in dict.fromkeys((entry.method, entry.passes) for entry in entries):
         part = [entry for entry in entries if (entry.method, entry.passes) == (method, passes)]
-        blind, oracle, ssim = (
+        blind, oracle, similar = (
             float(np.mean([getattr(entry, name) for entry in part])) for name in ("blind", "oracle", "ssim")
         )
-        rows.append((method, passes, (blind, oracle, ssim, len(part))))
+        rows.append((method, passes, (blind, oracle, similar, len(part))))
     return rows
 
 

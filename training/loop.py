@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import hashlib
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -73,12 +74,15 @@ class Plan:
 class Trainer:
     """A run in a folder: `latest.pt` holds all that is needed to go on where it stopped, in the published format."""
 
-    def __init__(self, network: Any, plan: Plan, folder: Path, objective: Objective | None = None) -> None:
+    def __init__(
+        self, network: Any, plan: Plan, folder: Path, objective: Objective | None = None, *, seen: str = ""
+    ) -> None:
+        """seen: what tells apart the pictures that crops are made of."""
         if plan.side % network.multiple:
             raise ValueError(f"--side is {plan.side}; crops for this network are multiples of {network.multiple} wide")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.folder, self.iteration, self.seconds = plan, folder, 0, 0.0
-        self.objective = objective or rollout
+        self.objective, self.seen = objective or rollout, hashlib.sha256(seen.encode()).hexdigest()
         self.network = network.to(self.device).train()
         self.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
@@ -149,6 +153,7 @@ class Trainer:
             "weights": self.network.state_dict(),
             "seconds": self.seconds,
             "plan": asdict(self.plan),
+            "seen": self.seen,
             **({"photon_unit": self.average.photon_unit} if isinstance(self.average, Network) else {}),
         }
         with whole(self.folder / "latest.pt") as part:
@@ -174,6 +179,10 @@ class Trainer:
                 ", ".join(f"--{name.replace('_', '-')} {of[name]}" for name in differ) for of in (found, asked)
             )
             raise ValueError(f"{self.folder} holds a run with {then}, not {now}; choose another --out")
+        if state.get("seen", self.seen) != self.seen:
+            raise ValueError(
+                f"{self.folder} holds a run on other pictures, --held-out or --leaves; choose another --out"
+            )
         try:
             self.average.load_state_dict(state["netG"])
             self.network.load_state_dict(state["weights"])

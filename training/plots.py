@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exposure.files import whole
 
-from .evaluate import Score, label, means
+from .evaluate import Score, groups, label, means
 
 
 def plot(scores: Sequence[Score], folder: Path) -> None:
@@ -15,8 +15,7 @@ def plot(scores: Sequence[Score], folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    groups = list(dict.fromkeys(entry.group for entry in scores))
-    rows = {group: means(scores, group) for group in groups}
+    rows = {group: means(scores, group) for group in groups(scores)}
     figure, axes = pyplot.subplots(figsize=(6, 4.5), layout="constrained")
     numbers = sorted({entry.passes for entry in scores} - {0})
     for group, entries in rows.items():

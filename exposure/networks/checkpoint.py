@@ -69,12 +69,17 @@ def save_checkpoint(
     path = Path(path)
     state = {name: value.detach() for name, value in network.state_dict().items()}
     if for_bf16:
-        state |= {name: value.bfloat16() for name, value in state.items() if value.ndim == 4}
+        state |= {name: value.bfloat16() for name, value in state.items() if _is_kernel(name, value)}
     state = {name: value.to(dtype).contiguous() for name, value in state.items()}
     with whole(path) as part:
         save_file(state, part, metadata={name: str(value) for name, value in asdict(info).items()})
         part.write_bytes(_ordered(part.read_bytes()))
         part.chmod(0o644)  # the library writes for the owner alone
+
+
+def _is_kernel(name: str, value: Tensor) -> bool:
+    """Whether a convolution multiplies by it, as by none of NAFNet's scales."""
+    return value.ndim == 4 and name.endswith(".weight")
 
 
 def _ordered(file: bytes) -> bytes:
