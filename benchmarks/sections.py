@@ -260,8 +260,8 @@ Cores, {result["cores"]["frame_mp"]} MP:
 
 {table(("cores", "seconds", "speed-up", "peak GiB"), cores)}
 
-Passes, request of {passes["frame_mp"]:g} MP: {passes["fit"]["once_s"]:.3g} s once and
-{passes["fit"]["each_s"]:.3g} s a pass (r² {passes["fit"]["r2"]:.4f}).
+From here on by the server, with the engine for this processor. Passes, request of {passes["frame_mp"]:g} MP:
+{passes["fit"]["once_s"]:.3g} s once and {passes["fit"]["each_s"]:.3g} s a pass (r² {passes["fit"]["r2"]:.4f}).
 
 {table(("passes", "seconds", "server's peak GiB so far"), timed)}
 

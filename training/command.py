@@ -219,7 +219,8 @@ def _tell(arguments: argparse.Namespace, scores: "list[evaluate.Score]", left_ou
         from .plots import plot
 
         arguments.out.mkdir(parents=True, exist_ok=True)
-        about = {name: str(value) for name, value in vars(arguments).items() if not callable(value)}
+        given = vars(arguments).items()  # of paths the last part: others have them elsewhere
+        about = {n: value.name if isinstance(value, Path) else str(value) for n, value in given if not callable(value)}
         about.pop("header")  # it may hold a password
         files = {name: getattr(arguments, name) for name in ("checkpoint", "one_pass", "diffusion")}
         digests = {f"{name}_sha256": sha256(file) for name, file in files.items() if file}

@@ -1,0 +1,81 @@
+"""The tables of quality in checkpoints/README.md and README.md are those of the committed scores."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PROJECT
+
+from exposure.files import sha256
+from exposure.training.evaluate import Score, means
+
+RESULTS = PROJECT / "training" / "results"
+FILES = {"default": "unet", "half": "unet_half", "small": "unet_small"}
+GROUPS = ("x100", "x250", "x300")
+INPUTS = {
+    "noisy input": "noisy input",
+    "brightened input": "noisy input",
+    "non-local means after variance stabilisation": "non-local means",
+    "the same of what the networks see (`clipped`)": "non-local means, clipped",
+    "the same, of what the network sees: nothing below black": "non-local means, clipped",
+}
+PASSES = {"one pass": 1, "two passes": 2, "three passes, the default": 3}
+
+
+def results(name: str) -> list[dict[str, Any]]:
+    found = json.loads((RESULTS / f"held_out_{name}.json").read_text())
+    return found if isinstance(found, list) else [found]
+
+
+def rows_of(page: Path, columns: int) -> dict[str, list[str]]:
+    """First cell and the others, of all rows of so many columns."""
+    lines = (line.strip("|\n").split("|") for line in page.open() if line.startswith("|"))
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in lines if len(cells) == columns + 1}
+
+
+def figures(scores: list[dict[str, Any]], group: str, method: str, passes: int) -> tuple[float, float]:
+    """Mean blind PSNR and SSIM."""
+    known = means([Score(**score) for score in scores], group)
+    return next((blind, ssim) for name, number, (blind, _, ssim, _) in known if (name, number) == (method, passes))
+
+
+@pytest.mark.parametrize("name", ["default", "half", "small", "served", "others", "iso"])
+def test_scores_are_of_the_shipped_networks(name: str) -> None:
+    shipped = PROJECT / "checkpoints" / f"{FILES.get(name, 'unet')}.safetensors"
+    for found in results(name):
+        assert found["checkpoint_sha256"] == sha256(shipped)
+        assert not found["left_out"]
+
+
+def test_the_card_says_what_was_scored() -> None:
+    rows = rows_of(PROJECT / "checkpoints" / "README.md", 3)
+    seen = 0
+    for row, cells in rows.items():
+        network, _, told = row.partition(", ")
+        method, passes = INPUTS.get(row), 0
+        if network in FILES and told[:1].isdigit():
+            method, passes = "independent draws" if "as published" in told else "definition", int(told[0])
+        if method is None:
+            continue
+        (found,) = results(network if network in FILES else "default")
+        for group, cell in zip(GROUPS, cells, strict=True):
+            blind, ssim = figures(found["scores"], group, method, passes)
+            assert cell == f"{blind:.2f} / {ssim:.3f}", row
+        seen += 1
+    assert seen == 11
+
+
+def test_the_readme_says_what_was_scored() -> None:
+    rows = rows_of(PROJECT / "README.md", 3)
+    (default,), (served,) = results("default"), results("served")
+    for row, cells in rows.items():
+        if row not in INPUTS and row not in PASSES:
+            continue
+        method, passes = INPUTS.get(row, "definition"), PASSES.get(row, 0)
+        for group, cell in zip(GROUPS, cells, strict=True):
+            blind, _ = figures(default["scores"], group, method, passes)
+            assert cell == f"{blind:.1f}", row
+            if passes:  # "Served by the BF16 engine, the same to 0.01 dB"
+                assert abs(figures(served["scores"], group, "served", passes)[0] - blind) < 0.015
+    assert len(rows.keys() & (INPUTS.keys() | PASSES.keys())) == 6
