@@ -4,7 +4,8 @@ python benchmarks/gpu_check.py [--out FOLDER] [--limit SECONDS] [--checks NAME .
 
 `make gpu-check` prepares the environment first, where pip can.
 
-Writes benchmarks/results/<card>.json. Exit status 0 when something was checked and nothing failed.
+Writes benchmarks/results/<card>.json, and a page of it beside it. Exit status 0 when something was checked and nothing
+failed.
 """
 
 import argparse
@@ -59,6 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             _use_what_was_built(results)
         write(path, report(card, machine, results))
     print(f"written: {path}")
+    subprocess.run([sys.executable, PROJECT / "benchmarks" / "card_page.py", path], check=False)
     print(not_made(results))
     return exit_status(results)
 

@@ -37,27 +37,9 @@ Poisson counts, million a second:
 
 def engine(found: dict[str, Any]) -> str:
     result = found["engine"]["measured"]
-    ceilings, base, parts = result["ceilings"], result["baseline"], []
-    for name, frame in result["frames"].items():
-        rows = []
-        for peer, timed in frame["peers"].items():
-            if "left_out" in timed:
-                rows.append((peer, timed["left_out"], "", "", "", "", ""))
-                continue
-            agreement = result["peers"][peer]["agreement_db"]
-            agreed = "same bits" if agreement >= SAME_BITS_DB else f"{agreement} dB"
-            over = ratio(timed["speed_over_baseline"]) if "speed_over_baseline" in timed else ""
-            share = percent(timed["share_of_roofline"]) if "share_of_roofline" in timed else ""
-            if "share_of_bf16" in timed:
-                share += f" ({percent(timed['share_of_bf16'])} of BF16's)"
-            cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", share)
-            peak = "" if timed["peak_gib"] is None else timed["peak_gib"]
-            rows.append((peer, *cells, peak, over, agreed))
-        title = ("network by", "seconds", "passes/s", "of roofline", "peak GiB", f"faster than {base}", "agrees")
-        parts.append(
-            f"**{name}**, planes {frame['planes'][0]}×{frame['planes'][1]}: {frame['gflop']:g} GFLOP, "
-            f"at least {frame['roofline_s']:.3g} s\n\n{table(title, rows)}"
-        )
+    ceilings, base = result["ceilings"], result["baseline"]
+    agreements = {name: peer["agreement_db"] for name, peer in result["peers"].items() if "agreement_db" in peer}
+    parts = [frame_table(name, frame, agreements, base) for name, frame in result["frames"].items()]
     absent = [f"{name}: {peer['left_out']}" for name, peer in result["peers"].items() if "left_out" in peer]
     tables, missing = "\n\n".join(parts), "".join(f"- {line}\n" for line in absent)
     return f"""## Engine
@@ -78,6 +60,27 @@ the card's memory that tensors held.
 Not measured here:
 
 {missing}"""
+
+
+def frame_table(name: str, frame: dict[str, Any], agreements: dict[str, float], base: str) -> str:
+    """One frame size, every peer that was timed, or why one was not."""
+    rows: list[tuple[Any, ...]] = []
+    for peer, timed in frame["peers"].items():
+        if "left_out" in timed:
+            rows.append((peer, timed["left_out"], "", "", "", "", ""))
+            continue
+        agreed = "same bits" if agreements[peer] >= SAME_BITS_DB else f"{agreements[peer]} dB"
+        over = ratio(timed["speed_over_baseline"]) if "speed_over_baseline" in timed else ""
+        share = percent(timed["share_of_roofline"]) if "share_of_roofline" in timed else ""
+        if "share_of_bf16" in timed:
+            share += f" ({percent(timed['share_of_bf16'])} of BF16's)"
+        cells = (seconds(timed["seconds"]), f"{timed['passes_per_s']:.3g}", share)
+        rows.append((peer, *cells, "" if timed["peak_gib"] is None else timed["peak_gib"], over, agreed))
+    title = ("network by", "seconds", "passes/s", "of roofline", "peak GiB", f"faster than {base}", "agrees")
+    return (
+        f"**{name}**, planes {frame['planes'][0]}×{frame['planes'][1]}: {frame['gflop']:g} GFLOP, "
+        f"at least {frame['roofline_s']:.3g} s\n\n{table(title, rows)}"
+    )
 
 
 def _bf16(ceilings: dict[str, Any]) -> str:

@@ -16,9 +16,14 @@ from tritonclient.grpc import model_config_pb2
 from exposure.assets import MODEL_REPOSITORY
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
+import card_page
+import ceilings
+import engine
+import gpu_benchmark
 import gpu_check
 import gpu_kernels
 import gpu_server
+import peers
 from gpu_machine import Card, NoCardError, first_card, found
 
 PASSED, FAILED, MISSING = ({"outcome": outcome} for outcome in ("passed", "failed", "not checked"))
@@ -219,3 +224,34 @@ def test_models_move_to_the_card_that_is_checked(tmp_path: Path) -> None:
     for config in gpu_server._on_card(tmp_path).glob("*/configs/cpu.pbtxt"):
         (group,) = text_format.Parse(config.read_text(), model_config_pb2.ModelConfig()).instance_group
         assert (group.kind, list(group.gpus)) == (model_config_pb2.ModelInstanceGroup.KIND_GPU, [0])
+
+
+def test_a_card_gets_a_page(tmp_path: Path) -> None:
+    """Figures as the checks' own functions make them, of a card that does not exist."""
+    speed = {"median_us": 9.1, "least_us": 9.0, "most_us": 9.9, "gb_per_s": 4000.0, "of_copy": 0.93}
+    timed = {"seconds": {peers.COMPILED: [0.02, 0.03]}, "peaks": {peers.COMPILED: 1.5}, "unable": {}}
+    roof = ceilings.Ceilings(5e14, 4e12, on_card=True)
+    frame = engine.described(timed, (512, 512), ceilings.Cost(1e11, 1e9), roof, peers.COMPILED)
+    absent = gpu_benchmark._outcome({"left_out": "tensorrt is not installed", "wrong": False}, None)
+    told = {peers.COMPILED: gpu_benchmark._outcome({"agreement_db": 80.1}, None), "tensorrt, FP16 body": absent}
+    peers_at = {"ceilings": {"gflops": 5e5, "gbytes_per_s": 4000.0}, "baseline": peers.COMPILED, "peers": told}
+    request = {"median": 0.1, "least": 0.09, "most": 0.12, "mean of the rest": 0.001}
+    results = {
+        "kernel bandwidth": PASSED | {"frame": "12 MP", "kernels": {"pack": speed}},
+        "engines": PASSED | {"engines": {"tensorrt engine on this card": {"outcome": "failed", "why": "it is off"}}},
+        "peers at 512²": PASSED | peers_at | {"frame": frame},
+        card_page.SERVED: PASSED | {"seconds_per_request_of_3_passes": {"4240x2832": request}},
+    }
+    path = tmp_path / "card.json"
+    gpu_check.write(path, gpu_check.report(Card("A card", "8.6", "13.0"), {"nvcc": "13.0"}, results))
+    command = [sys.executable, PROJECT / "benchmarks" / "card_page.py", path]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
+    page = path.with_suffix(".md").read_text()
+    for line in (
+        "| pack | 9.1 (9.0 to 9.9) | 4000.0 | 93 % |",
+        "| tensorrt engine on this card | failed |  |  | it is off |",
+        f"| {peers.COMPILED} | 0.025 | 40 | 1 % | 1.5 | 1 (1 to 1) | 80.1 dB |",
+        "- tensorrt, FP16 body: tensorrt is not installed",
+        "| 4240x2832 | 100.0 | 90.0 | 120.0 | 1.0 |",
+    ):
+        assert line in page
