@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sections import frame_table
 from tables import table
 
 KERNELS, SERVED = "kernel bandwidth", "Triton with every model on the card"
@@ -70,6 +69,8 @@ def _engines(check: dict[str, Any]) -> str:
 
 
 def _peers(size: str, check: dict[str, Any]) -> str:
+    from sections import frame_table  # imports the package, which need not be here if there is nothing to show
+
     ceilings, peers = check["ceilings"], check["peers"]
     agreements = {name: peer["agreement_db"] for name, peer in peers.items() if "agreement_db" in peer}
     missing = "".join(f"- {name}: {peer['why']}\n" for name, peer in peers.items() if peer["outcome"] != "passed")

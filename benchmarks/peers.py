@@ -35,6 +35,7 @@ from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export.graph import FP32_AGREEMENT_DB, onnx_runner
 from exposure.export.scene import low_light_crops
+from exposure.export.tensorrt_engine import MODULES
 from exposure.networks import Network
 from exposure.quality import agreement_db
 
@@ -160,7 +161,7 @@ PEERS |= {
     f"{target}, FP16 body": Peer(
         functools.partial(cuda_plan, target), functools.partial(no_library, library), **_FP16_ON_CARD
     )
-    for target, library in (("tensorrt", "tensorrt"), ("tensorrt-rtx", "tensorrt_rtx"))
+    for target, library in MODULES.items()
 }
 
 

@@ -67,9 +67,9 @@ def page(found: dict[str, Any]) -> str:
         return "\n".join(
             (_head(found), kernels(found), engine(found), server(found), end_to_end(found), scaling(found))
         )
-    except KeyError as error:
+    except (KeyError, AttributeError, TypeError) as error:
         raise ValueError(
-            f"the results hold no {error}: an earlier version measured them; `make bench` does anew"
+            f"the results are of an earlier version, which measured other things ({error}); `make bench` does anew"
         ) from error
 
 
@@ -109,9 +109,9 @@ held. `python benchmarks/report.py --compare OLD.json` says what changed beyond 
 {_caution(found)}
 
 Other work slows everything by more than its share of the cores, since a pass waits for its slowest thread; ratios
-suffer less. Cards are not in these tables: `make gpu-check` writes `results/<card>.json` and `.md`, with its kernels against its
-bandwidth, engines and peers at 512² and 12 MP against its ceilings, and what a request costs beyond its models. Load,
-other sizes and files to DNG are not measured on cards yet, nor is the TensorRT plan in NVIDIA's container.
+suffer less. Cards are not in these tables: `make gpu-check` writes `results/<card>.json` and `.md`, with a card's
+kernels against its bandwidth, engines and peers at 512² and 12 MP against its ceilings, and what a request costs beyond
+its models. Load, other sizes and files to DNG are not measured on cards yet, nor is the plan in NVIDIA's container.
 """
 
 

@@ -31,7 +31,7 @@ def choose_config(repository: Path) -> Configuration:
     if "tensorrt-rtx" in installed and card and not hindrance:
         return Configuration("rtx", f"{card} is here, and an engine of TensorRT for RTX")
     if "tensorrt-rtx" in installed and card and "openvino" not in installed:
-        raise ServerError(f"the engine for {card} cannot run: {hindrance}")
+        raise ServerError(f"the only engine, of TensorRT for RTX, cannot run on {card}: {hindrance}")
     if "openvino" in installed:
         reason = "no NVIDIA card is here"
         if card:
@@ -53,10 +53,11 @@ def _misfit(folder: Path, machine: Machine) -> str:
     if not machine.card:
         return ""
     try:
-        problem = mismatch(parsed_manifest(folder).runs_on, machine, library_version(folder.name))
+        manifest = parsed_manifest(folder)
+        problem = mismatch(manifest.runs_on, machine, library_version(folder.name))
     except EngineError:  # none, or one that the server itself refuses
         return ""
-    return f"the engine for it {problem}" if problem else ""
+    return f"the engine of TensorRT for RTX {problem}; rebuild with: {manifest.rebuild}" if problem else ""
 
 
 def _slower(folder: Path) -> str:

@@ -15,6 +15,7 @@ from . import target
 from .output import FORMATS, Exposed, asked_for
 from .rawfile import RawFile
 
+LARGEST_DN = np.float32(65535)
 LARGEST_FP32 = float(np.finfo(np.float32).max)  # ratio and gain are sent so
 
 
@@ -151,7 +152,7 @@ def _beyond(ratio: float) -> str:
 def _multiplied(file: RawFile, ratio: float) -> NDArray[np.float32]:
     """The brightened file in DN, with the noise below black: without it, its mean would lift and tint shadows."""
     black = _black(file)
-    return np.minimum((file.mosaic - black) * np.float32(ratio) + black, np.float32(file.sensor.white))
+    return np.clip((file.mosaic - black) * np.float32(ratio) + black, -LARGEST_DN, np.float32(file.sensor.white))
 
 
 def blended(

@@ -240,7 +240,7 @@ class Client:
                 except ServerGoneError as error:
                     now = time.monotonic()
                     if isinstance(error, ServerBusyError) and self._patience_s > 0:
-                        patient = now < began + self._timeout_s
+                        patient, gone_since = now < began + self._timeout_s, math.inf  # one is there
                     else:
                         gone_since = min(gone_since, now)  # however long it had computed before
                         patient = now < gone_since + self._patience_s

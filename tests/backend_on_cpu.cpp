@@ -134,12 +134,13 @@ static void* on_card(const void* from, uint64_t bytes) {
 struct Exchange {
     TRITONBACKEND_Request request;
     TRITONBACKEND_Response response;
+    uint64_t shift = 0;  // bytes from the start of memory to an input, as in a client's shared memory
 
     Exchange() = default;
     Exchange(const Exchange&) = delete;
     ~Exchange() {
         for (auto& [name, input] : request.inputs)
-            for (auto& piece : input.pieces) release(piece.first, input.place);
+            for (auto& piece : input.pieces) release(static_cast<char*>(piece.first) - shift, input.place);
         for (auto& [name, output] : response.outputs) release(output.memory, output.place);
     }
 
@@ -151,8 +152,11 @@ struct Exchange {
         uint64_t size = values.size() * sizeof(T), first = in_two ? size / 2 / sizeof(T) * sizeof(T) : size;
         for (auto [start, count] : {std::pair<uint64_t, uint64_t>{0, first}, {first, size - first}}) {
             if (!count) continue;
-            void* memory = place.on_host() ? memcpy(malloc(count), bytes + start, count) : on_card(bytes + start, count);
-            input.pieces.emplace_back(memory, count);
+            std::vector<char> held(shift);
+            held.insert(held.end(), bytes + start, bytes + start + count);
+            void* memory = place.on_host() ? memcpy(malloc(held.size()), held.data(), held.size())
+                                           : on_card(held.data(), held.size());
+            input.pieces.emplace_back(static_cast<char*>(memory) + shift, count);
         }
     }
 
@@ -186,8 +190,9 @@ struct Exchange {
     }
 };
 
-// How a request's inputs lie: bit 0: pixels on the card; bit 1: small values on the card; bit 2: in two pieces.
-static const int WAYS = 8, PIXELS_ON_CARD = 1, VALUES_ON_CARD = 2, IN_TWO = 4;
+// How a request's inputs lie: bit 0: pixels on the card; bit 1: small values on the card; bit 2: in two pieces;
+// bit 3: at odd places.
+static const int WAYS = 16, AT_ODD_PLACES = 8, PIXELS_ON_CARD = 1, VALUES_ON_CARD = 2, IN_TWO = 4;
 
 static Place place_of(bool on_card) { return on_card ? Place{MEMORY_GPU, 0} : Place{}; }
 
@@ -259,6 +264,7 @@ static void every_way(const char* name, Model& model, Ask ask) {
                 for (Placement placed : {AS_ASKED, ON_HOST, ON_CARD, ON_OTHER_CARD}) {
                     placement = placed;
                     Exchange other;
+                    other.shift = way & AT_ODD_PLACES ? 2 : 0;
                     ask(other, way, height, width);
                     std::string label = sentence("%s %dx%d %s way %d placement %d", name, height, width,
                                                  device == gpu.get() ? "gpu" : "cpu", way, placed);

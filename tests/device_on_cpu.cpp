@@ -12,7 +12,7 @@
 #include "../kernels/csrc/kernels_cuda.h"
 #include "launch_on_cpu.h"
 
-static const int32_t INVALID = 1, NO_MEMORY = 2, BAD_ADDRESS = 700;
+static const int32_t INVALID = 1, NO_MEMORY = 2, BAD_ADDRESS = 700, MISALIGNED = 716;
 static const uint64_t CARD_BYTES = 64 << 20, PAGE = 4096;
 
 struct Block {
@@ -47,6 +47,8 @@ int32_t queue_on_cpu(void* stream, std::initializer_list<const void*> pointers, 
     if (stream == nullptr) return with_memory_open(work), 0;
     for (const void* pointer : pointers)
         if (pointer && !is_ours(pointer)) return BAD_ADDRESS;
+    for (const void* pointer : pointers)
+        if ((uintptr_t)pointer % sizeof(float)) return MISALIGNED;
     static_cast<Work*>(stream)->push_back(std::move(work));
     return 0;
 }
@@ -54,7 +56,7 @@ int32_t queue_on_cpu(void* stream, std::initializer_list<const void*> pointers, 
 extern "C" uint64_t device_on_cpu_bytes() { return in_use; }
 
 const char* exposure_cuda_error(int32_t error) {
-    return error == NO_MEMORY ? "out of memory" : error == BAD_ADDRESS ? "an illegal memory access" : "invalid argument";
+    return error == NO_MEMORY ? "out of memory" : error == BAD_ADDRESS ? "an illegal memory access" : error == MISALIGNED ? "a misaligned address" : "invalid argument";
 }
 
 int32_t exposure_cuda_describe(int32_t device, Card* card) {

@@ -14,7 +14,7 @@ from exposure.assets import CHECKPOINT
 from exposure.client.command import main
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
-from exposure.client.triton import Client
+from exposure.client.triton import Client, ServerError
 from exposure.files import sha256
 from exposure.noise import CAMERAS, ReadNoise, expose_short
 from exposure.quality import SAME_BITS_DB, psnr
@@ -403,3 +403,24 @@ def test_the_command_prints_a_table_and_writes_plots(sid: Path, capsys: pytest.C
     assert "--independent changes nothing below 3 passes" in capsys.readouterr().err
     assert main(["evaluate", "eld", str(sid)]) == 1
     assert "nothing to evaluate" in capsys.readouterr().err
+
+
+def test_an_ended_evaluation_tells_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    judged: list[Case] = []
+
+    def ends(_: Path, **__: object) -> evaluate.Denoiser:
+        def run(case: Case, passes: int) -> np.ndarray:
+            if len(judged) == passes:  # the second case
+                raise ServerError("no server answers")
+            judged.append(case)
+            return case.clean
+
+        return run
+
+    monkeypatch.setattr(evaluate, "definition", ends)
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "grey.png")
+    flags = ["--shrink", "1", "--ratios", "50", "100", "--passes", "1", "--out", str(tmp_path / "out")]
+    assert main(["evaluate", "photos", str(tmp_path), *flags]) != 0
+    recorded = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert recorded["ended_early"]
+    assert {score["group"] for score in recorded["scores"]} == {"x50"}

@@ -66,7 +66,13 @@ def test_an_engine_for_other_cards_gives_way(tmp_path: Path, monkeypatch: pytest
             r"is here, but no engine for it \(build one with: .* --target tensorrt-rtx",
         ),
         ("openvino tensorrt", "H100", True, "cpu", "served by NVIDIA's container alone"),
-        ("tensorrt-rtx", "RTX A5000", False, None, "cannot run: .* and cupy are missing, and the engine needs them"),
+        (
+            "tensorrt-rtx",
+            "RTX A5000",
+            False,
+            None,
+            "cannot run on .*: .* and cupy are missing, and the engine needs",
+        ),
         ("tensorrt-rtx", "", True, None, "needs an NVIDIA card, and none is here; build one with: .* openvino"),
         ("tensorrt", "H100", True, None, "is served by NVIDIA's container: deploy/README.md"),
         ("", "", True, None, "is no model repository; build one with: python export/build_engine.py --repository /"),
@@ -156,7 +162,7 @@ def test_a_driver_that_is_too_old_is_said(tmp_path: Path, monkeypatch: pytest.Mo
     old = replace(A_CARD, cuda="12.4", driver="550.54")
     plan_for(tmp_path / "denoiser" / "1" / "tensorrt-rtx", "tensorrt-rtx", FOR_RTX)
     monkeypatch.setattr(hardware, "this_machine", lambda: old)
-    sentence = "cannot run: the driver knows CUDA 12.4; tensorrt-rtx needs driver 580 or later"
+    sentence = "cannot run on RTX A5000: the driver knows CUDA 12.4; tensorrt-rtx needs driver 580 or later"
     with pytest.raises(ServerError, match=sentence):
         hardware.choose_config(tmp_path)
     plan_for(tmp_path / "denoiser" / "1" / "openvino", "openvino", {"library": "openvino"})

@@ -63,7 +63,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on training, and write `unet.safetensors` (or nafnet, or diffusion) into the run's folder."""
-    from exposure.networks import save_checkpoint
+    from exposure.networks import load_checkpoint, save_checkpoint
 
     from .loop import Plan
     from .report import Report, denoised, sampled
@@ -77,6 +77,7 @@ def train(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"all pictures of {arguments.photos} are held out by {arguments.held_out}; none is left to train on"
         )
+    start = load_checkpoint(arguments.init).info if arguments.init else None
     trainer = _trainer(arguments, plan, seen=f"{arguments.leaves} {' '.join(path.name for path in kept)}")
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
     limits = Range()
@@ -85,7 +86,7 @@ def train(arguments: argparse.Namespace) -> int:
     report = Report(arguments.out / "tensorboard", [shown[index] for index in range(EXAMPLES)], result)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
     path = arguments.out / f"{type(trainer.average).__name__.lower()}.safetensors"
-    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits), for_bf16=True)
+    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits, start), for_bf16=True)
     print(f"{path} written", flush=True)
     report.quality(trainer.iteration, trainer.average)  # after, for whatever may befall it
     return 0
@@ -106,14 +107,16 @@ def _trainer(arguments: argparse.Namespace, plan: "Plan", seen: str) -> "Trainer
     return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses, seen=seen)
 
 
-def _info(arguments: argparse.Namespace, trainer: "Trainer", limits: Range) -> "CheckpointInfo":
-    from exposure.networks import CheckpointInfo, load_checkpoint
+def _info(
+    arguments: argparse.Namespace, trainer: "Trainer", limits: Range, start: "CheckpointInfo | None"
+) -> "CheckpointInfo":
+    """start: of --init."""
+    from exposure.networks import CheckpointInfo
 
-    start = load_checkpoint(arguments.init).info if arguments.init else CheckpointInfo()
-    then = f"{start.origin}; then " if arguments.init else ""
+    then = f"{start.origin}; then " if start else ""
     info = CheckpointInfo(
         training_noise=" and ".join(limits.noise),
-        licence=arguments.licence or start.licence,
+        licence=arguments.licence or (start or CheckpointInfo()).licence,
         origin=f"{then}{trainer.iteration} iterations of {trainer.plan.batch} crops, {trainer.seconds / 3600:.1f} h",
     )
     return info if arguments.diffusion else replace(info, photon_unit=trainer.average.photon_unit)
@@ -180,7 +183,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def run_evaluation(arguments: argparse.Namespace) -> int:
-    """Score, print the table, and write JSON and plots where asked; 1 where a pair of files had to be left out."""
+    """Score, print the table, and write JSON and plots where asked; 1 where a case had to be left out."""
     _check(arguments)
     left_out: list[str] = []
 
@@ -202,18 +205,20 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
             client = block.enter_context(client_for(arguments))
             rows.insert(1, evaluate.Row("served", evaluate.served(client, digest), arguments.passes))
         scores: list[evaluate.Score] = []
+        ended = True
         try:
             scores.extend(evaluate.evaluate(arguments.cases(arguments, leave_out), rows, leave_out))
+            ended = False
         finally:
-            if scores:  # also of an evaluation that was ended
-                _tell(arguments, scores, left_out)
+            if scores:
+                _tell(arguments, scores, {"left_out": left_out, "ended_early": ended})
     if not scores and not left_out:
         raise ValueError("there is nothing to evaluate: no case was found")
     return 1 if left_out else 0
 
 
-def _tell(arguments: argparse.Namespace, scores: "list[evaluate.Score]", left_out: list[str]) -> None:
-    """The table, and JSON and plots where asked."""
+def _tell(arguments: argparse.Namespace, scores: "list[evaluate.Score]", lacks: dict[str, object]) -> None:
+    """The table, and JSON and plots where asked. lacks: what the scores are not of."""
     print(evaluate.table(scores))
     if arguments.out:
         from .plots import plot
@@ -224,7 +229,7 @@ def _tell(arguments: argparse.Namespace, scores: "list[evaluate.Score]", left_ou
         about.pop("header")  # it may hold a password
         files = {name: getattr(arguments, name) for name in ("checkpoint", "one_pass", "diffusion")}
         digests = {f"{name}_sha256": sha256(file) for name, file in files.items() if file}
-        evaluate.write(scores, {**about, **digests, "left_out": left_out}, arguments.out / "scores.json")
+        evaluate.write(scores, {**about, **digests, **lacks}, arguments.out / "scores.json")
         plot(scores, arguments.out)
 
 

@@ -24,7 +24,7 @@ std::string sentence(const char* format, ...) {
 }
 
 // A client's shared memory may begin anywhere, and a card that reads a number across two words fails for good.
-static bool aligned(const void* data) { return (uintptr_t)data % sizeof(float) == 0; }
+static bool usable(const void* data, Place place) { return place.on_host() || (uintptr_t)data % sizeof(float) == 0; }
 
 Request::~Request() {
     if (finished_) return;
@@ -79,7 +79,7 @@ const void* Request::located(const char* name, TRITONSERVER_DataType type, size_
 }
 
 const void* Request::reached(const void* data, size_t bytes, Place place) {
-    if (device_.reaches(place) && aligned(data)) return data;
+    if (device_.reaches(place) && usable(data, place)) return data;
     void* copy = device_.scratch(bytes);
     device_.copy(copy, data, bytes);
     return copy;
@@ -138,7 +138,7 @@ void* Request::allocated_on_device(const char* name, TRITONSERVER_DataType type,
     for (int64_t side : shape) size *= (size_t)side;
     Place place = device_.place();
     void* buffer = allocated(name, type, size, shape, place);
-    if (!buffer || (device_.reaches(place) && aligned(buffer))) return buffer;
+    if (!buffer || (device_.reaches(place) && usable(buffer, place))) return buffer;
     void* scratch = device_.scratch(size);
     deliveries_.push_back({buffer, scratch, size});
     return scratch;
