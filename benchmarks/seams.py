@@ -35,12 +35,13 @@ def main() -> None:
     """Both engines of the shipped network: the installed one, and FP32."""
     benchmark = Benchmark("seams", __doc__, rounds=1)
     file = rawfile.read(DATA / "raw" / NAME)
-    recipe = Recipe(ratio=RATIO)
-    choice, plan = recipe.choose(file), plan_tiles(file.mosaic.shape, TILE_PIXELS)
+    choice, plan = Recipe(ratio=RATIO).choose(file), plan_tiles(file.mosaic.shape, TILE_PIXELS)
     installed = read_manifest(MODEL_REPOSITORY / "denoiser" / "1" / "openvino").precision
     engines: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="exposure_benchmark_") as scratch:
-        repositories = {installed: MODEL_REPOSITORY, "f32": _in_fp32(Path(scratch))}
+        repositories = {installed: MODEL_REPOSITORY}
+        if installed != "f32":
+            repositories["f32"] = _in_fp32(Path(scratch))
         for precision, repository in repositories.items():
             engines[precision] = differences(repository, file, choice, plan)
             benchmark.say(f"{precision} compared")

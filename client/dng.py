@@ -204,12 +204,9 @@ def with_exposure(file: RawFile, metadata: Metadata) -> Metadata:
     known: dict[int, Entry] = {}
     if 0 < file.iso <= 65535:
         known[34855] = Entry(SHORT, 1, struct.pack(metadata.order + "H", round(file.iso)))  # ISOSpeedRatings
-    if file.exposure_s > 0:
-        time = struct.pack(metadata.order + "2I", *_rationals([file.exposure_s]))
-        known[33434] = Entry(RATIONAL, 1, time)  # ExposureTime
-    if file.aperture > 0:
-        number = struct.pack(metadata.order + "2I", *_rationals([file.aperture]))
-        known[33437] = Entry(RATIONAL, 1, number)  # FNumber
+    for code, value in ((33434, file.exposure_s), (33437, file.aperture)):  # ExposureTime, FNumber
+        if value > 0:
+            known[code] = Entry(RATIONAL, 1, struct.pack(metadata.order + "2I", *_rationals([value])))
     return replace(metadata, exif=known | dict(metadata.exif))
 
 

@@ -108,7 +108,7 @@ class Recipe:
     def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice, checkpoint: str = "") -> Exposed:
         """What is written: the answer, blended with the brightened file, at the exposure that was asked for."""
         if self.strength < 1:
-            denoised = blended(denoised, _multiplied(file, choice.ratio), self.strength, file.sensor.white)
+            denoised = blended(denoised, _multiplied(file, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
         made_with = asked_for(choice.ratio, choice.gain, self.passes, self.seed, checkpoint)
         if not self.keep_exposure:
@@ -155,12 +155,10 @@ def _multiplied(file: RawFile, ratio: float) -> NDArray[np.float32]:
     return np.clip((file.mosaic - black) * np.float32(ratio) + black, -LARGEST_DN, np.float32(file.sensor.white))
 
 
-def blended(
-    denoised: NDArray[np.uint16], noisy: NDArray[np.float32], strength: float, white: float
-) -> NDArray[np.uint16]:
-    """strength * denoised + (1 - strength) * noisy, in DN of the same levels, rounded, from 0 to white."""
+def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.float32], strength: float) -> NDArray[np.uint16]:
+    """strength * denoised + (1 - strength) * noisy, in DN of the same levels, rounded; what is below 0 is 0."""
     mixed = noisy + np.float32(strength) * (denoised.astype(np.float32) - noisy)
-    rounded: NDArray[np.uint16] = np.rint(mixed).clip(0, max(white, int(denoised.max()))).astype(np.uint16)
+    rounded: NDArray[np.uint16] = np.rint(mixed).clip(0, LARGEST_DN).astype(np.uint16)
     return rounded
 
 

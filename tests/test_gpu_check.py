@@ -242,6 +242,7 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
         "peers at 512²": PASSED | peers_at | {"frame": frame},
         card_page.SERVED: PASSED | {"seconds_per_request_of_3_passes": {"4240x2832": request}},
     }
+    assert {card_page.KERNELS, card_page.SERVED, "engines", "peers at 512²"} <= gpu_check.checks().keys()
     path = tmp_path / "card.json"
     gpu_check.write(path, gpu_check.report(Card("A card", "8.6", "13.0"), {"nvcc": "13.0"}, results))
     command = [sys.executable, PROJECT / "benchmarks" / "card_page.py", path]

@@ -16,7 +16,7 @@ from exposure.noise import CALIBRATED_LEVELS, CAMERAS, choose_gain, expose_short
 from exposure.noise_fit import fit_noise
 from exposure.sensor import Sensor, pack, recorded, unpack
 
-from .scenes import DAYLIGHT, is_shown, listed, read_picture, unprocessed
+from .scenes import DAYLIGHT, is_of, listed, read_picture, unprocessed
 
 SID_CROP, SID_MOST = 512, 300.0  # pixels of a plane, at the centre; ratio
 ELD_LONG, ELD_SHORT = (1, 6, 11, 16), {100: (4, 9, 14), 200: (5, 10, 15)}  # image numbers, by nominal ratio
@@ -143,9 +143,7 @@ def _sid_case(short: Path, long: Path, gain: float | None) -> Case:
 
 
 def _eld_case(group: str, scene: Path, number: int, gain: float | None) -> Case:
-    raws = [
-        path for path in scene.iterdir() if is_shown(path) and path.suffix.lower() in RAW_SUFFIXES
-    ]  # JPEGs may lie beside them
+    raws = [path for path in scene.iterdir() if is_of(path, RAW_SUFFIXES)]  # JPEGs may lie beside them
     numbered = {int(path.stem[-4:]): path for path in raws if path.stem[-4:].isdigit()}
     pair = number, min(ELD_LONG, key=lambda long: abs(long - number))
     if missing := [wanted for wanted in pair if wanted not in numbered]:
@@ -226,8 +224,7 @@ def _located(folder: Path, side: str, word: str) -> Path:
 
 def _by_scene(folder: Path, unusable: Callable[[ValueError], None]) -> Iterator[tuple[Path, Path]]:
     shorts, longs = (
-        [path for path in sorted((folder / side).glob("*")) if is_shown(path) and path.suffix.lower() in RAW_SUFFIXES]
-        for side in ("short", "long")
+        [path for path in sorted((folder / side).glob("*")) if is_of(path, RAW_SUFFIXES)] for side in ("short", "long")
     )
     truths = {path.name[:5]: path for path in longs}
     for short in shorts:

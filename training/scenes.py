@@ -117,15 +117,15 @@ class Scenes:
 
 def pictures_in(folder: Path, suffixes: Set[str] = SUFFIXES) -> list[Path]:
     """All pictures of a folder and its subfolders, by name. Raises ValueError where there is none."""
-    found = sorted(path for path in folder.rglob("*") if is_shown(path) and path.suffix.lower() in suffixes)
+    found = sorted(path for path in folder.rglob("*") if is_of(path, suffixes))
     if not found:
         raise ValueError(f"{folder}: there is no picture in it ({', '.join(sorted(suffixes))})")
     return found
 
 
-def is_shown(path: Path) -> bool:
-    """Not hidden, as the ._a.jpg that macOS leaves beside a.jpg on other file systems."""
-    return not path.name.startswith(".")
+def is_of(path: Path, suffixes: Set[str]) -> bool:
+    """Whether a file bears one of them, and is not hidden, as the ._a.jpg that macOS leaves on other file systems."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")
 
 
 def listed(path: Path) -> list[str]:

@@ -25,9 +25,9 @@ class Admission {
     // It has been answered, or has failed.
     void leave(uint64_t ticket);
     // A model behind `pack` computes from `began` to `ended`. Requests that are cancelled, fail on their way, or ask for no
-    // more than CHECKPOINT, so that Triton leaves `unpack` out, never leave; `enter` forgets them in two ways. In each pass at most the limit of other pixels is ahead of a request: once several
-    // times that has been answered since it entered, it is gone. And once nothing has been let in and nothing computed for
-    // a while, nothing is under way.
+    // more than CHECKPOINT, so that Triton leaves `unpack` out, never leave; `enter` forgets them in two ways. In each pass
+    // at most the limit of other pixels is ahead of a request: once several times that has been answered since it entered,
+    // it is gone. And once nothing has been let in and nothing computed for a while, nothing is under way.
     void began();
     void ended(Clock::time_point now = Clock::now());
 

@@ -11,7 +11,7 @@ class CpuDevice : public Device {
     explicit CpuDevice(int threads) : threads_(threads) {}
 
     Place place() const override { return {}; }
-    bool reaches(Place place) const override { return place.on_host(); }
+    bool reaches(const void*, Place place) const override { return place.on_host(); }
     void* scratch(size_t bytes) override { return scratch_.emplace_back(bytes).data(); }
     void copy(void* to, const void* from, size_t bytes) override {  // a tensor of a model that runs on a GPU
         check_cuda(cuda().copy(to, from, bytes, nullptr));

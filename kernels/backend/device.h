@@ -21,7 +21,7 @@ class Device {
     virtual ~Device() = default;
 
     virtual Place place() const = 0;              // where outputs are wanted
-    virtual bool reaches(Place place) const = 0;  // whether ops use memory there as it lies
+    virtual bool reaches(const void* data, Place place) const = 0;  // whether ops use memory there as it lies
     virtual void* scratch(size_t bytes) = 0;      // memory that ops reach, valid until recycle()
     virtual void copy(void* to, const void* from, size_t bytes) = 0;  // where at least one side is on a GPU
     virtual void wait() = 0;

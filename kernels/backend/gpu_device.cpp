@@ -21,7 +21,10 @@ class GpuDevice : public Device {
     }
 
     Place place() const override { return {MEMORY_GPU, card_}; }
-    bool reaches(Place place) const override { return place.memory == MEMORY_GPU && place.id == card_; }
+    // A client's shared memory may begin anywhere, and a card that reads a number across two words fails for good.
+    bool reaches(const void* data, Place place) const override {
+        return place.memory == MEMORY_GPU && place.id == card_ && (uintptr_t)data % sizeof(float) == 0;
+    }
 
     void* scratch(size_t bytes) override {
         use();

@@ -23,9 +23,6 @@ std::string sentence(const char* format, ...) {
     return text;
 }
 
-// A client's shared memory may begin anywhere, and a card that reads a number across two words fails for good.
-static bool usable(const void* data, Place place) { return place.on_host() || (uintptr_t)data % sizeof(float) == 0; }
-
 Request::~Request() {
     if (finished_) return;
     if (otherwise_) otherwise_();
@@ -79,7 +76,7 @@ const void* Request::located(const char* name, TRITONSERVER_DataType type, size_
 }
 
 const void* Request::reached(const void* data, size_t bytes, Place place) {
-    if (device_.reaches(place) && usable(data, place)) return data;
+    if (device_.reaches(data, place)) return data;
     void* copy = device_.scratch(bytes);
     device_.copy(copy, data, bytes);
     return copy;
@@ -138,7 +135,7 @@ void* Request::allocated_on_device(const char* name, TRITONSERVER_DataType type,
     for (int64_t side : shape) size *= (size_t)side;
     Place place = device_.place();
     void* buffer = allocated(name, type, size, shape, place);
-    if (!buffer || (device_.reaches(place) && usable(buffer, place))) return buffer;
+    if (!buffer || device_.reaches(buffer, place)) return buffer;
     void* scratch = device_.scratch(size);
     deliveries_.push_back({buffer, scratch, size});
     return scratch;
