@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -24,6 +24,9 @@ from .shared_memory import Region
 
 TYPES = {"uint8": "UINT8", "uint16": "UINT16", "uint64": "UINT64", "int32": "INT32", "float32": "FP32"}
 READY_TIMEOUT_S = 5.0
+# What deadlines and the end of a client leave a call before it is cancelled; most are answered by then. The Triton
+# of pytriton, 24.10, can end when one is cancelled as it is answered (its issues 7368 and 8034, mended since).
+SPARED_S = 2.0
 PAUSE_S = 0.1  # before a server that failed is asked again; then twice as long, and so on
 MOST_PAUSE_S, MOST_BUSY_PAUSE_S = 5.0, 1.0
 CHANNEL = (
@@ -94,16 +97,22 @@ class Connection:
             channel_args=CHANNEL,
         )
         self.regions = RegisteredRegions(self._grpc, access.headers, wanted=shared_memory and is_this_machine(host))
-        self._lock = threading.Lock()
-        self._calls: set[Any] = set()
+        self._changed = threading.Condition()
+        self._calls: dict[object, Any] = {}  # that are not answered, each by a key of its own
         self._closed = False
         self._tells = True  # which checkpoint made an answer
 
-    def close(self) -> None:
-        """Give up what is still running; give shared memory and the connection back."""
-        with self._lock:
+    def refuse(self) -> None:
+        """Take no further calls."""
+        with self._changed:
             self._closed = True
-            calls = list(self._calls)
+
+    def close(self, until: float) -> None:
+        """Give up what still runs then, on the monotonic clock; give shared memory and the connection back."""
+        self.refuse()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._calls, until - time.monotonic())
+            calls = list(self._calls.values())
         for call in calls:
             call.cancel()
         self.regions.close()
@@ -254,25 +263,33 @@ class Connection:
         return (self._call(model, inputs, outputs) if outputs else None), ""
 
     def _call(self, model: str, inputs: list[Any], outputs: list[Any], deadline_s: float | None = None) -> Any:
-        """One call that `close` can end."""
+        """One call that `close` can end. Who waits is told at the deadline, the server where it goes on after that."""
         answers: SimpleQueue[tuple[Any, Exception | None]] = SimpleQueue()
-        with self._lock:
+        key, deadline_s = object(), deadline_s or self._access.timeout_s
+
+        def answered(result: Any, error: Exception | None) -> None:
+            answers.put((result, error))
+            with self._changed:
+                self._calls.pop(key, None)
+                self._changed.notify_all()
+
+        with self._changed:
             if self._closed:
                 raise ServerError("the client is closed")
-            call = self._grpc.async_infer(
+            self._calls[key] = self._grpc.async_infer(
                 model,
                 inputs,
-                callback=lambda result, error: answers.put((result, error)),
+                callback=answered,
                 outputs=outputs,
-                client_timeout=deadline_s or self._access.timeout_s,
+                client_timeout=deadline_s + SPARED_S,
                 headers=self._headers(),
             )
-            self._calls.add(call)
+            if not answers.empty():  # at once, before it was noted
+                del self._calls[key]
         try:
-            result, error = answers.get()
-        finally:
-            with self._lock:
-                self._calls.discard(call)
+            result, error = answers.get(timeout=deadline_s)
+        except Empty:
+            raise InferenceServerException("no answer", "StatusCode.DEADLINE_EXCEEDED") from None
         if error is not None:
             raise error
         return result

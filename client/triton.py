@@ -20,7 +20,7 @@ from exposure.sensor import Sensor, check_tile
 from exposure.tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
 from .access import Access, ServerBusyError, ServerError, ServerGoneError
-from .connection import READY_TIMEOUT_S, Answer, Connection, Request, smallest_request
+from .connection import READY_TIMEOUT_S, SPARED_S, Answer, Connection, Request, smallest_request
 
 __all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 
@@ -84,11 +84,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """End what still runs; give shared memory and the connections back."""
+        """End what still runs after a moment, in which most is answered; give back shared memory and connections."""
         self._threads.shutdown(wait=False)
         self._patience_s = 0.0
+        until = time.monotonic() + SPARED_S
         for connection in self._connections:
-            connection.close()
+            connection.refuse()
+        for connection in self._connections:
+            connection.close(until)
         self._threads.shutdown()  # what waited for a thread is told that the client is closed
 
     def denoise(

@@ -94,6 +94,7 @@ def address(repository: Path) -> Iterator[str]:
     """gRPC address of a real Triton server."""
     with running_server(ServerOptions(repository, grpc_port=0, http_port=0, metrics_port=0)) as server:
         yield server.address
+        assert server.process.poll() is None, server.failure()  # which every later test would tell in its own way
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +284,31 @@ def test_a_deadline_is_one_sentence_and_mixes_nothing(address: str) -> None:
         client.denoise(slow, SENSOR, ratio=50, gain=3, passes=4)
     with Client(address) as patient:
         np.testing.assert_array_equal(patient.denoise(quick, SENSOR, **PHYSICS), expected)
+
+
+def test_what_is_nearly_done_is_not_cancelled(small_repository: Path) -> None:
+    """Triton can end when a request is cancelled in the moment it is answered: neither close nor a deadline do that."""
+
+    def computed(watcher: Connection) -> int:
+        (unpack,) = [model for model in watcher.statistics() if model["name"] == "unpack"]
+        return int(unpack["inference_stats"]["success"]["count"])
+
+    def asked(client: Client) -> Future[Any]:
+        call = thread.submit(client.denoise, dark((1024, 1024), SENSOR), SENSOR, **PHYSICS)
+        while not client._connections[0]._calls and not call.done():
+            time.sleep(0.001)
+        return call
+
+    with running_server(ServerOptions(small_repository, **FREE)) as server, Client(server.address) as watcher:
+        before = computed(watcher._connections[0])
+        with ThreadPoolExecutor(1) as thread:
+            client = Client(server.address)
+            call = asked(client)
+            client.close()
+            assert call.result().shape == (1024, 1024)
+            with Client(server.address, timeout_s=0.001) as hasty:
+                assert isinstance(asked(hasty).exception(), ServerError)
+        assert computed(watcher._connections[0]) == before + 2
 
 
 def test_close_ends_what_runs(address: str) -> None:
