@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from peers import ENGINE_FOLDER
 
 from exposure import load_checkpoint, pack, unroll
-from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.assets import CHECKPOINT
 from exposure.client import command, output, rawfile
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
@@ -50,7 +50,7 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="exposure_benchmark_") as scratch,
         running_server(ANY_PORTS) as server,
-        running_server(replace(ANY_PORTS, repository=instance_for_each_core(Path(scratch)))) as divided,
+        running_server(replace(ANY_PORTS, instances=threads())) as divided,
         Client(server.address) as client,
     ):
         folder = Path(scratch)
@@ -149,14 +149,6 @@ def batch_of_files(
             for name in servers
         },
     }
-
-
-def instance_for_each_core(folder: Path) -> Path:
-    """The model repository, but its denoiser serves as many requests at once as there are cores, each on its own."""
-    repository = Path(shutil.copytree(MODEL_REPOSITORY, folder / "model_repository"))
-    config = repository / "denoiser" / "configs" / "cpu.pbtxt"
-    config.write_text(config.read_text().replace("KIND_CPU count: 1", f"KIND_CPU count: {threads()}"))
-    return repository
 
 
 def published_file(network: Network, source: Path, target: Path) -> None:

@@ -206,7 +206,7 @@ besides (hashes, a reader that may crash, the table of what is done).
 
 Files in one command are read and written while others are with the server. One instance of the engine has every core,
 and each layer waits for its slowest thread, so also for the core that reading or writing takes. With an instance for
-each core (`count` in `model_repository/denoiser/configs/cpu.pbtxt`) none waits for another, but a request has one core.
+each core (`exposure serve --instances`) none waits for another, but a request has one core.
 """
 
 

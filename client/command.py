@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import exposure
 from exposure.assets import MODEL_REPOSITORY
+from exposure.files import reason_of
 
 from . import demo, denoise_command
 from .connection import is_this_machine
@@ -46,7 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = _parser(arguments).parse_args(arguments)
         return int(options.run(options))
-    except (ServerError, ValueError, OSError) as error:
+    except OSError as error:
+        _complain(f"{error.filename}: {reason_of(error)}" if error.filename else str(error))
+        return 1
+    except (ServerError, ValueError) as error:
         _complain(str(error))
         return 1
     except ModuleNotFoundError as error:
@@ -81,6 +85,8 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     if not 1 <= options.in_flight <= 1_000_000:
         raise ValueError(f"--in-flight is {options.in_flight}; it is 1 to 1000000 megapixels")
+    if not 1 <= options.instances <= (os.cpu_count() or 1):
+        raise ValueError(f"--instances is {options.instances}; it is 1 to {os.cpu_count()}, the cores of this machine")
     choice = Configuration(options.config, "as asked for") if options.config else choose_config(options.repository)
     print(f"configuration {choice.config_name}: {choice.why}", file=sys.stderr, flush=True)
     settings = ServerOptions(
@@ -91,6 +97,7 @@ def serve(options: argparse.Namespace) -> int:
         http_port=options.http_port,
         metrics_port=options.metrics_port,
         megapixels_in_flight=options.in_flight,
+        instances=options.instances,
     )
     with running_server(settings) as server:
         if not is_this_machine(options.host):
@@ -178,6 +185,14 @@ def _add_serve(commands: Any) -> None:
         metavar="MP",
         help="megapixels of all requests together, 16 MB each; beyond that, clients are told to try again "
         "(default: %(default)s)",
+    )
+    this.add_argument(
+        "--instances",
+        type=int,
+        default=ServerOptions.instances,
+        metavar="N",
+        help="frames that are denoised at once, each on its share of the cores and with memory of its own: for many "
+        "files rather than for a quick answer (default: %(default)s)",
     )
     this.set_defaults(run=serve)
 

@@ -23,9 +23,9 @@ from .manifest import Manifest, OutputError
 from .output import FORMATS
 from .reach import add_server_flags, addresses, checked, client_for
 from .recipe import Recipe, formats_of
-from .triton import IN_FLIGHT, Client
+from .triton import Client
 
-MOST_NAMED = 50  # files that failed, in the last line
+MOST_NAMED = 10  # files that failed, in the last line
 
 
 def denoise_files(options: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") ->
             options.out,
             client=client,
             watcher=report,
-            in_flight=IN_FLIGHT * len(addresses(options.server)),
+            in_flight=options.requests * len(addresses(options.server)),
             overwrite=options.overwrite,
             dry_run=options.dry_run,
             kept=kept,
@@ -153,7 +153,8 @@ class Report:
         elif outcome.status == HELD:
             self._tell(f"{outcome.source}: already done")
         else:
-            took = f", {outcome.seconds:.1f} s" if outcome.status == DONE else ""
+            alone = outcome.status == DONE and self._files == 1  # else it has mostly waited for the others
+            took = f", {outcome.seconds:.1f} s" if alone else ""
             self._tell(f"{outcome.source}: {outcome.megapixels:.1f} MP, {outcome.choice}{took}")
             for path in outcome.results:
                 plan = "would replace " if path in outcome.replaces else "would write "

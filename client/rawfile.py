@@ -173,7 +173,7 @@ def _refuse_other_files(path: Path) -> None:
     if not start:
         raise RawFileError("it is empty")
     if not start.startswith(SIGNATURES) and start[4:12] != b"ftypcrx ":
-        raise RawFileError("it does not begin like a RAW file; LibRaw would guess its layout from its size")
+        raise RawFileError("it does not begin like a RAW file")  # LibRaw would guess its layout from its size
 
 
 def _refuse_other_sensors(raw: Any) -> None:
@@ -289,4 +289,5 @@ def _camera(tags: Tags, metadata: Metadata | None, name: str, code: int) -> str:
 
 def _reason(error: Exception) -> str:
     argument = error.args[0] if error.args else ""
-    return argument.decode(errors="replace") if isinstance(argument, bytes) else str(argument) or type(error).__name__
+    told = argument.decode(errors="replace") if isinstance(argument, bytes) else str(argument) or type(error).__name__
+    return f"{told}; it may be truncated" if told == "Input/output error" else told

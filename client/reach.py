@@ -16,13 +16,14 @@ from exposure.tiles import SMALLEST_TILE, TILE_PIXELS
 from .access import Access, ServerError, ServerGoneError, host_of
 from .hardware import choose_config
 from .server import ServerOptions, running_server, server_is_installed
-from .triton import Client
+from .triton import IN_FLIGHT, Client
 
 SERVER = "EXPOSURE_SERVER"  # an environment variable
 LOCAL = "localhost:8001"
 TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
 HEADER = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")  # what gRPC takes as a name; those in -bin are not text
 PRINTABLE = re.compile(r"[ -~]*")
+MOST_REQUESTS = 1024
 LONGEST_S = 1_000_000  # far beyond it, gRPC's clock overflows
 
 
@@ -45,6 +46,8 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
         raise ValueError(f"--tile is {options.tile:g}; it is in megapixels, at least {SMALLEST_TILE / 1e6:g}")
     if not 0 < options.timeout <= LONGEST_S:
         raise ValueError(f"--timeout is {options.timeout:g}; it is in seconds, above 0 and at most {LONGEST_S}")
+    if not 1 <= options.requests <= MOST_REQUESTS:
+        raise ValueError(f"--requests is {options.requests}; it is 1 to {MOST_REQUESTS} at each server")
     reach = {
         "tls": options.tls,
         "authorities": options.ca,
@@ -54,7 +57,7 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
         "timeout_s": options.timeout,
     }
     Access(**reach)  # files that cannot be used
-    return {**reach, "tile_pixels": round(1e6 * options.tile)}
+    return {**reach, "tile_pixels": round(1e6 * options.tile), "in_flight": options.requests}
 
 
 @contextlib.contextmanager
@@ -79,7 +82,7 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
     choice = choose_config(MODEL_REPOSITORY)
     print(f"starting a server for this call{reason}: {choice.why} ...", file=sys.stderr)
     own = ServerOptions(config_name=choice.config_name, grpc_port=0, http_port=0, metrics_port=0)
-    ours = {name: reach[name] for name in ("tile_pixels", "timeout_s")}
+    ours = {name: reach[name] for name in ("tile_pixels", "timeout_s", "in_flight")}
     ours["patience_s"] = 0.1  # a server of our own that is gone stays so; a busy one is waited for
     with running_server(own) as server, Client(server.address, **ours) as client:
         yield client
@@ -133,6 +136,13 @@ def add_reach_flags(reach: Any) -> None:
         default=TILE_PIXELS / 1e6,
         metavar="MP",
         help=f"send larger frames in tiles of at most so many megapixels (default: {TILE_PIXELS / 1e6:g})",
+    )
+    reach.add_argument(
+        "--requests",
+        type=int,
+        default=IN_FLIGHT,
+        metavar="N",
+        help="at each server at once: one more than it has instances (default: %(default)s)",
     )
     reach.add_argument(
         "--timeout", type=float, default=600, metavar="S", help="of one request, in seconds (default: 600)"

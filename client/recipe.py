@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from exposure.noise import calibrated_camera, choose_gain, noise_profile
+from exposure.noise import CAMERAS, calibrated_camera, choose_gain, noise_profile
 from exposure.noise_fit import fit_noise
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor
@@ -98,8 +98,8 @@ class Recipe:
         if self.gain is not None:
             return self.gain, "as given"
         if self.iso is not None and not calibrated_camera(file.model, file.sensor.saturation):
-            levels = f"{file.model or 'this one'} with {file.sensor.saturation:g} DN from black to white"
-            raise ValueError(f"--iso needs a calibrated camera, and {levels} is none; give --gain")
+            levels = f"this is {file.model or 'unknown'}, with {file.sensor.saturation:g} DN from black to white"
+            raise ValueError(f"--iso works for {', '.join(CAMERAS)} alone, at 14 bits; {levels}: give --gain")
         iso = file.iso if self.iso is None else self.iso
         return choose_gain(
             file.model, iso, file.noise_profile, file.sensor.saturation, lambda: fit_noise(file.mosaic, file.sensor)

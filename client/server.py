@@ -57,6 +57,7 @@ class ServerOptions:
     http_port: int = 8000
     metrics_port: int = 8002
     megapixels_in_flight: int = 128  # of all requests at once; who comes beyond is refused, and may ask again
+    instances: int = 1  # of the denoiser: frames that it computes at once, each on its share of the cores
 
 
 class Server:
@@ -94,7 +95,7 @@ def running_server(options: ServerOptions) -> Iterator[Server]:
     with held_folder("server") as run:
         with (run / "log").open("wb") as log:
             process = subprocess.Popen(  # its own session: Ctrl-C reaches us, and we stop it in order
-                _command(options, _backends(run)),
+                _command(options, _repository(run, options), _backends(run)),
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(),
@@ -202,6 +203,24 @@ def _package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+def _repository(run: Path, options: ServerOptions) -> Path:
+    """The model repository; for several instances links to its files, with a configuration of the denoiser's own."""
+    if options.instances == 1:
+        return options.repository
+
+    def link(source: str, target: str) -> None:
+        Path(target).symlink_to(Path(source).absolute())
+
+    shutil.copytree(options.repository, run / "repository", copy_function=link)
+    config = run / "repository" / "denoiser" / "configs" / f"{options.config_name}.pbtxt"
+    several, found = re.subn(r"\bcount: \d+", f"count: {options.instances}", config.read_text())
+    if found != 1:
+        raise ServerError(f"{config.relative_to(run)} has {found} instance groups; for several instances it needs one")
+    config.unlink()
+    config.write_text(several)
+    return run / "repository"
+
+
 def _backends(run: Path) -> Path:
     """A backend folder with our own backend in it, and Triton's Python backend, which only configs/rtx.pbtxt wants."""
     folder = run / "backends"
@@ -217,12 +236,12 @@ def _backends(run: Path) -> Path:
     return folder
 
 
-def _command(options: ServerOptions, backends: Path) -> list[str]:
+def _command(options: ServerOptions, repository: Path, backends: Path) -> list[str]:
     host = options.host
     return [
         *(sys.executable, "-P", "-c", DIE_WITH_PARENT, str(os.getpid())),
         str(_tritonserver() / "bin" / "tritonserver"),
-        f"--model-repository={options.repository}",
+        f"--model-repository={repository}",
         f"--backend-directory={backends}",
         f"--model-config-name={options.config_name}",
         "--disable-auto-complete-config",  # the checked-in text is the truth

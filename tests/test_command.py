@@ -89,8 +89,9 @@ def test_refused_files_leave_nothing(
     sentences = capsys.readouterr().err.splitlines()
     assert len(sentences) == len(files) + 1
     assert sentences[-1].startswith(f"exposure: {len(files)} of {len(files)} files failed, for reasons told above: ")
-    for path in files:  # in any order: files finish as they finish
-        assert str(path) in sentences[-1]
+    assert sum(str(path) in sentences[-1] for path in files) == 10  # in any order: files finish as they finish
+    assert sentences[-1].endswith(f" and {len(files) - 10} more")
+    for path in files:
         assert sum(sentence.startswith(f"exposure: {path}: ") for sentence in sentences) == 1
 
 
@@ -199,7 +200,9 @@ def test_an_iso_needs_a_calibrated_camera(
     address: str, sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert exposure(address, sample, "--ratio", 20, "--iso", 1600, "--out", tmp_path) == 1
-    assert "--iso needs a calibrated camera" in capsys.readouterr().err
+    assert (
+        "--iso works for SonyA7S2, NikonD850, CanonEOS5D4, CanonEOS70D, CanonEOS700D alone" in capsys.readouterr().err
+    )
 
 
 def test_an_unknown_gain_is_asked_for(
@@ -274,6 +277,7 @@ REACH = [
     (["--tile", "nan"], "--tile is nan"),
     (["--tile", "0"], "--tile is 0"),
     (["--tile", "-1"], "--tile is -1"),
+    (["--requests", "0"], "--requests is 0; it is 1 to 1024 at each server"),
     (["--timeout", "0"], "--timeout is 0; it is in seconds, above 0 and at most 1000000"),
     (["--timeout", "-1"], "--timeout is -1"),
     (["--timeout", "nan"], "--timeout is nan"),
@@ -284,6 +288,21 @@ REACH = [
     (["--server", ""], '--server is ""; write HOST:PORT'),
     (["--ca", "absent.pem"], "absent.pem cannot be read"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--in-flight", "0"], "--in-flight is 0; it is 1 to 1000000 megapixels"),
+        (["--instances", "0"], f"--instances is 0; it is 1 to {os.cpu_count()}, the cores of this machine"),
+        (["--instances", "9999"], "--instances is 9999"),
+    ],
+)
+def test_a_server_that_cannot_be_meant_is_not_started(
+    capsys: pytest.CaptureFixture[str], flags: list[str], sentence: str
+) -> None:
+    assert command.main(["serve", *flags]) == 1
+    assert capsys.readouterr().err.startswith(f"exposure: {sentence}")
 
 
 @pytest.mark.parametrize("more", [[], ["--dry-run"]])

@@ -514,6 +514,25 @@ def test_concurrent_requests_do_not_mix_with_two_instances(tmp_path: Path, small
         _mixed(server.address, 50, least_alike=0.98)
 
 
+def test_instances_of_the_denoiser(tmp_path: Path, small_repository: Path) -> None:
+    """Links to the same files, and as many instances as were asked for; the repository itself is left as it is."""
+    config = small_repository / "denoiser" / "configs" / "cpu.pbtxt"
+    before = config.read_text()
+    with running_server(ServerOptions(small_repository, instances=2, **FREE)) as server:
+        told = grpc.InferenceServerClient(server.address).get_model_config("denoiser", as_json=True)["config"]
+        assert [group["count"] for group in told["instance_group"]] == [2]
+        _mixed(server.address, 12, least_alike=0.98)
+    assert config.read_text() == before
+    copy = tmp_path / "repository"
+    shutil.copytree(small_repository, copy)
+    (copy / "denoiser" / "configs" / "cpu.pbtxt").write_text(before.replace("count: 1", ""))
+    with (
+        pytest.raises(ServerError, match="has 0 instance groups; for several instances it needs one"),
+        running_server(ServerOptions(copy, instances=2, **FREE)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("shape", [(707328, 26079476669536), (8388640, 2199014866976), (2**31, 2**31)])
 def test_wrapping_sizes_are_refused(address: str, shape: tuple[int, int]) -> None:
     """Sides whose product wraps around 2^64 to the size of a small tensor."""

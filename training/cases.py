@@ -82,6 +82,7 @@ def paired(
     times in the names, at most 300, as published. gain: of files that do not tell theirs. unusable: told of each pair
     that is left out.
     """
+    _refuse_absent(folder)
     for short, long in _listed_pairs(folder, listing) if listing else _by_scene(folder, unusable):
         yield from _usable(functools.partial(_sid_case, short, long, gain), unusable)
 
@@ -92,11 +93,17 @@ def eld(folder: Path, *, gain: float | None = None, unusable: Callable[[ValueErr
     Whole frames; the ratio is that of ISO and exposure time, x100 and x200 are names of groups. gain, unusable: as of
     `paired`.
     """
+    _refuse_absent(folder)
     scenes = [path for path in folder.glob("**/scene-*") if re.fullmatch(r"scene-\d+", path.name) and path.is_dir()]
     for scene in sorted(scenes, key=lambda path: (path.parent, int(path.name.split("-")[-1]))):
         for nominal, numbers in ELD_SHORT.items():
             for number in numbers:
                 yield from _usable(functools.partial(_eld_case, f"x{nominal}", scene, number, gain), unusable)
+
+
+def _refuse_absent(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder")
 
 
 def bracketed(files: Sequence[Path], *, gain: float | None = None) -> Iterator[Case]:

@@ -77,9 +77,11 @@ def train(arguments: argparse.Namespace) -> int:
         raise ValueError(
             f"all pictures of {arguments.photos} are held out by {arguments.held_out}; none is left to train on"
         )
-    start = load_checkpoint(arguments.init).info if arguments.init else None
-    trainer = _trainer(arguments, plan, seen=f"{arguments.leaves} {' '.join(path.name for path in kept)}")
+    start = load_checkpoint(arguments.init) if arguments.init else None
+    trainer = _trainer(arguments, plan, start, seen=f"{arguments.leaves} {' '.join(path.name for path in kept)}")
     print(f"{len(kept)} pictures, {len(pictures) - len(kept)} held out; from iteration {trainer.iteration}", flush=True)
+    if pictures and unseen is kept:
+        print(f"{arguments.held_out} names none of them, so the PSNR is of pictures that are trained on: --held-out")
     limits = Range()
     shown = Shots(Scenes(unseen[:EXAMPLES], side=min(128, plan.side), leaves=0, seed=plan.seed + 1), limits)
     result = sampled if arguments.diffusion else denoised
@@ -92,7 +94,7 @@ def train(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _trainer(arguments: argparse.Namespace, plan: "Plan", seen: str) -> "Trainer":
+def _trainer(arguments: argparse.Namespace, plan: "Plan", start: "Network | None", seen: str) -> "Trainer":
     from exposure.networks.unet import WIDTHS
 
     from .diffusion import Diffusion, diffusion_losses
@@ -101,45 +103,46 @@ def _trainer(arguments: argparse.Namespace, plan: "Plan", seen: str) -> "Trainer
     if min(arguments.widths or WIDTHS) < 1:
         raise ValueError(f"--widths is {' '.join(map(str, arguments.widths))}; a level has at least 1 channel")
     if not arguments.diffusion:
-        return Trainer(_start(arguments), plan, arguments.out, rollout, seen=seen)
+        return Trainer(_start(arguments, start), plan, arguments.out, rollout, seen=seen)
     if arguments.init or arguments.widen > 1 or arguments.concat_origin:
         raise ValueError("--diffusion starts at random weights; --init, --widen and --concat-origin are not for it")
     return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses, seen=seen)
 
 
 def _info(
-    arguments: argparse.Namespace, trainer: "Trainer", limits: Range, start: "CheckpointInfo | None"
+    arguments: argparse.Namespace, trainer: "Trainer", limits: Range, start: "Network | None"
 ) -> "CheckpointInfo":
     """start: of --init."""
     from exposure.networks import CheckpointInfo
 
-    then = f"{start.origin}; then " if start else ""
+    before = start.info if start else CheckpointInfo()
+    then = f"{before.origin}; then " if start else ""
     info = CheckpointInfo(
         training_noise=" and ".join(limits.noise),
-        licence=arguments.licence or (start or CheckpointInfo()).licence,
+        licence=arguments.licence or before.licence,
         origin=f"{then}{trainer.iteration} iterations of {trainer.plan.batch} crops, {trainer.seconds / 3600:.1f} h",
     )
     return info if arguments.diffusion else replace(info, photon_unit=trainer.average.photon_unit)
 
 
-def _start(arguments: argparse.Namespace) -> "Network":
-    from exposure.networks import UNet, load_checkpoint
+def _start(arguments: argparse.Namespace, given: "Network | None") -> "Network":
+    """The network that training begins with. given: that of --init."""
+    from exposure.networks import UNet
     from exposure.networks.unet import WIDTHS
 
     from .start import fresh, widened, with_origin
 
     if arguments.widen < 1:
         raise ValueError(f"--widen is {arguments.widen}; it must be at least 1")
-    if not arguments.init:
+    if given is None:
         if arguments.widen > 1:
             raise ValueError("--widen gives the network of --init more channels; without --init, say --widths")
         return fresh(arguments.widths or WIDTHS, arguments.seed, concat_origin=arguments.concat_origin)
-    network = load_checkpoint(arguments.init)
-    if not isinstance(network, UNet):
+    if not isinstance(given, UNet):
         if arguments.widen > 1 or arguments.concat_origin:
             raise ValueError(f"{arguments.init} is no U-Net; --widen and --concat-origin are for U-Nets")
-        return network
-    network = widened(network, arguments.widen) if arguments.widen > 1 else network
+        return given
+    network = widened(given, arguments.widen) if arguments.widen > 1 else given
     return with_origin(network) if arguments.concat_origin else network
 
 
@@ -149,10 +152,14 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     photos = kinds.add_parser("photos", help="low light simulated on a folder of photographs or clean RAW files")
     photos.add_argument("folder", type=Path)
     photos.add_argument("--only", type=Path, help="list of file names to use, for example training/held_out.txt")
-    photos.add_argument("--camera", choices=sorted(CAMERAS), default="SonyA7S2")
-    photos.add_argument("--iso", type=float, default=3200.0)
-    photos.add_argument("--ratios", type=float, nargs="+", default=[100.0, 250.0, 300.0])
-    photos.add_argument("--noise", choices=NOISE_MODELS, default="P+g")
+    photos.add_argument(
+        "--camera", choices=sorted(CAMERAS), default="SonyA7S2", help="simulated (default: %(default)s)"
+    )
+    photos.add_argument("--iso", type=float, default=3200.0, help="of that camera (default: 3200)")
+    photos.add_argument(
+        "--ratios", type=float, nargs="+", default=[100.0, 250.0, 300.0], help="how many times too short (100 250 300)"
+    )
+    photos.add_argument("--noise", choices=NOISE_MODELS, default="P+g", help="model (default: %(default)s)")
     photos.add_argument("--shrink", type=int, default=2, help="factor by which photographs are shrunk (default 2)")
     photos.set_defaults(cases=_photos)
     sid = kinds.add_parser("sid", help="pairs of short and long exposures, as in the SID data set")
@@ -166,7 +173,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     bracket.add_argument("files", type=Path, nargs="+")
     bracket.set_defaults(cases=lambda given, _: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
-        kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+        kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="judged (default: the shipped network)")
         kind.add_argument(
             "--independent", action="store_true", help="judge photons drawn as published too (from 3 passes on)"
         )
@@ -175,7 +182,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
         kind.add_argument("--server", metavar="ADDRESS", help="judge this server's engine too")
         add_reach_flags(kind.add_argument_group("the server"))
-        kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3])
+        kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3], help="a row for each (default: 1 2 3)")
         kind.add_argument("--out", type=Path, help="folder for scores.json and plots")
         if kind is not photos:
             kind.add_argument("--gain", type=float, help="K in DN per electron, of files that do not tell theirs")
