@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -219,6 +220,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     assert not (tmp_path / "stopped" / ".latest.pt.part").exists()
 
 
+def test_the_seed_decides_exposures_and_photons(tmp_path: Path) -> None:
+    """The crops are the same; a CPU's generator heeds no more than 32 bits of what it is given."""
+    seen = []
+
+    def drawn(network: Any, image: Any, *_: Any, generator: torch.Generator, **__: Any) -> Any:
+        seen.append(tuple(torch.rand(4, generator=generator).tolist()))
+        return [network(image, 1.0, image).mean((1, 2, 3))], []
+
+    for seed in (0, 1, 61):
+        trainer = Trainer(narrow(), Plan(side=16, passes=1, seed=seed), tmp_path, drawn)
+        for trainer.iteration in (6, 7):
+            trainer.step(torch.rand(1, 4, 16, 16), torch.rand(1, 4, 16, 16), torch.ones(1), torch.ones(1))
+    assert len(set(seen)) == len(seen) == 6
+
+
 def test_a_tenth_less_error_counts_the_same_in_every_shot(tmp_path: Path) -> None:
     def bright_and_dark(network: UNet, *_: torch.Tensor, **__: object) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         bright, dark = 1 + network.conv10_1.bias[:2]
@@ -277,6 +293,8 @@ def test_a_widened_network_computes_the_same(flags: dict[str, bool]) -> None:
     image = torch.rand(1, 4, 32, 48)
     with torch.no_grad():
         torch.testing.assert_close(wide(image, 2.0, image), network(image, 2.0, image), rtol=0, atol=1e-5)
+    other = widened(network, 4, seed=1)
+    assert not torch.equal(other.conv5_1.weight, wide.conv5_1.weight)
 
 
 def test_a_network_given_the_file_itself_computes_the_same_and_learns_to_use_it() -> None:
@@ -292,7 +310,7 @@ def test_a_network_given_the_file_itself_computes_the_same_and_learns_to_use_it(
     assert seeing.conv1_1.weight.grad[:, 8:].abs().sum() > 0
 
 
-def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
+def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     flags = "--iterations 4 --batch 2 --side 32 --passes 2 --save-every 2 --report-every 4 --licence CC0-1.0"
     widths = ["--widths", "2", "3", "4", "5", "6"]
@@ -314,6 +332,16 @@ def test_the_command_trains_a_checkpoint_that_denoises(tmp_path: Path) -> None:
     assert re.fullmatch(r"4 iterations of .*; then 4 iterations of 2 crops, .* h", network.info.origin)
     assert network.concat_origin
     assert network.conv5_1.out_channels == 12
+    on = [flag if flag != "4" else "5" for flag in again]  # further, without what it began with, which it remembers
+    on += ["--out", str(tmp_path / "next")]
+    assert main(["train", *on, "--concat-origin", "--widths", "4", "6", "8", "10", "12"]) == 0
+    for name in ("unet.safetensors", "latest.pt"):
+        told = load_checkpoint(tmp_path / "next" / name).info
+        assert told.licence == "CC0-1.0"
+        assert re.fullmatch(r"4 iterations of .*; then 5 iterations of 2 crops, .* h", told.origin)
+    other = ["--init", str(tmp_path / "next" / "unet.safetensors")]
+    assert main(["train", *other, *on]) == 1
+    assert "holds a run that began with another --init; choose another --out" in capsys.readouterr().err
 
 
 def test_a_run_keeps_the_photon_unit_that_it_started_with(tmp_path: Path) -> None:

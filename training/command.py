@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exposure.assets import CHECKPOINT
 from exposure.client.inputs import SUFFIXES as RAW_SUFFIXES
@@ -85,16 +85,18 @@ def train(arguments: argparse.Namespace) -> int:
     limits = Range()
     shown = Shots(Scenes(unseen[:EXAMPLES], side=min(128, plan.side), leaves=0, seed=plan.seed + 1), limits)
     result = sampled if arguments.diffusion else denoised
-    report = Report(arguments.out / "tensorboard", [shown[index] for index in range(EXAMPLES)], result)
+    examples = [shown[index] for index in range(EXAMPLES)]
+    report = Report(arguments.out / "tensorboard", examples, result, purge_from=trainer.iteration + 1)
     trainer.run(Shots(Scenes(kept, side=plan.side, leaves=arguments.leaves, seed=plan.seed), limits), report)
     path = arguments.out / f"{type(trainer.average).__name__.lower()}.safetensors"
-    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits, start), for_bf16=True)
+    save_checkpoint(trainer.average, path, _info(arguments, trainer, limits), for_bf16=True)
     print(f"{path} written", flush=True)
     report.quality(trainer.iteration, trainer.average)  # after, for whatever may befall it
     return 0
 
 
 def _trainer(arguments: argparse.Namespace, plan: "Plan", start: "Network | None", seen: str) -> "Trainer":
+    from exposure.networks import CheckpointInfo
     from exposure.networks.unet import WIDTHS
 
     from .diffusion import Diffusion, diffusion_losses
@@ -102,26 +104,21 @@ def _trainer(arguments: argparse.Namespace, plan: "Plan", start: "Network | None
 
     if min(arguments.widths or WIDTHS) < 1:
         raise ValueError(f"--widths is {' '.join(map(str, arguments.widths))}; a level has at least 1 channel")
+    told: Any = {
+        "seen": seen,
+        "start": sha256(arguments.init) if arguments.init else "",
+        "before": start.info if start else CheckpointInfo(),
+        "licence": arguments.licence or "",
+    }
     if not arguments.diffusion:
-        return Trainer(_start(arguments, start), plan, arguments.out, rollout, seen=seen)
+        return Trainer(_start(arguments, start), plan, arguments.out, rollout, **told)
     if arguments.init or arguments.widen > 1 or arguments.concat_origin:
         raise ValueError("--diffusion starts at random weights; --init, --widen and --concat-origin are not for it")
-    return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses, seen=seen)
+    return Trainer(Diffusion(arguments.widths or WIDTHS, plan.seed), plan, arguments.out, diffusion_losses, **told)
 
 
-def _info(
-    arguments: argparse.Namespace, trainer: "Trainer", limits: Range, start: "Network | None"
-) -> "CheckpointInfo":
-    """start: of --init."""
-    from exposure.networks import CheckpointInfo
-
-    before = start.info if start else CheckpointInfo()
-    then = f"{before.origin}; then " if start else ""
-    info = CheckpointInfo(
-        training_noise=" and ".join(limits.noise),
-        licence=arguments.licence or before.licence,
-        origin=f"{then}{trainer.iteration} iterations of {trainer.plan.batch} crops, {trainer.seconds / 3600:.1f} h",
-    )
+def _info(arguments: argparse.Namespace, trainer: "Trainer", limits: Range) -> "CheckpointInfo":
+    info = replace(trainer.info, training_noise=" and ".join(limits.noise))
     return info if arguments.diffusion else replace(info, photon_unit=trainer.average.photon_unit)
 
 
@@ -142,7 +139,7 @@ def _start(arguments: argparse.Namespace, given: "Network | None") -> "Network":
         if arguments.widen > 1 or arguments.concat_origin:
             raise ValueError(f"{arguments.init} is no U-Net; --widen and --concat-origin are for U-Nets")
         return given
-    network = widened(given, arguments.widen) if arguments.widen > 1 else given
+    network = widened(given, arguments.widen, arguments.seed) if arguments.widen > 1 else given
     return with_origin(network) if arguments.concat_origin else network
 
 

@@ -48,12 +48,13 @@ class Score:
 
 
 def definition(checkpoint: Path, noise: str = "poisson") -> Denoiser:
-    """The loop of `exposure.denoise`, in FP32; noise: of its photons."""
+    """The loop of `exposure.denoise`, in FP32, on a card too; noise: of its photons."""
     import torch
 
     from exposure.denoise import denoise
     from exposure.networks import load_checkpoint
 
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # it has 10 bits of FP32's 23
     network = load_checkpoint(checkpoint)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it

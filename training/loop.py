@@ -6,10 +6,11 @@ import hashlib
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Adam
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from exposure.denoise import expose
 from exposure.files import whole
 from exposure.kernels.library import threads
-from exposure.networks import Network
+from exposure.networks import CheckpointInfo, Network
 from exposure.schedule import step_between
 
 from .muon import Muon
@@ -75,14 +76,27 @@ class Trainer:
     """A run in a folder: `latest.pt` holds all that is needed to go on where it stopped, in the published format."""
 
     def __init__(
-        self, network: Any, plan: Plan, folder: Path, objective: Objective | None = None, *, seen: str = ""
+        self,
+        network: Any,
+        plan: Plan,
+        folder: Path,
+        objective: Objective | None = None,
+        *,
+        seen: str = "",
+        start: str = "",
+        before: CheckpointInfo = CheckpointInfo(),  # noqa: B008  # it cannot be changed
+        licence: str = "",
     ) -> None:
-        """seen: what tells apart the pictures that crops are made of."""
+        """seen: what tells apart the pictures that crops are made of. start: the same of the checkpoint it begins with.
+
+        before: what that tells of itself. licence: of what is made of it, where that is another.
+        """
         if plan.side % network.multiple:
             raise ValueError(f"--side is {plan.side}; crops for this network are multiples of {network.multiple} wide")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.plan, self.folder, self.iteration, self.seconds = plan, folder, 0, 0.0
         self.objective, self.seen = objective or rollout, hashlib.sha256(seen.encode()).hexdigest()
+        self.start, self.before, self.licence = start, before, licence
         self.network = network.to(self.device).train()
         self.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).eval()
@@ -125,7 +139,8 @@ class Trainer:
         """
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = self.plan.rate_at(self.iteration)
-        generator = torch.Generator(self.device).manual_seed((self.plan.seed << 32) + self.iteration)
+        mixed = np.random.SeedSequence([self.plan.seed, self.iteration]).generate_state(1)
+        generator = torch.Generator(self.device).manual_seed(int(mixed[0]))  # a CPU heeds 32 bits alone
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
             losses, auxiliary = self.objective(
                 self.network, image, clean, ratio, full_well, passes=self.plan.passes, generator=generator
@@ -154,10 +169,21 @@ class Trainer:
             "seconds": self.seconds,
             "plan": asdict(self.plan),
             "seen": self.seen,
+            "start": self.start,
+            "before": asdict(self.before),
+            "licence": self.info.licence,
+            "origin": self.info.origin,
             **({"photon_unit": self.average.photon_unit} if isinstance(self.average, Network) else {}),
         }
         with whole(self.folder / "latest.pt") as part:
             torch.save(state, part)
+
+    @property
+    def info(self) -> CheckpointInfo:
+        """What the network tells of itself: the licence of what it began with, and how it came about."""
+        then = f"{self.before.origin}; then " if self.start else ""
+        done = f"{self.iteration} iterations of {self.plan.batch} crops, {self.seconds / 3600:.1f} h"
+        return replace(self.before, licence=self.licence or self.before.licence, origin=then + done)
 
     def _latest(self) -> dict[str, Any]:
         path = self.folder / "latest.pt"
@@ -183,6 +209,8 @@ class Trainer:
             raise ValueError(
                 f"{self.folder} holds a run on other pictures, --held-out or --leaves; choose another --out"
             )
+        if self.start and state.get("start", self.start) != self.start:
+            raise ValueError(f"{self.folder} holds a run that began with another --init; choose another --out")
         try:
             self.average.load_state_dict(state["netG"])
             self.network.load_state_dict(state["weights"])
@@ -190,6 +218,9 @@ class Trainer:
             raise ValueError(f"{self.folder} holds a run of another network; choose another --out") from error
         for optimizer, saved in zip(self.optimizers, state["opt_g"], strict=True):
             optimizer.load_state_dict(saved)
+        if "before" in state:
+            self.start, self.before = state["start"], CheckpointInfo(**state["before"])
+            self.licence = self.licence or state["licence"]
         if "photon_unit" in state:
             self.network.photon_unit = self.average.photon_unit = state["photon_unit"]
         self.iteration, self.seconds = state["iterations"], state["seconds"]

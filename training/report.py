@@ -21,10 +21,16 @@ Result = Callable[[Any, Shot, int], Tensor]
 
 
 class Report:
-    """Writes to `folder`; `examples` are shots to judge by, `result` what a network makes of one."""
+    """Writes to `folder`; `examples` are shots to judge by, `result` what a network makes of one.
 
-    def __init__(self, folder: Path, examples: Sequence[Shot], result: Result | None = None) -> None:
-        self.writer, self.examples, self.result = SummaryWriter(str(folder)), examples, result or denoised
+    purge_from: the first iteration of this run; what one that was killed told of it and later ones is not shown.
+    """
+
+    def __init__(
+        self, folder: Path, examples: Sequence[Shot], result: Result | None = None, *, purge_from: int | None = None
+    ) -> None:
+        self.writer = SummaryWriter(str(folder), purge_step=purge_from)
+        self.examples, self.result = examples, result or denoised
 
     def losses(self, iteration: int, losses: Sequence[float], learning_rate: float) -> None:
         """The L1 loss of each pass."""

@@ -111,7 +111,9 @@ def _read_published(path: Path) -> tuple[dict[str, Tensor], CheckpointInfo]:
     state = saved.get("netG") if isinstance(saved, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f'{path}: holds no network; a checkpoint keeps its state dict under "netG"')
-    info = CheckpointInfo(photon_unit=_photon_unit(path, saved), origin=path.name)
+    # what `exposure train` writes; the published files do not tell it
+    told = {name: saved[name] for name in ("licence", "origin") if isinstance(saved.get(name), str)}
+    info = CheckpointInfo(**{"photon_unit": _photon_unit(path, saved), "origin": path.name, **told})
     return {str(name): value for name, value in state.items()}, info
 
 
