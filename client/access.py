@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # gRPC takes a while to load
     from tritonclient.utils import InferenceServerException
 
-ADDRESS = re.compile(r"([^\s/]+):([0-9]{1,5})")
+ADDRESS = re.compile(r"([^\s/,]+):([0-9]{1,5})")
+HEADER = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")  # what gRPC takes as a name; those in -bin are not text
+PRINTABLE = re.compile(r"[ -~]*")
+LONGEST_S = 1_000_000  # far beyond it, gRPC's clock overflows
 # gRPC: it was killed; Triton: it is being stopped, and has unloaded its models before its port is closed, or the
 # process of a Python model, such as a card's engine, has died, and another is started
 HUNG_UP = re.compile(
@@ -21,6 +24,10 @@ HUNG_UP = re.compile(
 
 class ServerError(RuntimeError):
     """The server is absent, failed or refused; the message is one sentence."""
+
+
+class ServerSlowError(ServerError):
+    """No answer within the deadline: another try would take as long, but later there may be less to do."""
 
 
 class ServerGoneError(ServerError):
@@ -47,6 +54,13 @@ class Access:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not 0 < self.timeout_s <= LONGEST_S:
+            raise ServerError(f"the timeout is {self.timeout_s:g}; it is in seconds, above 0 and at most {LONGEST_S}")
+        for name, value in self.metadata.items():
+            if not HEADER.fullmatch(name) or not PRINTABLE.fullmatch(value):
+                raise ServerError(
+                    f'the header "{name}" is no text: a name has letters, digits and -_. and a value is ASCII'
+                )
         authorities = self.authorities
         if authorities is not None and not (Path(authorities).is_file() and os.access(authorities, os.R_OK)):
             raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
@@ -62,6 +76,11 @@ class Access:
                 f"{self.certificate} and {self.key} cannot be used ({str(reason).lower()}); they must be a certificate "
                 "and its key, unencrypted, as PEM"
             ) from error
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The headers as gRPC wants them."""
+        return {name.lower(): value for name, value in self.headers.items()}
 
     @property
     def encrypts(self) -> bool:

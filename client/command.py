@@ -85,6 +85,8 @@ def serve(options: argparse.Namespace) -> int:
     """Serve until Ctrl-C or SIGTERM."""
     if not 1 <= options.in_flight <= 1_000_000:
         raise ValueError(f"--in-flight is {options.in_flight}; it is 1 to 1000000 megapixels")
+    if not options.host:
+        raise ValueError("--host is empty; it is an address to listen on")
     if not 1 <= options.instances <= (os.cpu_count() or 1):
         raise ValueError(f"--instances is {options.instances}; it is 1 to {os.cpu_count()}, the cores of this machine")
     choice = Configuration(options.config, "as asked for") if options.config else choose_config(options.repository)

@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE
 
-from .access import Access, ServerBusyError, ServerError, ServerGoneError, host_of, is_gone
+from .access import Access, ServerBusyError, ServerError, ServerGoneError, ServerSlowError, host_of, is_gone
 from .registered import RegisteredRegions
 from .shared_memory import Region
 
@@ -96,7 +96,7 @@ class Connection:
             private_key=access.key,
             channel_args=CHANNEL,
         )
-        self.regions = RegisteredRegions(self._grpc, access.headers, wanted=shared_memory and is_this_machine(host))
+        self.regions = RegisteredRegions(self._grpc, access.metadata, lambda: shared_memory and is_this_machine(host))
         self._changed = threading.Condition()
         self._calls: dict[object, Any] = {}  # that are not answered, each by a key of its own
         self._closed = False
@@ -107,14 +107,20 @@ class Connection:
         with self._changed:
             self._closed = True
 
-    def close(self, until: float) -> None:
-        """Give up what still runs then, on the monotonic clock; give shared memory and the connection back."""
-        self.refuse()
+    def settle(self, until: float) -> None:
+        """Wait until all calls are answered, or until then, on the monotonic clock."""
         with self._changed:
             self._changed.wait_for(lambda: not self._calls, until - time.monotonic())
+
+    def cancel(self) -> None:
+        """Give up what still runs."""
+        with self._changed:
             calls = list(self._calls.values())
         for call in calls:
             call.cancel()
+
+    def close(self) -> None:
+        """Give shared memory and the connection back, when nothing runs any more."""
         self.regions.close()
         self._grpc.close()
 
@@ -179,7 +185,7 @@ class Connection:
         except BaseException as error:  # Ctrl-C too
             if region is not None:
                 refused = isinstance(error, InferenceServerException) and BUSY.search(str(error.message()))
-                (self.regions.give_back if refused else self.regions.drop)(region)  # or somebody may still write to it
+                (self.regions.give_back if refused else self.regions.abandon)(region)
             raise
         if region is not None:
             self.regions.give_back(region)
@@ -228,7 +234,7 @@ class Connection:
             if "DEADLINE" in status and silence_s is not None:
                 raise ServerGoneError(self._silent(silence_s)) from error
             if "DEADLINE" in status:
-                raise ServerError(
+                raise ServerSlowError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"
                 ) from error
             raise ServerError(_told(message)) from error
@@ -295,7 +301,7 @@ class Connection:
         return result
 
     def _headers(self) -> dict[str, str] | None:
-        return dict(self._access.headers) or None
+        return self._access.metadata or None
 
 
 def _told(message: str) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from exposure.schedule import SERVED_PASSES
 
-from .access import ServerError, ServerGoneError
+from .access import ServerError, ServerGoneError, ServerSlowError
 from .batch import DONE, FAILED, HELD, PLANNED, TAKEN, UNTOLD, Batch, Outcome
 from .inputs import Source, find_sources, prepare_folder, resolved, without_results
 from .manifest import Manifest, OutputError
@@ -94,7 +94,7 @@ def _recipe(options: argparse.Namespace) -> Recipe:
 def _may_pass(ending: ServerGoneError | OutputError) -> bool:
     """Whether the same command may do better later: not where servers refuse, or differ, which ends a batch, too."""
     cause = ending.__cause__
-    return not isinstance(cause, ServerError) or isinstance(cause, ServerGoneError)
+    return not isinstance(cause, ServerError) or isinstance(cause, ServerGoneError | ServerSlowError)
 
 
 def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from exposure.assets import MODEL_REPOSITORY
 from exposure.tiles import SMALLEST_TILE, TILE_PIXELS
 
-from .access import Access, ServerError, ServerGoneError, host_of
+from .access import HEADER, LONGEST_S, PRINTABLE, Access, ServerError, ServerGoneError, host_of
 from .hardware import choose_config
 from .server import ServerOptions, running_server, server_is_installed
 from .triton import IN_FLIGHT, Client
@@ -21,10 +20,7 @@ from .triton import IN_FLIGHT, Client
 SERVER = "EXPOSURE_SERVER"  # an environment variable
 LOCAL = "localhost:8001"
 TOKEN = "EXPOSURE_TOKEN"  # an environment variable: command lines are seen by everybody
-HEADER = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")  # what gRPC takes as a name; those in -bin are not text
-PRINTABLE = re.compile(r"[ -~]*")
 MOST_REQUESTS = 1024
-LONGEST_S = 1_000_000  # far beyond it, gRPC's clock overflows
 
 
 def addresses(server: str | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tritonclient.grpc as grpc
 from tritonclient.utils import InferenceServerException
@@ -11,25 +11,43 @@ from .access import is_gone
 from .shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
 CALL_TIMEOUT_S = 5.0
+LAST_CALL_TIMEOUT_S = 1.0  # of a client that ends
 
 
 class RegisteredRegions:
-    """The regions of one connection; used by many threads at once. wanted: whether the server can see this memory."""
+    """The regions of one connection; used by many threads at once.
 
-    def __init__(self, server: grpc.InferenceServerClient, headers: Mapping[str, str], *, wanted: bool) -> None:
-        self.wanted = wanted
-        self._server, self._headers = server, dict(headers) or None
+    can_be_seen: whether the server can see this memory; asked when it is first needed, for it may ask a name server.
+    """
+
+    def __init__(
+        self, server: grpc.InferenceServerClient, headers: Mapping[str, str], can_be_seen: Callable[[], bool]
+    ) -> None:
+        self._server, self._headers, self._can_be_seen = server, dict(headers) or None, can_be_seen
         self._lock = threading.Lock()
         self._idle: list[Region] = []
-        self._swept = self._closed = False
+        self._wanted: bool | None = None
+        self._swept = self._closed = self._silent = self._left_some = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether frames go this way."""
+        if self._wanted is None:
+            self._wanted = self._can_be_seen()
+        return self._wanted
 
     def close(self) -> None:
-        """Give back what is idle now, and the rest when it comes back."""
+        """Give back what is idle now, and the rest when it comes back. A silent server is told once, not of each."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
         for region in idle:
             self.drop(region)
+        if self._left_some and not self._silent:
+            try:
+                self._sweep()
+            except (InferenceServerException, ValueError):  # the server is gone, or slow: the next client does it
+                return
 
     def take(self, size: int) -> Region | None:
         """A region of at least `size` bytes that nobody uses; None where the server cannot see it."""
@@ -47,14 +65,14 @@ class RegisteredRegions:
         return self.new(size)
 
     def new(self, size: int) -> Region | None:
-        """A region that the server was just told of; None where it cannot see it.
+        """A region that the server was just told of; None where it cannot see it, or is too slow to be told.
 
         Raises InferenceServerException where the server is gone, ValueError where the connection is closed.
         """
         try:
             region = Region(size)
         except OSError:  # no room there: gRPC serves as well
-            self.wanted = False
+            self._wanted = False
             return None
         try:
             self._sweep()
@@ -62,10 +80,11 @@ class RegisteredRegions:
                 region.name, f"/{region.name}", size, headers=self._headers, client_timeout=CALL_TIMEOUT_S
             )
         except (InferenceServerException, ValueError) as error:
-            region.close()
+            self.abandon(region)
             if isinstance(error, ValueError) or is_gone(error):
                 raise
-            self.wanted = False  # a container with a /dev/shm of its own
+            if not _is_silence(error):
+                self._wanted = False  # a container with a /dev/shm of its own
             return None
         return region
 
@@ -78,18 +97,32 @@ class RegisteredRegions:
         self.drop(region)
 
     def drop(self, region: Region) -> None:
-        """Remove it; an abandoned request may still be writing into it."""
+        """Remove it, and make the server forget it."""
         self._unregister(region.name)
         region.close()
 
+    def abandon(self, region: Region) -> None:
+        """Remove it. The server may still write to it, and is made to forget it before the next one, or at the end."""
+        region.close()
+        self._left_some, self._swept = True, False
+
     def _unregister(self, name: str) -> None:
         for pause_s in (0.02, 0):  # just after a reply the server may still hold it
+            if self._closed and self._silent:
+                break
             try:
-                self._server.unregister_system_shared_memory(name, headers=self._headers, client_timeout=CALL_TIMEOUT_S)
+                self._server.unregister_system_shared_memory(
+                    name, headers=self._headers, client_timeout=self._call_timeout_s()
+                )
                 return
-            except (InferenceServerException, ValueError):  # the server may be gone, or our channel closed
+            except ValueError:  # our channel is closed
+                break
+            except InferenceServerException as error:
+                self._silent = _is_silence(error) or is_gone(error)
+                if self._silent:
+                    break
                 time.sleep(pause_s)
-        self._swept = False  # it may still be writing there after our deadline: told again before the next region
+        self._left_some, self._swept = True, False
 
     def _sweep(self) -> None:
         """Make the server forget regions that are no more: at first, and when it would not forget one of ours.
@@ -100,9 +133,16 @@ class RegisteredRegions:
             return
         remove_abandoned_regions()
         answer = self._server.get_system_shared_memory_status(
-            as_json=True, headers=self._headers, client_timeout=CALL_TIMEOUT_S
+            as_json=True, headers=self._headers, client_timeout=self._call_timeout_s()
         )
-        self._swept = True
+        self._swept, self._silent, self._left_some = True, False, False
         for name in answer.get("regions", {}):
             if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
                 self._unregister(name)
+
+    def _call_timeout_s(self) -> float:
+        return LAST_CALL_TIMEOUT_S if self._closed else CALL_TIMEOUT_S
+
+
+def _is_silence(error: InferenceServerException) -> bool:
+    return "DEADLINE" in str(error.status())

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -68,7 +68,7 @@ class Client:
         self._connections = [Connection(one, access, shared_memory=shared_memory) for one in addresses]
         self._tile_pixels, self._patience_s, self._timeout_s = tile_pixels, patience_s, timeout_s
         self._busy = dict.fromkeys(self._connections, 0)
-        self._choosing = threading.Lock()
+        self._choosing, self._closing = threading.Lock(), threading.Event()
         self.most_requests = in_flight * len(addresses)  # at once, to all servers
         self._threads = ThreadPoolExecutor(self.most_requests, "exposure-request")
 
@@ -87,12 +87,17 @@ class Client:
         """End what still runs after a moment, in which most is answered; give back shared memory and connections."""
         self._threads.shutdown(wait=False)
         self._patience_s = 0.0
+        self._closing.set()
         until = time.monotonic() + SPARED_S
-        for connection in self._connections:
-            connection.refuse()
-        for connection in self._connections:
-            connection.close(until)
-        self._threads.shutdown()  # what waited for a thread is told that the client is closed
+        with ExitStack() as then:  # also where Ctrl-C ends the waiting
+            for connection in self._connections:
+                connection.refuse()
+                then.callback(connection.close)
+            then.callback(self._threads.shutdown)  # what waited for a thread is told that the client is closed
+            for connection in self._connections:
+                then.callback(connection.cancel)
+            for connection in self._connections:
+                connection.settle(until)
 
     def denoise(
         self,
@@ -260,7 +265,7 @@ class Client:
             connection = min(waits, key=lambda one: (waits[one], one not in untried, self._busy[one]))
             self._busy[connection] += 1
         try:
-            time.sleep(max(0.0, connection.resting_until - now))
+            self._closing.wait(max(0.0, connection.resting_until - now))
             yield connection
         finally:
             with self._choosing:

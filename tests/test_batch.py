@@ -26,6 +26,7 @@ from test_server import FREE
 from exposure import Sensor
 from exposure.assets import CHECKPOINT
 from exposure.client import batch, command, denoise_command, manifest, output, reader
+from exposure.client.access import ServerSlowError
 from exposure.client.dng import write_dng
 from exposure.client.inputs import Source, find_sources
 from exposure.client.manifest import Manifest, TakenError, claimed
@@ -582,6 +583,21 @@ def test_a_server_that_is_gone_is_waited_for_once(tmp_path: Path) -> None:
     with pytest.raises(ServerGoneError, match="no server answers"):
         batch.Batch(sources, Recipe(ratio=8, gain=3), tmp_path / "out", lambda: client, watcher, in_flight=1).run()
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "may_pass"), [(ServerSlowError, True), (ServerGoneError, True), (ServerError, False)]
+)
+def test_a_server_that_hangs_may_answer_later(tmp_path: Path, error: type[ServerError], may_pass: bool) -> None:
+    def hang() -> str:
+        raise error("the server took more than 600 s")
+
+    client: Any = SimpleNamespace(checkpoint=hang, close=lambda: None)
+    sources = [Source(path) for path in make_files(tmp_path / "in", 1)]
+    watcher: Any = SimpleNamespace(progress=lambda _: None, outcome=lambda _: None)
+    with pytest.raises(ServerGoneError, match="more than 600 s") as ended:
+        batch.Batch(sources, Recipe(ratio=8, gain=3), tmp_path, lambda: client, watcher).run()
+    assert denoise_command._may_pass(ended.value) == may_pass
 
 
 def test_what_another_run_is_at_has_not_failed(

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import os
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -35,8 +37,9 @@ from exposure.client import (
     reach,
     triton,
 )
-from exposure.client.access import is_gone
-from exposure.client.connection import Connection, Request, _tensors, smallest_request
+from exposure.client.access import ServerSlowError, is_gone
+from exposure.client.connection import SPARED_S, Connection, Request, _tensors, smallest_request
+from exposure.client.registered import LAST_CALL_TIMEOUT_S
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
 
@@ -309,6 +312,65 @@ def test_what_is_nearly_done_is_not_cancelled(small_repository: Path) -> None:
             with Client(server.address, timeout_s=0.001) as hasty:
                 assert isinstance(asked(hasty).exception(), ServerError)
         assert computed(watcher._connections[0]) == before + 2
+        assert regions(server.address) == set()  # neither left any behind
+
+
+def test_ctrl_c_while_a_client_closes_leaves_nothing(address: str) -> None:
+    """Both signals of somebody who is impatient: the request is given up, and the memory is free."""
+    before = shared_memory()
+    program = f"""
+import os, signal, threading
+import numpy as np
+from exposure import Sensor
+from exposure.client import Client
+client = Client({address!r})
+sensor = Sensor((600, 600, 600, 600), 15520, ((0, 1), (1, 2)))
+frame = np.full((2800, 2800), 700, np.uint16)
+threading.Thread(target=client.denoise, args=(frame, sensor), kwargs={{"ratio": 20, "gain": 3, "passes": 4}}).start()
+while not client._connections[0]._calls:
+    pass
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+client.close()
+"""
+    started = time.monotonic()
+    told = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, timeout=60, check=False)
+    assert b"KeyboardInterrupt" in told.stderr
+    assert b"the client is closed" in told.stderr
+    assert time.monotonic() - started < 6  # the frame takes longer
+    assert ours(before) == set()
+
+
+def test_a_server_that_hangs_is_not_waited_for_at_the_end(small_repository: Path) -> None:
+    with running_server(ServerOptions(small_repository, **FREE)) as server:
+        client = Client(server.address, timeout_s=1)
+        client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            with pytest.raises(ServerSlowError, match="took more than 1 s"):
+                client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+            assert time.monotonic() - started < 2
+            started = time.monotonic()
+            client.close()
+            assert time.monotonic() - started < SPARED_S + LAST_CALL_TIMEOUT_S + 1
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"timeout_s": float("inf")}, "the timeout is inf; it is in seconds"),
+        ({"timeout_s": -1}, "the timeout is -1"),
+        ({"timeout_s": float("nan")}, "the timeout is nan"),
+        ({"headers": {"x y": "1"}}, 'the header "x y" is no text'),
+        ({"headers": {"x": "Ä"}}, 'the header "x" is no text'),
+        ({"address": "a:8001,b:8001"}, 'server is "a:8001,b:8001"; write HOST:PORT'),
+    ],
+)
+def test_what_a_client_cannot_be_made_with_is_one_sentence(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ServerError, match=re.escape(sentence)):
+        Client(**{"address": "localhost:8001", **options})
 
 
 def test_close_ends_what_runs(address: str) -> None:

@@ -293,6 +293,7 @@ REACH = [
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
+        (["--host", ""], "--host is empty; it is an address to listen on"),
         (["--in-flight", "0"], "--in-flight is 0; it is 1 to 1000000 megapixels"),
         (["--instances", "0"], f"--instances is 0; it is 1 to {os.cpu_count()}, the cores of this machine"),
         (["--instances", "9999"], "--instances is 9999"),
