@@ -41,7 +41,8 @@ RECIPES: dict[str, Callable[[Network, Path, Settings, str], Built]] = {
     "tensorrt": functools.partial(plan_recipe, "tensorrt"),
     "onnx": onnx_recipe,
 }
-NO_MEMORY = ("alloc", "could not create a primitive")  # as torch, ONNX Runtime and OpenVINO say it
+# as torch, ONNX Runtime, C++ and OpenVINO say it
+NO_MEMORY = ("can't allocate", "ailed to allocate", "bad_alloc", "bad allocation", "could not create a primitive")
 
 
 def main(arguments: list[str] | None = None) -> int:

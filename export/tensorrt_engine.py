@@ -2,7 +2,8 @@
 
 import importlib
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,11 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
     if not parser.parse(graph.read_bytes()):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{target} cannot parse {graph.name}: {reasons}")
-    config = _config(trt, target, builder, network, options)
+    config, progress = _config(trt, target, builder, network, options)
     timings = _timing_cache(trt, target, config, card)
     serialized = builder.build_serialized_network(network, config)
+    if progress.stopped:  # the binding takes an exception in a callback for an answer, and gives up
+        raise KeyboardInterrupt
     if serialized is None:
         raise EngineError(f"{target} could not build an engine from {graph.name}")
     plan.write_bytes(serialized)
@@ -83,10 +86,11 @@ def _network_flags(trt: Any) -> int:
     return 1 << int(known["STRONGLY_TYPED"]) if "STRONGLY_TYPED" in known else 0
 
 
-def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOptions) -> Any:
+def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOptions) -> tuple[Any, Any]:
+    """The configuration, and what watches the build."""
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, options))
-    config.progress_monitor = _progress_monitor(trt)
+    progress = config.progress_monitor = _progress_monitor(trt)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default: what stays in FP32 would be rounded as FP16 is
     if options.level is not None:
         config.builder_optimization_level = options.level
@@ -97,7 +101,7 @@ def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOpti
         config.num_compute_capabilities = len(options.compute_capabilities)
         for index, capability in enumerate(options.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
-    return config
+    return config, progress
 
 
 def _profile(builder: Any, network: Any, options: PlanOptions) -> Any:
@@ -129,24 +133,38 @@ def _keep_timings(config: Any, path: Path | None) -> None:
 
 def _progress_monitor(trt: Any) -> Any:
     class Progress(trt.IProgressMonitor):  # type: ignore[misc]
-        """Builder phases on standard error, the outer one with its percentage, so that a long build is seen to move."""
+        """Builder phases on standard error, the outer one with its percentage, so that a long build is seen to move.
+
+        stopped: whether Ctrl-C or a signal came, which the builder, asked after each step, then ends for.
+        """
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self._steps: dict[str, int] = {}
+            self.stopped = False
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            if parent_phase is None:
-                self._steps[phase_name] = num_steps
-                print(f"  {phase_name}", file=sys.stderr)
+            with self._watched():
+                if parent_phase is None:
+                    self._steps[phase_name] = num_steps
+                    print(f"  {phase_name}", file=sys.stderr)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            if sys.stderr.isatty() and self._steps.get(phase_name):
-                print(f"\r  {phase_name} {100 * (step + 1) // self._steps[phase_name]} %", end="", file=sys.stderr)
-            return True
+            with self._watched():
+                if sys.stderr.isatty() and self._steps.get(phase_name):
+                    print(f"\r  {phase_name} {100 * (step + 1) // self._steps[phase_name]} %", end="", file=sys.stderr)
+            return not self.stopped
 
         def phase_finish(self, phase_name: str) -> None:
-            if sys.stderr.isatty() and self._steps.pop(phase_name, None):
-                print(file=sys.stderr)
+            with self._watched():
+                if sys.stderr.isatty() and self._steps.pop(phase_name, None):
+                    print(file=sys.stderr)
+
+        @contextmanager
+        def _watched(self) -> Iterator[None]:
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.stopped = True
 
     return Progress()

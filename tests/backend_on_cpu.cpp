@@ -354,6 +354,13 @@ static void admits() {
     expect(!is_busy(door, 9, now + quiet), "those that never left are forgotten, however often others asked");
     expect(is_busy(door, 2, now + quiet), "and the one that was let in is counted");
 
+    Admission foreign;  // its passes are a plan's, which nobody tells of
+    foreign.passes_are_not_seen();
+    foreign.limit_to(10);
+    foreign.enter(10 * 1000000, now);
+    expect(is_busy(foreign, 1, now + quiet), "a long pass of a plan may be under way");
+    expect(!is_busy(foreign, 1, now + std::chrono::seconds(70)), "and is over at last");
+
     Admission street;  // never quiet: one request was cancelled, others come and go
     street.limit_to(10);
     street.began();

@@ -49,6 +49,10 @@ def test_the_composition() -> None:
     pool = int(flags["cuda-memory-pool-byte-size"].split(":")[1])
     image = 4 * 4 * USUAL_PLANES[0] * USUAL_PLANES[1]  # FP32 planes
     assert pool > 2 * (5 * image + 2 * 4240 * 2832)
+    settings = [flag for flag in services["server"]["command"] if "megapixels-in-flight" in flag]
+    assert settings == [
+        f"--backend-config=exposure,megapixels-in-flight={-(-2 * 4 * USUAL_PLANES[0] * USUAL_PLANES[1] // 10**6)}"
+    ]
     assert flags["rate-limit-resource"] == "card:1"
     assert not services["engine"]["environment"]["EXPOSURE_CACHE"].startswith(flags["model-repository"])
     assert "--frame=4240x2832" in services["engine"]["command"]

@@ -24,7 +24,7 @@ from test_nafnet import small_naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.export import build_engine, graph, openvino_engine, options, recipes
+from exposure.export import build_engine, graph, openvino_engine, options, recipes, tensorrt_engine
 from exposure.export.build_engine import build
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
@@ -551,6 +551,24 @@ def test_rtx_plans_of_a_nafnet(half_nafnet: Path, tmp_path: Path, compute_capabi
     options = PlanOptions((16, 16), (64, 96), (1424, 2128), compute_capabilities, level=1)
     plan_from_onnx(half_nafnet, tmp_path / "plan", "tensorrt-rtx", options)
     assert (tmp_path / "plan").stat().st_size > 1e5
+
+
+def test_a_plan_that_is_interrupted_is_no_failed_build(
+    half_nafnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a build Python runs in the builder's callbacks alone, where it would be swallowed."""
+    pytest.importorskip("tensorrt_rtx_bindings")
+    told = []
+
+    def interrupted(*_: object, **__: object) -> None:
+        told.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tensorrt_engine, "print", interrupted, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        plan_from_onnx(half_nafnet, tmp_path / "plan", "tensorrt-rtx", PlanOptions((16, 16), (64, 96), (64, 96), (86,)))
+    assert told
+    assert not (tmp_path / "plan").exists()
 
 
 def test_a_graph_that_the_parser_refuses(tmp_path: Path) -> None:

@@ -2,14 +2,11 @@
 
 #include "request.h"
 
-// Longer than Triton needs from one model of an ensemble to the next; a TensorRT engine, whose passes are not seen, is
-// expected to take less, too.
-static const std::chrono::seconds QUIET(2);
 static const int64_t ROUNDS = 4;  // passes of the longest ensemble: how often a request waits behind all others
 
 uint64_t Admission::enter(int64_t pixels, Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
-    if (computing_ == 0 && now - last_ > QUIET) forget_all();
+    if (computing_ == 0 && now - last_ > quiet_) forget_all();
     auto gone = [&](const Entry& entry) { return answered_ - entry.answered > ROUNDS * (limit_ + entry.pixels); };
     while (!entries_.empty() && gone(entries_.begin()->second)) forget(entries_.begin());
     if (under_way_ > 0 && under_way_ + pixels > limit_)

@@ -19,6 +19,8 @@ class Admission {
     using Clock = std::chrono::steady_clock;
 
     void limit_to(int64_t megapixels) { limit_ = 1000000 * megapixels; }
+    // Passes are computed by others, and are not seen here: what is quiet for long only is over.
+    void passes_are_not_seen() { quiet_ = std::chrono::seconds(60); }
 
     // A request of so many pixels begins; a single one always may. Returns the ticket that it leaves with. Throws Busy.
     uint64_t enter(int64_t pixels, Clock::time_point now = Clock::now());
@@ -44,6 +46,7 @@ class Admission {
     uint64_t tickets_ = 0;
     int64_t limit_ = 1000000 * DEFAULT_MEGAPIXELS, under_way_ = 0, answered_ = 0;
     int computing_ = 0;
+    std::chrono::seconds quiet_{2};  // longer than Triton needs from one model of an ensemble to the next
     Clock::time_point last_ = Clock::now();
 };
 

@@ -32,6 +32,10 @@ TRITONSERVER_Error* guarded(Work work) {
         return TRITONSERVER_ErrorNew(ERROR_INVALID_ARGUMENT, refusal.what());
     } catch (const Busy& busy) {
         return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, busy.what());
+    } catch (const Full& full) {
+        return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, full.what());
+    } catch (const std::bad_alloc&) {
+        return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, "the server's memory does not suffice now; ask again later");
     } catch (const std::exception& error) {
         std::string line = error.what();  // OpenVINO's are of several lines
         std::replace(line.begin(), line.end(), '\n', ' ');
@@ -81,6 +85,7 @@ Instance opened(const Configured& c, TRITONBACKEND_ModelInstance* instance) {
     check(TRITONBACKEND_ModelInstanceDeviceId(instance, &card));
     if (kind == KIND_GPU && c.op == "denoise")
         throw std::runtime_error("op denoise runs OpenVINO, on a CPU; set KIND_CPU in its instance_group");
+    if (c.op == "pack" && c.engine.substr(c.engine.rfind('/') + 1) != "openvino") admission().passes_are_not_seen();
     static const int cores = exposure_cpu_cores("");
     int threads = std::max(1, cores / c.instances);
     auto device = kind == KIND_GPU ? make_gpu_device(card) : make_cpu_device(threads);

@@ -1,5 +1,7 @@
 #include "cuda_library.h"
 
+#include "device.h"
+
 #include <dlfcn.h>
 
 #include <filesystem>
@@ -50,5 +52,8 @@ const CudaLibrary& cuda() {
 }
 
 void check_cuda(int32_t error) {
-    if (error) throw std::runtime_error("CUDA error " + std::to_string(error) + ": " + cuda().error(error));
+    if (!error) return;
+    std::string why = "CUDA error " + std::to_string(error) + ": " + cuda().error(error);
+    if (error == 2) throw Full(why + "; ask again later");  // cudaErrorMemoryAllocation: others hold it now
+    throw std::runtime_error(why);
 }

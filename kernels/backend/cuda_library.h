@@ -19,5 +19,5 @@ struct CudaLibrary {
 // The library that lies beside this backend. Throws std::runtime_error, one sentence, where it is missing.
 const CudaLibrary& cuda();
 
-// Throws std::runtime_error for anything but 0.
+// Throws Full where the card's memory does not suffice, std::runtime_error for anything else but 0.
 void check_cuda(int32_t error);

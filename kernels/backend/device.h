@@ -2,9 +2,15 @@
 #pragma once
 #include <cstddef>
 #include <memory>
+#include <stdexcept>
 
 #include "../csrc/kernels.h"
 #include "triton_api.h"
+
+// The device's memory does not suffice while others hold it: answered with UNAVAILABLE and the sentence.
+struct Full : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 // Where memory lies, as Triton says it.
 struct Place {

@@ -7,6 +7,7 @@
 #include "request.h"
 
 constexpr float MOST_ELECTRONS = 16777216.0f;  // 2^24, as in exposure/schedule.py
+constexpr int64_t MOST_PIXELS = 1 << 26;       // of a mosaic in one request, 67 MP; larger frames are sent in tiles
 
 class Model {
   public:

@@ -10,7 +10,6 @@
 #include "sensor.h"
 
 static const int SMALLEST_SIDE = 32;         // exposure/sensor.py
-static const int64_t MOST_PIXELS = 1 << 26;  // of a mosaic in one request, 67 MP; larger frames are sent in tiles
 static const int MOST_PASSES = 64;           // of a schedule that somebody may ask for
 
 namespace {
