@@ -37,10 +37,16 @@ def page(found: dict[str, Any]) -> str:
     machine = ", ".join(f"{name} {text}" for name, text in found["machine"].items())
     rows = [(name, check["outcome"], check.get("date", ""), check.get("why", "")) for name, check in checks.items()]
     peers = [_peers(name.partition(" at ")[2], check) for name, check in checks.items() if "peers" in check]
+    others = [
+        f"`{name}` was checked earlier, with " + ", ".join(f"{what} {text}" for what, text in check["machine"].items())
+        for name, check in checks.items()
+        if check.get("machine", {}).items() - found["machine"].items()
+    ]
     parts = [
         f"# {found['card']}",
         f"Compute capability {found['compute_capability']}, CUDA {found['cuda']}; {machine}. `{found['command']}`",
         table(("check", "outcome", "date", "why"), rows),
+        "\n".join(f"- {line}" for line in others),
         _kernels(checks.get(KERNELS, {})),
         _engines(checks.get("engines", {})),
         *peers,

@@ -1,5 +1,6 @@
 """What changed between two results of one script, beyond the noise of either."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,11 +21,14 @@ def comparison(before: dict[str, Any], after: dict[str, Any]) -> str:
     both = sorted(was.keys() & is_now.keys())
     judged = [name for name in both if min(was[name]["samples"], is_now[name]["samples"]) >= LEAST_ROUNDS]
     changes = [(name, *_change(was[name], is_now[name])) for name in judged if _changed(was[name], is_now[name])]
+    by_chance = sum(
+        2 / math.comb(was[name]["samples"] + is_now[name]["samples"], was[name]["samples"]) for name in judged
+    )
     loads = [result["load_average"]["before"] for result in (before, after)]
     lines = [
         f"{before['machine']['processor']} -> {after['machine']['processor']}; load {loads[0]:.1f} -> {loads[1]:.1f}",
-        f"{len(judged)} series compared, {len(changes)} changed beyond the range of their rounds; "
-        f"{len(both) - len(judged)} have fewer than {LEAST_ROUNDS} rounds and are not judged",
+        f"{len(judged)} series compared, {len(changes)} changed beyond the range of their rounds, as up to "
+        f"{by_chance:.0f} would by chance; {len(both) - len(judged)} have fewer than {LEAST_ROUNDS} rounds, not judged",
         *([table(("series", "before", "now", "change"), changes)] if changes else []),
         *(f"only in the {'old' if name in was else 'new'}: {name}" for name in sorted(was.keys() ^ is_now.keys())),
     ]

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Find, build, check, write."""
     options = _parser().parse_args(arguments)
     if options.only:
-        write(options.result, outcome_of(options.only, checks()[options.only]))
+        write(options.result, outcome_of(options.only, checks(options.limit)[options.only]))
         return 0
     try:
         card = first_card()
@@ -57,19 +57,20 @@ def main(arguments: list[str] | None = None) -> int:
     if "build" not in asked:
         _use_what_was_built(results)
     for name in asked:
-        results[name] = apart(name, limit_s=options.limit) | {"date": datetime.now(tz=UTC).date().isoformat()}
+        made = apart(name, limit_s=options.limit)
+        results[name] = made | {"date": datetime.now(tz=UTC).date().isoformat(), "machine": machine}
         if name == "build":
             _use_what_was_built(results)
         write(path, report(card, machine, results))
     print(f"written: {path}")
     subprocess.run([sys.executable, PROJECT / "benchmarks" / "card_page.py", path], check=False)
-    made = {name: results[name] for name in asked}
-    print(not_made(made))
-    return exit_status(made)
+    now = {name: results[name] for name in asked}
+    print(not_made(now))
+    return exit_status(now)
 
 
-def checks() -> dict[str, Check]:
-    """In the order in which they run: the later ones rest on the earlier."""
+def checks(limit_s: float = CHECK_TIMEOUT_S) -> dict[str, Check]:
+    """In the order in which they run: the later ones rest on the earlier. limit_s: for each."""
     return {
         "build": build_check,
         "kernel parity": parity_check,
@@ -80,8 +81,8 @@ def checks() -> dict[str, Check]:
         "Triton with GPU instances": _from("gpu_server", "server_check"),
         "engines": engines_check,
         "Triton with every model on the card": _from("gpu_server", "deployed_check"),
-        "peers at 512²": partial(peers_check, "512²"),
-        "peers at 12 MP": partial(peers_check, "12 MP"),
+        "peers at 512²": partial(peers_check, "512²", limit_s),
+        "peers at 12 MP": partial(peers_check, "12 MP", limit_s),
     }
 
 
@@ -89,7 +90,7 @@ def apart(name: str, script: Path = Path(__file__), limit_s: float = CHECK_TIMEO
     """Run one check in a process of its own: what one does to a card spoils CUDA for the rest of its process."""
     with tempfile.TemporaryDirectory(prefix="exposure_gpu_check_") as folder:
         result = Path(folder) / "result.json"
-        command = [sys.executable, script, "--only", name, "--result", result]
+        command = [sys.executable, script, "--only", name, "--result", result, "--limit", str(limit_s)]
         sys.stdout.flush()  # what it prints comes after
         process = subprocess.Popen(command, start_new_session=True)  # to be ended with all that it starts
         try:
@@ -228,13 +229,13 @@ def engines_check() -> dict[str, Any]:
     return {"outcome": "failed" if "failed" in outcomes else "passed", "engines": engines}
 
 
-def peers_check(size: str) -> dict[str, Any]:
+def peers_check(size: str, limit_s: float) -> dict[str, Any]:
     """The network by every means that a card offers, in turn, under the card's own ceilings."""
     try:
         from gpu_benchmark import measured
     except ModuleNotFoundError as error:
         raise NotCheckedError(f"{error.name} is not here") from error
-    return measured(size)
+    return measured(size, limit_s)
 
 
 def _from(module: str, name: str) -> Check:

@@ -24,8 +24,8 @@ from gpu_check import package_in_build
 PROJECT = Path(__file__).resolve().parents[1]
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 ROUNDS = 20
-TORCH_MODULES = ("torch", "numpy", "safetensors", "PIL")
-PLAN_MODULES = (*TORCH_MODULES, "onnx", "onnxscript", "onnxruntime")
+TORCH_MODULES = ("torch", "numpy", "safetensors", "PIL", "onnx")
+PLAN_MODULES = (*TORCH_MODULES, "onnxscript", "onnxruntime")
 Outcomes = dict[str, dict[str, Any]]
 
 

@@ -16,8 +16,10 @@ from exposure.export.recipes import Settings
 from exposure.networks import Network
 
 WARM_UPS = 3
-PROVIDER_OPTIONS = {"TensorrtExecutionProvider": {"trt_fp16_enable": True}}  # else it computes in FP32
-FALLBACKS = {"TensorrtExecutionProvider": ["CUDAExecutionProvider"]}  # of what it leaves; else on the processor
+NO_TF32 = ("CUDAExecutionProvider", {"use_tf32": "0"})  # by default what the graph has in FP32 would not be
+# Without the option it computes in FP32; with it, in FP16 also where the graph has FP32.
+TENSORRT = ("TensorrtExecutionProvider", {"trt_fp16_enable": True})
+PROVIDERS = {"CUDAExecutionProvider": [NO_TF32], "TensorrtExecutionProvider": [TENSORRT, NO_TF32]}  # then the processor
 
 
 class OnCard:
@@ -47,8 +49,12 @@ class OnCard:
         return one_pass
 
     def peak_bytes(self) -> int | None:
-        """The most memory of the card that tensors have held so far; None where nobody counts it."""
+        """The most memory of the card that tensors have held since `forget_peak`; None where nobody counts it."""
         return torch.cuda.max_memory_allocated()
+
+    def forget_peak(self) -> None:
+        """Of trying out kernels, before the first pass."""
+        torch.cuda.reset_peak_memory_stats()
 
     def _uploaded(self, image: NDArray[np.float32]) -> Any:
         return torch.from_numpy(image).cuda().contiguous(memory_format=self._memory)
@@ -59,25 +65,37 @@ class OnCard:
 
 
 class Graphed(OnCard):
-    """The same, its kernels launched together as one CUDA graph for each size."""
+    """The same, its kernels launched together as one CUDA graph for each size; what is verified is a graph, too."""
+
+    def __call__(
+        self, image: NDArray[np.float32], gain: NDArray[np.float32], original: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        graph, clean = self._captured(self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(original))
+        graph.replay()
+        return np.asarray(clean.float().cpu())
 
     def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
         planes, on_card = self._uploaded(image), torch.from_numpy(gain).cuda()
-        beside = torch.cuda.Stream()  # what is captured must have run before, and not on the default stream
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(WARM_UPS):
-                self._forward(planes, on_card, planes)
-        torch.cuda.current_stream().wait_stream(beside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._forward(planes, on_card, planes)
+        graph, clean = self._captured(planes, on_card, planes)
 
-        def one_pass() -> None:
+        def one_pass(_held: Any = (planes, on_card, clean)) -> None:  # the graph has their addresses
             graph.replay()
             torch.cuda.synchronize()
 
         return one_pass
+
+    def _captured(self, *tensors: Any) -> tuple[Any, Any]:
+        """A graph of one pass over these tensors, which must outlive it, and the tensor that it writes."""
+        beside = torch.cuda.Stream()  # what is captured must have run before, and not on the default stream
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(beside):
+            for _ in range(WARM_UPS):
+                self._forward(*tensors)
+        torch.cuda.current_stream().wait_stream(beside)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            clean = self._forward(*tensors)
+        return graph, clean
 
 
 class ByOnnxRuntime(OnCard):
@@ -88,8 +106,7 @@ class ByOnnxRuntime(OnCard):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        providers = [(provider, PROVIDER_OPTIONS.get(provider, {})), *FALLBACKS.get(provider, [])]
-        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        self._session = onnxruntime.InferenceSession(graph, options, providers=PROVIDERS.get(provider, [provider]))
         if self._session.get_providers()[0] != provider:  # it goes on with the processor, without a word
             raise RuntimeError(f"ONNX Runtime cannot use its {provider} here")
         self._ort, self._device = onnxruntime, device

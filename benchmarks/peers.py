@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import multiprocessing
 import os
 import sys
@@ -43,7 +44,8 @@ Run = Callable[..., NDArray[np.float32]]
 ENGINE_FOLDER = MODEL_REPOSITORY / "denoiser" / "1" / "openvino"
 CLOSE_S = 5.0
 REPLY_S = 120.0  # a peer that takes longer for one answer is left out, and named
-TUNING_S = 900.0  # the same where kernels are tried out first
+TUNING_S = 480.0  # the same where kernels are tried out first
+NO_TIME = "no time was left for it"
 PHOTON_GAIN = 0.5  # a middle one, for timing
 LOW_PRECISION_DB = 50.0  # below, a peer computes something else
 # Torch allocates large planes anew in every layer; without these, page faults dominate.
@@ -60,6 +62,10 @@ class PeerError(RuntimeError):
 
 class WrongPeerError(PeerError):
     """A peer that computes something else."""
+
+
+class AbsentPeerError(PeerError):
+    """A peer that cannot be here, or for which no time is left."""
 
 
 @dataclass(frozen=True)
@@ -151,12 +157,12 @@ PEERS = {
 }
 _FP16_ON_CARD: dict[str, Any] = {"least_db": LOW_PRECISION_DB, "reply_s": TUNING_S, "on_card": True}
 PEERS |= {
-    f"ONNX Runtime {name}, FP16 body": Peer(
+    f"ONNX Runtime {name}, {numbers}": Peer(
         functools.partial(cuda_onnx, f"{name}ExecutionProvider"),
         functools.partial(no_provider, f"{name}ExecutionProvider"),
         **_FP16_ON_CARD,
     )
-    for name in ("CUDA", "Tensorrt")
+    for name, numbers in (("CUDA", "FP16 body"), ("Tensorrt", "FP16 throughout"))
 } | {
     f"{target}, FP16 body": Peer(
         functools.partial(cuda_plan, target), functools.partial(no_library, library), **_FP16_ON_CARD
@@ -166,17 +172,20 @@ PEERS |= {
 
 
 class Worker:
-    """A peer at work. Raises PeerError, one sentence, when it fails or takes longer than its `reply_s`."""
+    """A peer at work. Raises PeerError, one sentence, when it fails or takes longer than its `reply_s`.
 
-    def __init__(self, name: str, graph: Path, cores: Sequence[int] | None = None) -> None:
-        self.name, self.peer = name, PEERS[name]
-        reason = self.peer.absent()
+    until: on the monotonic clock, when it must have answered whatever it is asked.
+    """
+
+    def __init__(self, name: str, graph: Path, cores: Sequence[int] | None = None, *, until: float = math.inf) -> None:
+        self.name, self.peer, self._until = name, PEERS[name], until
+        reason = self.peer.absent() or (NO_TIME if time.monotonic() > until else None)
         if reason:
-            raise PeerError(reason)
+            raise AbsentPeerError(reason)
         spawn = multiprocessing.get_context("spawn")
         self._pipe, theirs = spawn.Pipe()
         self._process = spawn.Process(target=_serve, args=(name, graph, theirs), daemon=True)
-        with _environment(self.peer.environment), _cores(cores):
+        with environment(self.peer.environment), _cores(cores):
             self._process.start()
         theirs.close()
 
@@ -218,8 +227,10 @@ class Worker:
     def _ask(self, *question: Any) -> Any:
         try:
             self._pipe.send(question)
-            if not self._pipe.poll(self.peer.reply_s):
+            if not self._pipe.poll(min(self.peer.reply_s, max(self._until - time.monotonic(), 0))):
                 self.close()
+                if time.monotonic() > self._until:
+                    raise AbsentPeerError(NO_TIME)
                 raise PeerError(f"it took more than {self.peer.reply_s:.0f} s for one answer")
             answer = self._pipe.recv()
         except (EOFError, OSError) as error:  # OSError also where it was closed before
@@ -232,20 +243,23 @@ class Worker:
 
 @contextlib.contextmanager
 def peers_at_work(
-    names: Sequence[str], graph: Path, network: Network
+    names: Sequence[str], graph: Path, network: Network, *, until: float = math.inf
 ) -> Iterator[tuple[dict[str, Worker], dict[str, Any]]]:
-    """Every peer of `names` that can be here and is verified, and for all of them the agreement or the reason."""
+    """Every peer of `names` that can be here and is verified, and for all of them the agreement or the reason.
+
+    until: on the monotonic clock, when all answers must have come.
+    """
     workers: dict[str, Worker] = {}
     found: dict[str, Any] = {}
     try:
         for name in names:
             worker = None
             try:
-                worker = Worker(name, graph)
+                worker = Worker(name, graph, until=until)
                 found[name] = {"agreement_db": round(worker.verify(network), 1)}
                 workers[name] = worker
             except PeerError as error:
-                found[name] = {"left_out": str(error), "wrong": isinstance(error, WrongPeerError)}
+                found[name] = {"left_out": str(error), "absent": isinstance(error, AbsentPeerError)}
                 if worker is not None:
                     worker.close()
         yield workers, found
@@ -274,6 +288,8 @@ def _serve(name: str, graph: Path, pipe: Connection) -> None:
                     passes[height, width] = _one_pass(run, height, width)
                     for _ in range(WARM_UPS if isinstance(run, OnCard) else 0):  # kernels are chosen, graphs recorded
                         passes[height, width]()
+                    if isinstance(run, OnCard):
+                        run.forget_peak()
                 started = time.perf_counter()
                 passes[height, width]()
                 pipe.send(time.perf_counter() - started)
@@ -305,7 +321,7 @@ def _torch(module: Any, *, memory: torch.memory_format = torch.contiguous_format
 
 
 @contextlib.contextmanager
-def _environment(more: Mapping[str, str]) -> Iterator[None]:
+def environment(more: Mapping[str, str]) -> Iterator[None]:
     """For a process that starts in the block."""
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)

@@ -46,7 +46,7 @@ def engine(found: dict[str, Any]) -> str:
 
 One pass of the network, each peer in a process of its own, verified against FP32 torch on simulated low light first.
 Torch's peers take turns, then the others, each time with {base} among them, to which they are compared; glibc is told
-to keep memory that torch frees, without which eager torch took 1.7 times as long at 512² and 2.8 times at 12 MP (EPYC).
+to keep memory that torch frees, without which eager torch spends long on new pages ([end to end](#end-to-end)).
 Ceilings of this machine, the best of {ceilings["looks"]} looks between the rounds: {ceilings["gflops"]:g} GFLOP/s
 (FP32, product of matrices{_bf16(ceilings)}) and {ceilings["gbytes_per_s"]:g} GB/s (triad). The roofline takes every
 plane as moved once and a multiply-add as two operations of FP32; a Winograd convolution does fewer and may pass it, and
@@ -173,6 +173,9 @@ def end_to_end(found: dict[str, Any]) -> str:
     single, batch = result["single"], result["batch"]
     rows = [(name, seconds(times), f"{single['ms_per_mp'][name]:.0f}") for name, times in single["seconds"].items()]
     stages = [(name, f"{1e3 * seconds:.0f}") for name, seconds in single["stages_s"].items()]
+    kept = ""
+    if "kept_over_exposure" in single:
+        kept = f"; with memory kept **{ratio(single['kept_over_exposure'])}**"
     gains = [(name, *(ratio(of) for of in over.values())) for name, over in batch["throughput_ratio"].items()]
     others = next(iter(batch["throughput_ratio"].values()))
     together = [
@@ -184,12 +187,13 @@ def end_to_end(found: dict[str, Any]) -> str:
 A RAW file of {single["frame_mp"]:g} MP to a DNG, {result["passes"]} passes. `engine`: the network's passes alone;
 `exposure`: the command, which reads in a process of its own, writes lossless JPEG with a thumbnail and reads the
 result again; `published`: the procedure as published (NumPy packing, eager FP32 torch with glibc as it comes,
-`torch.poisson`) between the same reader and writer.
+`torch.poisson`) between the same reader and writer; `published, memory kept`: the same in a process whose glibc keeps
+what torch frees, as our server's does.
 
 {table(("by", f"seconds, of {single['seconds']['engine']['samples']} rounds", "ms/MP"), rows)}
 
 - file → DNG / engine: **{ratio(single["file_over_engine"])}**
-- published / exposure: **{ratio(single["published_over_exposure"])}**
+- published / exposure: **{ratio(single["published_over_exposure"])}**{kept}
 
 LightCraft, the best RAW denoiser with published figures, says {BEST_RAW_DENOISER_MS_PER_MP} ms/MP: one pass of
 another network on an RTX 4090 Laptop, other hardware than this, so not a comparison.

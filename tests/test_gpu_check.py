@@ -232,7 +232,7 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
     timed = {"seconds": {peers.COMPILED: [0.02, 0.03]}, "peaks": {peers.COMPILED: 1.5}, "unable": {}}
     roof = ceilings.Ceilings(5e14, 4e12, on_card=True)
     frame = engine.described(timed, (512, 512), ceilings.Cost(1e11, 1e9), roof, peers.COMPILED)
-    absent = gpu_benchmark._outcome({"left_out": "tensorrt is not installed", "wrong": False}, None)
+    absent = gpu_benchmark._outcome({"left_out": "tensorrt is not installed", "absent": True}, None)
     told = {peers.COMPILED: gpu_benchmark._outcome({"agreement_db": 80.1}, None), "tensorrt, FP16 body": absent}
     peers_at = {"ceilings": {"gflops": 5e5, "gbytes_per_s": 4000.0}, "baseline": peers.COMPILED, "peers": told}
     request = {"median": 0.1, "least": 0.09, "most": 0.12, "mean of the rest": 0.001}
@@ -242,6 +242,7 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
         "peers at 512²": PASSED | peers_at | {"frame": frame},
         card_page.SERVED: PASSED | {"seconds_per_request_of_3_passes": {"4240x2832": request}},
     }
+    results["engines"]["machine"] = {"nvcc": "12.8"}
     assert {card_page.KERNELS, card_page.SERVED, "engines", "peers at 512²"} <= gpu_check.checks().keys()
     path = tmp_path / "card.json"
     gpu_check.write(path, gpu_check.report(Card("A card", "8.6", "13.0"), {"nvcc": "13.0"}, results))
@@ -254,5 +255,6 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
         f"| {peers.COMPILED} | 0.025 | 40 | 1 % | 1.5 | 1 (1 to 1) | 80.1 dB |",
         "- tensorrt, FP16 body: tensorrt is not installed",
         "| 4240x2832 | 100.0 | 90.0 | 120.0 | 1.0 |",
+        "- `engines` was checked earlier, with nvcc 12.8",
     ):
         assert line in page

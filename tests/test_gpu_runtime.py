@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -248,18 +249,28 @@ def test_peers_that_need_a_card_say_so() -> None:
     assert {peer.absent() for peer in on_card} == {"torch sees no NVIDIA card here"}
     assert len(on_card) == 8
     with pytest.raises(gpu_check.NotCheckedError, match="torch sees no NVIDIA card here"):
-        gpu_benchmark.measured("512²")
+        gpu_benchmark.measured("512²", 60)
 
 
 def test_a_peer_that_computes_something_else_fails_the_check() -> None:
-    wrong = gpu_benchmark._outcome({"left_out": "it agrees to 20 dB only", "wrong": True}, None)
-    absent = gpu_benchmark._outcome({"left_out": "torch sees no NVIDIA card here", "wrong": False}, None)
+    wrong = gpu_benchmark._outcome({"left_out": "it agrees to 20 dB only", "absent": False}, None)
+    ended = gpu_benchmark._outcome({"agreement_db": 90.0}, "its process ended (exit -11)")
+    absent = gpu_benchmark._outcome({"left_out": "torch sees no NVIDIA card here", "absent": True}, None)
     short = gpu_benchmark._outcome({"agreement_db": 90.0}, "CUDA out of memory")
+    late = gpu_benchmark._outcome({"agreement_db": 90.0}, "no time was left for it")
     timed = gpu_benchmark._outcome({"agreement_db": 90.0}, None)
-    told = [peer["outcome"] for peer in (wrong, absent, short, timed)]
-    assert told == ["failed", "not checked", "not checked", "passed"]
+    told = [peer["outcome"] for peer in (wrong, ended, absent, short, late, timed)]
+    assert told == ["failed", "failed", "not checked", "not checked", "not checked", "passed"]
     peers = {"a": absent, "b": timed}
     assert gpu_check.not_made({"peers at 12 MP": {"outcome": "passed", "peers": peers}}).startswith("1 of 2 checks not")
+
+
+def test_a_peer_for_which_no_time_is_left_is_absent(tmp_path: Path) -> None:
+    with pytest.raises(peers.AbsentPeerError, match="no time was left for it"):
+        peers.Worker(peers.OURS, tmp_path, until=0)
+    worker = peers.Worker(peers.OURS, tmp_path, until=time.monotonic() + 0.2)
+    with pytest.raises(peers.AbsentPeerError, match="no time was left for it"):
+        worker.run(16, 16)  # it is still being loaded
 
 
 def test_the_cards_ceilings_are_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +352,6 @@ def test_a_portable_plan_is_for_later_versions_and_cards(monkeypatch: pytest.Mon
     monkeypatch.setattr(tensorrt_engine, "_progress_monitor", lambda _: None)
     options = tensorrt_engine.PlanOptions((16, 16), (16, 16), (16, 16), portable=portable)
     builder = SimpleNamespace(create_builder_config=BuilderConfig)
-    config = tensorrt_engine._config(trt, "tensorrt", builder, None, options)
+    config, _ = tensorrt_engine._config(trt, "tensorrt", builder, None, options)
     assert config.told == ({"versions"} if portable else set())
     assert config.hardware_compatibility_level == ("ampere" if portable else None)

@@ -35,7 +35,7 @@ TRITONSERVER_Error* guarded(Work work) {
     } catch (const Full& full) {
         return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, full.what());
     } catch (const std::bad_alloc&) {
-        return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, "the server's memory does not suffice now; ask again later");
+        return TRITONSERVER_ErrorNew(ERROR_UNAVAILABLE, "the server's memory does not suffice now");
     } catch (const std::exception& error) {
         std::string line = error.what();  // OpenVINO's are of several lines
         std::replace(line.begin(), line.end(), '\n', ' ');

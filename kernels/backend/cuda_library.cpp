@@ -54,6 +54,6 @@ const CudaLibrary& cuda() {
 void check_cuda(int32_t error) {
     if (!error) return;
     std::string why = "CUDA error " + std::to_string(error) + ": " + cuda().error(error);
-    if (error == 2) throw Full(why + "; ask again later");  // cudaErrorMemoryAllocation: others hold it now
+    if (error == 2) throw Full(why);  // cudaErrorMemoryAllocation: others hold it now
     throw std::runtime_error(why);
 }
