@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
@@ -279,19 +280,22 @@ class Connection:
                 self._calls.pop(key, None)
                 self._changed.notify_all()
 
-        with self._changed:
-            if self._closed:
-                raise ServerError("the client is closed")
-            self._calls[key] = self._grpc.async_infer(
-                model,
-                inputs,
-                callback=answered,
-                outputs=outputs,
-                client_timeout=deadline_s + SPARED_S,
-                headers=self._headers(),
-            )
-            if not answers.empty():  # at once, before it was noted
-                del self._calls[key]
+        def start() -> None:
+            with self._changed:
+                if self._closed:
+                    raise ServerError("the client is closed")
+                self._calls[key] = self._grpc.async_infer(
+                    model,
+                    inputs,
+                    callback=answered,
+                    outputs=outputs,
+                    client_timeout=deadline_s + SPARED_S,
+                    headers=self._headers(),
+                )
+                if not answers.empty():  # at once, before it was noted
+                    del self._calls[key]
+
+        _undisturbed(start)
         try:
             result, error = answers.get(timeout=deadline_s)
         except Empty:
@@ -302,6 +306,15 @@ class Connection:
 
     def _headers(self) -> dict[str, str] | None:
         return self._access.metadata or None
+
+
+def _undisturbed(work: Callable[[], None]) -> None:
+    """Ctrl-C comes to the main thread: in the middle of gRPC's work, it would leave a channel that never closes."""
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(work).result()
 
 
 def _told(message: str) -> str:

@@ -185,7 +185,7 @@ def pointers(metadata: Metadata) -> list[Tag]:
 
 
 def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
-    """Tags as they were, but for those that are empty, or whose type is none that a DNG may have."""
+    """Tags as they were, but for those that are empty or cut off, or whose type is none that a DNG may have."""
     carried = []
     for name in names:
         kind, value = file.tags.get(name, (0, None))
@@ -195,6 +195,8 @@ def _carried(file: RawFile, names: Sequence[str]) -> list[Tag]:
         elif isinstance(value, str) and kind == ASCII:
             carried.append(_text(code, value))
         elif kind in NUMERIC and not isinstance(value, str | bytes) and np.size(value):
+            if kind in (RATIONAL, SRATIONAL) and np.size(value) % 2:  # a numerator without its denominator
+                continue
             carried.append(_tag(code, kind, value))
     return carried
 

@@ -156,8 +156,30 @@ def test_the_table_tells_blind_oracle_and_ssim() -> None:
     scores = [one, replace(one, case="b", blind=31.0, oracle=41.0, ssim=1.0), replace(one, group="x250")]
     assert evaluate.means(scores, "x100") == [("method", 1, (30.0, 40.0, pytest.approx(0.9), 2))]
     headings, _, values, *_ = evaluate.table(scores).splitlines()
-    assert headings.split() == ["cases", "blind", "oracle", "SSIM"]
+    assert headings.split()[:4] == ["cases", "blind", "oracle", "SSIM"]
     assert values.split() == ["method,", "1", "pass", "2", "30.00", "dB", "40.00", "dB", "0.900"]
+
+
+def test_the_bias_tells_lifted_shadows() -> None:
+    """Dark tenths doubled, bright ones a tenth too dark; what is rare is not judged."""
+    clean = np.full((4, 40, 40), 0.005, np.float32)
+    clean[:, 20:], clean[:, 39] = 0.5, 0.05
+    image = np.where(clean < 0.1, 2 * clean, 0.9 * clean)
+    near = pytest.approx
+    assert evaluate.bias(image, clean) == (near(1.0), None, None, None, near(-0.1, abs=1e-6))
+    one = evaluate.Score("x100", "a", "method", 1, 29.0, 39.0, 0.8, bias=(0.1, None, None, None, -0.3))
+    scores = [one, replace(one, bias=(0.3, 0.2, None, None, -0.1)), replace(one, group="x250")]
+    assert evaluate.biases(scores, "x100", "method", 1) == [near(0.2), 0.2, None, None, near(-0.2)]
+    headings, _, values, *_ = evaluate.table(scores).splitlines()
+    assert [headings[at - 9 : at].split() for at in range(len(headings), len(headings) - 50, -10)][::-1] == [
+        ["0.3-1", "%"],
+        ["1-3", "%"],
+        ["3-10", "%"],
+        ["10-30", "%"],
+        ["30-100", "%"],
+    ]
+    assert values.split()[-6:] == ["+20.0", "%", "+20.0", "%", "-20.0", "%"]
+    assert len(values) == len(headings)
 
 
 def save(path: Path, mosaic: np.ndarray, seconds: float = 0.0, sensor: Sensor = SIMULATED, **tags: object) -> Path:

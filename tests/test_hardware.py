@@ -215,10 +215,12 @@ def test_configurations_are_what_triton_reads(config: Path) -> None:
 
 def test_the_card_holds_what_waits_between_models() -> None:
     """Else the host does, and what Triton pins there the Python backend does not fill."""
-    flags = dict(flag.partition("=")[::2] for flag in launcher._command(ServerOptions(config_name="rtx"), Path()))
+    flags = dict(
+        flag.partition("=")[::2] for flag in launcher._command(ServerOptions(config_name="rtx"), Path(), Path())
+    )
     assert flags["--pinned-memory-pool-byte-size"] == "0"
     card, pool = flags["--cuda-memory-pool-byte-size"].split(":")
     assert card == "0"
     assert int(pool) > 3 * 4 * 1_000_000 * ServerOptions.megapixels_in_flight  # images of FP32, of 4 planes
-    on_cpu = " ".join(launcher._command(ServerOptions(), Path()))
+    on_cpu = " ".join(launcher._command(ServerOptions(), Path(), Path()))
     assert "pool" not in on_cpu

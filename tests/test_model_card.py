@@ -8,7 +8,7 @@ import pytest
 from conftest import PROJECT
 
 from exposure.files import sha256
-from exposure.training.evaluate import Score, means
+from exposure.training.evaluate import Score, biases, means
 
 RESULTS = PROJECT / "training" / "results"
 FILES = {"default": "unet", "half": "unet_half", "small": "unet_small"}
@@ -69,6 +69,24 @@ def test_the_card_says_what_was_scored() -> None:
             assert cell == f"{blind:.2f} / {ssim:.3f}", row
         seen += 1
     assert seen == 11
+
+
+def test_the_card_says_how_far_shadows_are_off() -> None:
+    methods = {
+        "noisy input": ("noisy input", 0),
+        "non-local means": ("non-local means", 0),
+        "three passes": ("definition", 3),
+    }
+    scores = [Score(**score) for score in scores_of("default")]
+    rows = rows_of(PROJECT / "checkpoints" / "README.md", 5)
+    judged = [row for row in rows if ", ×" in row and row.partition(", ×")[0] in methods]
+    assert len(judged) == 6
+    for row in judged:
+        method, _, ratio = row.partition(", ×")
+        off = biases(scores, f"x{ratio}", *methods[method])
+        assert rows[row] == [f"{100 * band:+.0f} %" for band in off if band is not None], row
+    lifted = [f"{100 * (biases(scores, group, 'definition', 3)[0] or 0):.0f}" for group in ("x100", "x300")]
+    assert f"comes out {' to '.join(lifted)} % too bright" in (PROJECT / "README.md").read_text()
 
 
 def test_the_readme_says_what_was_scored() -> None:

@@ -1,5 +1,6 @@
 """What a checkpoint, an engine or a number of passes is worth: PSNR and SSIM in RAW space, blind and oracle."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from exposure.client.triton import Client
 
 Denoiser = Callable[[Case, int], NDArray[np.float32]]
+BANDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the truth's signal: each from one to the next
+LEAST_PIXELS = 1000  # of a band; the mean of fewer tells nothing
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Row:
 class Score:
     """One method on one case. blind: PSNR in dB as delivered; oracle: after a gain fitted to the truth.
 
-    Where nothing differs, both are SAME_BITS_DB.
+    Where nothing differs, both are SAME_BITS_DB. bias: by how much of itself the mean is off in each of `BANDS`, None
+    where a case has no such pixels.
     """
 
     group: str
@@ -45,6 +49,7 @@ class Score:
     blind: float
     oracle: float
     ssim: float
+    bias: tuple[float | None, ...] = ()
 
 
 def definition(checkpoint: Path, noise: str = "poisson") -> Denoiser:
@@ -141,7 +146,21 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
         blind=agreement_db(image[mask], clean[mask]),
         oracle=agreement_db(aligned[mask], clean[mask]),
         ssim=ssim(image, clean, None if case.mask is None else mask),
+        bias=bias(image[mask], clean[mask]),
     )
+
+
+def bias(image: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float | None, ...]:
+    """(mean of the image - mean of the truth) / mean of the truth, where the truth is in each of `BANDS`.
+
+    PSNR counts what is bright; this tells whether shadows are lifted or crushed, and colours with them.
+    """
+    found: list[float | None] = []
+    for dark, bright in itertools.pairwise(BANDS):
+        inside = (clean >= dark) & (clean < bright)
+        truth = float(np.mean(clean[inside], dtype=np.float64)) if inside.sum() >= LEAST_PIXELS else 0.0
+        found.append(float(np.mean(image[inside], dtype=np.float64)) / truth - 1 if truth else None)
+    return tuple(found)
 
 
 def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float:
@@ -155,12 +174,17 @@ def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float
 
 
 def table(scores: Sequence[Score]) -> str:
-    """Means by group and method: PSNR blind, PSNR oracle, SSIM."""
-    lines = [f"{'':30} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}"]
+    """Means by group and method: PSNR blind, PSNR oracle, SSIM, and the bias where the truth is so bright."""
+    bands = " ".join(f"{f'{100 * dark:g}-{100 * bright:g} %':>9}" for dark, bright in itertools.pairwise(BANDS))
+    lines = [f"{'':30} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}  bias at {bands}"]
     for group in groups(scores):
         lines.append(group)
         for method, passes, (blind, oracle, similar, cases) in means(scores, group):
-            lines.append(f"  {label(method, passes):28} {cases:5.0f}  {blind:5.2f} dB {oracle:5.2f} dB {similar:6.3f}")
+            figures = f"{cases:5.0f}  {blind:5.2f} dB {oracle:5.2f} dB {similar:6.3f}"
+            off = " ".join(
+                f"{'' if one is None else f'{100 * one:+.1f} %':>9}" for one in biases(scores, group, method, passes)
+            )
+            lines.append(f"  {label(method, passes):28} {figures}  {'':7} {off}".rstrip())
     return "\n".join(lines)
 
 
@@ -185,6 +209,13 @@ def means(scores: Sequence[Score], group: str) -> list[tuple[str, int, tuple[flo
         )
         rows.append((method, passes, (blind, oracle, similar, len(part))))
     return rows
+
+
+def biases(scores: Sequence[Score], group: str, method: str, passes: int) -> list[float | None]:
+    """The mean bias of a method in each band, over the cases that have one."""
+    part = [entry.bias for entry in scores if (entry.group, entry.method, entry.passes) == (group, method, passes)]
+    bands = [[one for one in band if one is not None] for band in itertools.zip_longest(*part)]
+    return [float(np.mean(band)) if band else None for band in bands]
 
 
 def write(scores: Sequence[Score], about: dict[str, object], path: Path) -> None:
