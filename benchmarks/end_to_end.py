@@ -8,6 +8,7 @@ import functools
 import io
 import itertools
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -168,8 +169,9 @@ def published_file(network: Network, source: Path, target: Path) -> None:
 @contextlib.contextmanager
 def elsewhere(variables: Mapping[str, str]) -> Iterator[Callable[..., Any]]:
     """Runs functions in a process of its own, which has these environment variables."""
-    with environment(variables), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pool.submit(network_there).result()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        with environment(variables):
+            pool.submit(os.getpid).result()  # now the process is there; those that others start have no such variables
         yield lambda *work: pool.submit(*work).result()
 
 

@@ -34,6 +34,10 @@ class ServerGoneError(ServerError):
     """No server answers, now: the same request may succeed later or elsewhere."""
 
 
+class ServerFullError(ServerGoneError):
+    """The server's memory does not suffice for this request, now or ever: others may hold it, or it is too large."""
+
+
 class ServerBusyError(ServerGoneError):
     """The server has as many requests as it takes."""
 
@@ -58,9 +62,8 @@ class Access:
             raise ServerError(f"the timeout is {self.timeout_s:g}; it is in seconds, above 0 and at most {LONGEST_S}")
         for name, value in self.metadata.items():
             if not HEADER.fullmatch(name) or not PRINTABLE.fullmatch(value):
-                raise ServerError(
-                    f'the header "{name}" is no text: a name has letters, digits and -_. and a value is ASCII'
-                )
+                remedy = "a name has letters, digits and -_., no -bin at its end; a value is ASCII"
+                raise ServerError(f'the header "{name}" is no text: {remedy}')
         authorities = self.authorities
         if authorities is not None and not (Path(authorities).is_file() and os.access(authorities, os.R_OK)):
             raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")

@@ -19,7 +19,16 @@ from tritonclient.utils import InferenceServerException
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import SMALLEST_SIDE
 
-from .access import Access, ServerBusyError, ServerError, ServerGoneError, ServerSlowError, host_of, is_gone
+from .access import (
+    Access,
+    ServerBusyError,
+    ServerError,
+    ServerFullError,
+    ServerGoneError,
+    ServerSlowError,
+    host_of,
+    is_gone,
+)
 from .registered import RegisteredRegions
 from .shared_memory import Region
 
@@ -42,6 +51,7 @@ CHANNEL = (
 )
 UNTOLD = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
 BUSY = re.compile(r"ask again later")  # kernels/backend/admission.cpp
+FULL = re.compile(r"memory does not suffice")  # kernels/backend/*.cpp, export/tensorrt_runtime.py
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
 T = TypeVar("T")
 
@@ -147,7 +157,8 @@ class Connection:
             self.has_answered = True
             self._rest(MOST_BUSY_PAUSE_S)  # not for long: it must not run dry
             raise
-        except ServerGoneError:
+        except ServerGoneError as error:
+            self.has_answered |= isinstance(error, ServerFullError)
             self._rest(MOST_PAUSE_S)
             raise
         self.has_answered, self.resting_until, self._pause_s = True, 0.0, PAUSE_S
@@ -227,6 +238,8 @@ class Connection:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
             if BUSY.search(message):
                 raise ServerBusyError(_told(message)) from error
+            if FULL.search(message) and "UNAVAILABLE" in status:
+                raise ServerFullError(_told(message)) from error
             if is_gone(error):
                 hint = "start one with: exposure serve (the port is gRPC's, not HTTP's)"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on

@@ -215,7 +215,7 @@ def _repository(run: Path, options: ServerOptions) -> Path:
     config = run / "repository" / "denoiser" / "configs" / f"{options.config_name}.pbtxt"
     several, found = re.subn(r"\bcount: \d+", f"count: {options.instances}", config.read_text())
     if found != 1:
-        raise ServerError(f"{config.relative_to(run)} has {found} instance groups; for several instances it needs one")
+        raise ServerError(f"{config.relative_to(run)} says count {found} times; for several instances it must once")
     config.unlink()
     config.write_text(several)
     return run / "repository"

@@ -19,7 +19,7 @@ from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor, check_tile
 from exposure.tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
-from .access import Access, ServerBusyError, ServerError, ServerGoneError
+from .access import Access, ServerBusyError, ServerError, ServerFullError, ServerGoneError
 from .connection import READY_TIMEOUT_S, SPARED_S, Answer, Connection, Request, smallest_request
 
 __all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
@@ -254,6 +254,8 @@ class Client:
                         patient = now < gone_since + self._patience_s
                     known = any(one.has_answered for one in self._connections)
                     if not untried and not (known and patient):
+                        if isinstance(error, ServerFullError):  # it costs itself: smaller ones may fit
+                            raise ServerError(str(error)) from error
                         raise
 
     @contextmanager

@@ -527,7 +527,7 @@ def test_instances_of_the_denoiser(tmp_path: Path, small_repository: Path) -> No
     shutil.copytree(small_repository, copy)
     (copy / "denoiser" / "configs" / "cpu.pbtxt").write_text(before.replace("count: 1", ""))
     with (
-        pytest.raises(ServerError, match="has 0 instance groups; for several instances it needs one"),
+        pytest.raises(ServerError, match="says count 0 times; for several instances it must once"),
         running_server(ServerOptions(copy, instances=2, **FREE)),
     ):
         pass

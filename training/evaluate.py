@@ -174,7 +174,7 @@ def oracle_gain(image: NDArray[np.float32], clean: NDArray[np.float32]) -> float
 
 
 def table(scores: Sequence[Score]) -> str:
-    """Means by group and method: PSNR blind, PSNR oracle, SSIM, and the bias where the truth is so bright."""
+    """Means by group and method: PSNR blind, PSNR oracle, SSIM, and the bias in each of `BANDS`."""
     bands = " ".join(f"{f'{100 * dark:g}-{100 * bright:g} %':>9}" for dark, bright in itertools.pairwise(BANDS))
     lines = [f"{'':30} {'cases':>5}  {'blind':>8} {'oracle':>8} {'SSIM':>6}  bias at {bands}"]
     for group in groups(scores):

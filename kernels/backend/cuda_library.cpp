@@ -54,6 +54,6 @@ const CudaLibrary& cuda() {
 void check_cuda(int32_t error) {
     if (!error) return;
     std::string why = "CUDA error " + std::to_string(error) + ": " + cuda().error(error);
-    if (error == 2) throw Full(why);  // cudaErrorMemoryAllocation: others hold it now
+    if (error == 2) throw Full("the card's memory does not suffice now (" + why + ")");  // cudaErrorMemoryAllocation
     throw std::runtime_error(why);
 }
