@@ -339,7 +339,7 @@ client.close()
     told = subprocess.run([sys.executable, "-c", program], cwd=PROJECT, capture_output=True, timeout=60, check=False)
     assert b"KeyboardInterrupt" in told.stderr
     assert b"the client is closed" in told.stderr
-    assert time.monotonic() - started < 6  # the frame takes longer
+    assert time.monotonic() - started < 15  # the frame takes longer
     assert ours(before) == set()
 
 
