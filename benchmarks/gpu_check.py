@@ -57,16 +57,16 @@ def main(arguments: list[str] | None = None) -> int:
     if "build" not in asked:
         _use_what_was_built(results)
     for name in asked:
-        made = apart(name, limit_s=options.limit)
-        results[name] = made | {"date": datetime.now(tz=UTC).date().isoformat(), "machine": machine}
+        outcome = apart(name, limit_s=options.limit)
+        results[name] = outcome | {"date": datetime.now(tz=UTC).date().isoformat(), "machine": machine}
         if name == "build":
             _use_what_was_built(results)
         write(path, report(card, machine, results))
     print(f"written: {path}")
     subprocess.run([sys.executable, PROJECT / "benchmarks" / "card_page.py", path], check=False)
-    now = {name: results[name] for name in asked}
-    print(not_made(now))
-    return exit_status(now)
+    made = {name: results[name] for name in asked}
+    print(not_made(made))
+    return exit_status(made)
 
 
 def checks(limit_s: float = CHECK_TIMEOUT_S) -> dict[str, Check]:

@@ -27,7 +27,10 @@ class RegisteredRegions:
         self._lock = threading.Lock()
         self._idle: list[Region] = []
         self._wanted: bool | None = None
-        self._swept = self._closed = self._silent = self._left_some = False
+        self._closed = self._silent = False
+        self._swept: bool | None = (
+            None  # None: the server was not asked yet; False: it may know regions that are no more
+        )
 
     @property
     def wanted(self) -> bool:
@@ -43,7 +46,7 @@ class RegisteredRegions:
             idle, self._idle = self._idle, []
         for region in idle:
             self.drop(region)
-        if self._left_some and not self._silent:
+        if self._swept is False and not self._silent:
             try:
                 self._sweep()
             except (InferenceServerException, ValueError):  # the server is gone, or slow: the next client does it
@@ -104,7 +107,7 @@ class RegisteredRegions:
     def abandon(self, region: Region) -> None:
         """Remove it. The server may still write to it, and is made to forget it before the next one, or at the end."""
         region.close()
-        self._left_some, self._swept = True, False
+        self._swept = False
 
     def _unregister(self, name: str) -> None:
         for pause_s in (0.02, 0):  # just after a reply the server may still hold it
@@ -122,7 +125,7 @@ class RegisteredRegions:
                 if self._silent:
                     break
                 time.sleep(pause_s)
-        self._left_some, self._swept = True, False
+        self._swept = False
 
     def _sweep(self) -> None:
         """Make the server forget regions that are no more: at first, and when it would not forget one of ours.
@@ -135,7 +138,7 @@ class RegisteredRegions:
         answer = self._server.get_system_shared_memory_status(
             as_json=True, headers=self._headers, client_timeout=self._call_timeout_s()
         )
-        self._swept, self._silent, self._left_some = True, False, False
+        self._swept, self._silent = True, False
         for name in answer.get("regions", {}):
             if name.startswith(PREFIX) and not (SHARED_MEMORY / name).exists():
                 self._unregister(name)

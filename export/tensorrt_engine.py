@@ -69,7 +69,8 @@ def plan_from_onnx(graph: Path, plan: Path, target: str, options: PlanOptions, c
     if not parser.parse(graph.read_bytes()):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise EngineError(f"{target} cannot parse {graph.name}: {reasons}")
-    config, progress = _config(trt, target, builder, network, options)
+    config = _config(trt, target, builder, network, options)
+    progress = config.progress_monitor = _progress_monitor(trt)
     timings = _timing_cache(trt, target, config, card)
     serialized = builder.build_serialized_network(network, config)
     if progress.stopped:  # the binding takes an exception in a callback for an answer, and gives up
@@ -86,11 +87,9 @@ def _network_flags(trt: Any) -> int:
     return 1 << int(known["STRONGLY_TYPED"]) if "STRONGLY_TYPED" in known else 0
 
 
-def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOptions) -> tuple[Any, Any]:
-    """The configuration, and what watches the build."""
+def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOptions) -> Any:
     config = builder.create_builder_config()
     config.add_optimization_profile(_profile(builder, network, options))
-    progress = config.progress_monitor = _progress_monitor(trt)
     config.clear_flag(trt.BuilderFlag.TF32)  # on by default: what stays in FP32 would be rounded as FP16 is
     if options.level is not None:
         config.builder_optimization_level = options.level
@@ -101,7 +100,7 @@ def _config(trt: Any, target: str, builder: Any, network: Any, options: PlanOpti
         config.num_compute_capabilities = len(options.compute_capabilities)
         for index, capability in enumerate(options.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, f"SM{capability}"), index)
-    return config, progress
+    return config
 
 
 def _profile(builder: Any, network: Any, options: PlanOptions) -> Any:

@@ -319,7 +319,7 @@ def test_what_is_nearly_done_is_not_cancelled(small_repository: Path) -> None:
 
 
 def test_ctrl_c_while_a_client_closes_leaves_nothing(address: str) -> None:
-    """Both signals of somebody who is impatient: the request is given up, and the memory is free."""
+    """Somebody is impatient with the moment that it takes: the request is given up, and the memory is free."""
     before = shared_memory()
     program = f"""
 import os, signal, threading

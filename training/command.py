@@ -154,7 +154,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     photos.add_argument("--iso", type=float, default=3200.0, help="of that camera (default: 3200)")
     photos.add_argument(
-        "--ratios", type=float, nargs="+", default=[100.0, 250.0, 300.0], help="how many times too short (100 250 300)"
+        "--ratios",
+        type=float,
+        nargs="+",
+        default=[100.0, 250.0, 300.0],
+        help="how many times too short (default: 100 250 300)",
     )
     photos.add_argument("--noise", choices=NOISE_MODELS, default="P+g", help="model (default: %(default)s)")
     photos.add_argument("--shrink", type=int, default=2, help="factor by which photographs are shrunk (default 2)")
