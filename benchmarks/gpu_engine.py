@@ -39,7 +39,7 @@ def check_engines(checkpoint: Path, frame: tuple[int, int]) -> Outcomes:
         reason = _missing(modules)
         work = _check_torch if target == "torch" else functools.partial(_check, target)
         name = "FP16 graph in torch on this card" if target == "torch" else f"{target} engine on this card"
-        outcomes[name] = _told(reason) if reason else _guarded(functools.partial(work, checkpoint, frame))
+        outcomes[name] = _absent(reason) if reason else _guarded(functools.partial(work, checkpoint, frame))
     return outcomes
 
 
@@ -55,7 +55,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     try:
         trt = load_tensorrt(target)
     except EngineError as error:
-        return _told(str(error))
+        return _absent(str(error))
     named = target != "tensorrt-rtx" or bool(cards_named(target))  # else tried, with no card named, and told
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
@@ -67,7 +67,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
         except (EngineError, RuntimeError) as error:
             if named:
                 raise
-            return about | _told(
+            return about | _absent(
                 f"tried on this card, for which TensorRT for RTX names no target, and refused: {error}"
             )
         if built["outcome"] == PASSED:
@@ -244,7 +244,7 @@ def _guarded(check: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"outcome": FAILED, "why": f"{type(error).__name__}: {error}"}
 
 
-def _told(why: str) -> dict[str, Any]:
+def _absent(why: str) -> dict[str, Any]:
     return {"outcome": NOT_CHECKED, "why": why}
 
 

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .triton import AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError
+    from .triton import Answer, AsyncClient, Client, ServerBusyError, ServerError, ServerGoneError
 
-__all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
+__all__ = ["Answer", "AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 
 
 def __getattr__(name: str) -> Any:

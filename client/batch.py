@@ -17,21 +17,21 @@ from typing import Protocol
 
 from exposure.files import reason_of, sha256
 
-from . import manifest, output
+from . import output
 from .access import ServerError, ServerGoneError
 from .inputs import PREVIEW, Names, Source, is_text, resolved
-from .manifest import Manifest, OutputError, TakenError
 from .rawfile import RawFile, RawFileError
 from .reader import Readers
 from .recipe import Choice, Recipe
+from .results import OutputError, Results, TakenError, claimed, remove_leftovers
 from .sidecar import Sidecars, with_sidecars, write_copies
-from .triton import Client
+from .triton import Answer, Client
 
 READERS = 2
 WRITERS = 2
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no later file will fare better
 MOST_BYTES_PER_PIXEL = 8  # of a result: a TIFF has three of 16 bits
-UNTOLD = (OSError, ValueError)  # a terminal that is gone, or cannot show a name: the files are done nevertheless
+TERMINAL_GONE = (OSError, ValueError)  # a terminal that is gone, or cannot show a name: the files are done nevertheless
 
 DONE, HELD, FAILED, PLANNED, TAKEN = "done", "already done", "failed", "planned", "left to another run"
 
@@ -95,7 +95,7 @@ class Batch:
     kept: Set[Path] = frozenset()
 
     def __post_init__(self) -> None:
-        self._manifest = Manifest(self.out)
+        self._results = Results(self.out)
         self._targets = {
             source: source.targets(self.out, self.recipe.formats, self.recipe.preview) for source in self.sources
         }
@@ -116,7 +116,7 @@ class Batch:
         with closing(self._readers):
             self._settle()
             if not self.dry_run:
-                manifest.remove_leftovers({self.out / source.folder for source in self.sources})
+                remove_leftovers({self.out / source.folder for source in self.sources})
             workers = min(self.in_flight + READERS + WRITERS, len(self.sources))
             with ThreadPoolExecutor(workers, "exposure-file") as threads:
                 try:
@@ -141,7 +141,7 @@ class Batch:
         self._readers.close()
 
     def _settle(self) -> None:
-        """Read --like; put the settings as text, by which the manifest tells them: that file counts by its content."""
+        """Read --like; put the settings as text, by which results are told apart: that file counts by its content."""
         settings = asdict(self.recipe)
         del settings["formats"], settings["preview"]  # each result is noted by itself
         if self.recipe.like is not None:
@@ -169,7 +169,7 @@ class Batch:
                 outcome = _refused(source, error)
             if outcome.status != FAILED:
                 self._names.keep(source)
-        with self._telling, suppress(*UNTOLD):
+        with self._telling, suppress(*TERMINAL_GONE):
             self.watcher.outcome(outcome)
 
     def _process(self, source: Source, targets: list[Path]) -> Outcome:
@@ -178,7 +178,7 @@ class Batch:
         self._refuse_inputs(targets)
         content = _content_of(source.path)
         self._names.refuse_taken(source)
-        made_by = None if self.overwrite else self._manifest.made_by(content, self._settings, targets)
+        made_by = None if self.overwrite else self._results.made_by(content, self._settings, targets)
         if self.dry_run:
             return self._planned(source, targets, content, made_by)
         if made_by is not None and made_by == self._checkpoint():
@@ -186,19 +186,20 @@ class Batch:
         started = time.monotonic()
         file, choice, sidecars = self._chosen(source, targets, content)
         network = self._checkpoint()
-        with self._room(file), manifest.claimed([*targets, *sidecars.copies]):
-            if not self.overwrite and self._manifest.made_by(content, self._settings, targets) == network:
+        with self._room(file), claimed([*targets, *sidecars.copies]):
+            if not self.overwrite and self._results.made_by(content, self._settings, targets) == network:
                 return Outcome(source.path, HELD, tuple(targets))  # by another run, meanwhile
-            self._manifest.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
+            self._results.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
             try:
-                exposed, checkpoint = self._exposed(file, choice)
+                answer = self._answer(file, choice)
+                exposed = self.recipe.finish(file, answer.denoised, choice, answer.checkpoint)
                 with self._writing:
                     self._write(content, file, exposed, choice, targets)
                     write_copies(sidecars)
             except BaseException:
-                self._manifest.abandon(targets)
+                self._results.abandon(targets)
                 raise
-            self._manifest.finish(targets, checkpoint)
+            self._results.finish(targets, answer.checkpoint)
         seconds = time.monotonic() - started
         return Outcome(
             source.path,
@@ -232,7 +233,7 @@ class Batch:
         results = [target for target in targets if target.suffix == ".dng"]
         sidecars = with_sidecars(file, results[0]) if results else Sidecars(file)
         if not self.overwrite:
-            self._manifest.refuse_others(content, source.path, targets)
+            self._results.refuse_others(content, source.path, targets)
         return sidecars.file, choice, sidecars
 
     def _checkpoint(self) -> str:
@@ -248,14 +249,12 @@ class Batch:
         except ServerError as error:
             raise ServerGoneError(str(error)) from error
 
-    def _exposed(self, file: RawFile, choice: Choice) -> tuple[output.Exposed, str]:
-        """The result, and the checkpoint that made it, which the same answer tells."""
-        told: list[str] = []
+    def _answer(self, file: RawFile, choice: Choice) -> Answer:
         with self._asking:
             if self._stop.is_set():
                 raise ServerGoneError("the batch was ended")
             try:
-                denoised = self.client().denoise(
+                return self.client().answer(
                     file.mosaic,
                     file.sensor,
                     ratio=choice.ratio,
@@ -263,19 +262,17 @@ class Batch:
                     passes=self.recipe.passes,
                     seed=self.recipe.seed,
                     tile_done=self._progress,
-                    checkpoint_told=told.append,
                 )
             except ServerGoneError as error:
                 self._end_for(error)  # before the next file is let in
                 raise
-        return self.recipe.finish(file, denoised, choice, told[0]), told[0]
 
     def _write(
         self, content: str, file: RawFile, exposed: output.Exposed, choice: Choice, targets: Sequence[Path]
     ) -> None:
         """Write the results; each is noted before it gets its name, so that it is known after a kill."""
         for target in targets:
-            note = partial(self._manifest.renaming, content, target)
+            note = partial(self._results.renaming, content, target)
             if target.stem.endswith(PREVIEW):
                 ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
                 output.write_preview(target, file, exposed.in_file_levels, ratio, note)
@@ -283,7 +280,7 @@ class Batch:
                 output.write(target, file, exposed, note)
 
     def _progress(self, share: float) -> None:
-        with self._telling, suppress(*UNTOLD):
+        with self._telling, suppress(*TERMINAL_GONE):
             self.watcher.progress(share)
 
     def _refuse_inputs(self, targets: Sequence[Path]) -> None:

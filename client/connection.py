@@ -49,7 +49,7 @@ CHANNEL = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
-UNTOLD = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
+NO_SUCH_OUTPUT = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
 BUSY = re.compile(r"ask again later")  # kernels/backend/admission.cpp
 FULL = re.compile(r"memory does not suffice")  # kernels/backend/*.cpp, export/tensorrt_runtime.py
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
@@ -237,9 +237,9 @@ class Connection:
             if "UNAUTHENTICATED" in status or "PERMISSION" in status or "protocol is restricted" in message:
                 raise ServerError(f"{self.address} wants a token or header ({message}); see --header") from error
             if BUSY.search(message):
-                raise ServerBusyError(_told(message)) from error
+                raise ServerBusyError(_without_model(message)) from error
             if FULL.search(message) and "UNAVAILABLE" in status:
-                raise ServerFullError(_told(message)) from error
+                raise ServerFullError(_without_model(message)) from error
             if is_gone(error):
                 hint = "start one with: exposure serve (the port is gRPC's, not HTTP's)"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
@@ -251,7 +251,7 @@ class Connection:
                 raise ServerSlowError(
                     f"the server at {self.address} took more than {self._access.timeout_s:g} s"
                 ) from error
-            raise ServerError(_told(message)) from error
+            raise ServerError(_without_model(message)) from error
 
     def _ask(self, request: Request, region: "Region | None") -> Answer:
         mosaic = np.ascontiguousarray(request.mosaic)
@@ -277,7 +277,7 @@ class Connection:
                 reply = self._call(model, inputs, wanted, deadline_s)
                 return reply, bytes(reply.as_numpy("CHECKPOINT")[0]).decode()
             except InferenceServerException as error:
-                if not UNTOLD.search(str(error.message())):
+                if not NO_SUCH_OUTPUT.search(str(error.message())):
                     raise
                 self._tells = False
         return (self._call(model, inputs, outputs) if outputs else None), ""
@@ -330,7 +330,7 @@ def _undisturbed(work: Callable[[], None]) -> None:
         thread.submit(work).result()
 
 
-def _told(message: str) -> str:
+def _without_model(message: str) -> str:
     return re.sub(r"^in ensemble '\w+', ", "", message)
 
 

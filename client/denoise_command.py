@@ -17,12 +17,12 @@ from tqdm import tqdm
 from exposure.schedule import SERVED_PASSES
 
 from .access import ServerError, ServerGoneError, ServerSlowError
-from .batch import DONE, FAILED, HELD, PLANNED, TAKEN, UNTOLD, Batch, Outcome
+from .batch import DONE, FAILED, HELD, PLANNED, TAKEN, TERMINAL_GONE, Batch, Outcome
 from .inputs import Source, find_sources, prepare_folder, resolved, without_results
-from .manifest import Manifest, OutputError
 from .output import FORMATS
 from .reach import add_server_flags, addresses, checked, client_for
 from .recipe import Recipe, formats_of
+from .results import OutputError, Results
 from .triton import Client
 
 MOST_NAMED = 10  # files that failed, in the last line
@@ -103,7 +103,7 @@ def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:
     Those that are left out for their names alone, and may be originals, too, come second.
     """
     found = find_sources(options.files, recursive=options.recursive)
-    made = Manifest(options.out).results()
+    made = Results(options.out).listed()
     sources = without_results(found, options.out, made)
     kept = set(sources)
     left = [source.path for source in found if source not in kept]
@@ -114,7 +114,7 @@ def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:
         sentence = f"{which} {what} this command in {options.out}, left out; another --out exposes results once more"
         if not sources:
             raise ValueError(sentence)
-        with contextlib.suppress(*UNTOLD):
+        with contextlib.suppress(*TERMINAL_GONE):
             print(f"exposure: {sentence}", file=sys.stderr)
     return sources, {resolved(path) for path in left} - {resolved(path) for path in made}
 
@@ -164,7 +164,7 @@ class Report:
 
     def summary(self) -> None:
         """Counts, time and the files that failed, for more than one file."""
-        with contextlib.suppress(*UNTOLD):
+        with contextlib.suppress(*TERMINAL_GONE):
             self._bar.close()
         seconds = time.monotonic() - self._started
         if self._as_json or self._files < 2:
@@ -180,11 +180,11 @@ class Report:
 
     def _tell(self, line: str) -> None:
         """Results go to the standard output; where both are one terminal, the bar makes room."""
-        with contextlib.suppress(*UNTOLD), tqdm.external_write_mode(self._stream):
+        with contextlib.suppress(*TERMINAL_GONE), tqdm.external_write_mode(self._stream):
             print(line, flush=True)
 
     def _complain(self, sentence: str) -> None:
-        with contextlib.suppress(*UNTOLD):
+        with contextlib.suppress(*TERMINAL_GONE):
             tqdm.write(f"exposure: {sentence}", file=self._stream)
 
 
@@ -199,16 +199,16 @@ def _report(files: int, as_json: bool) -> Iterator[Report]:
         yield Report(files, as_json, stream)
     finally:
         if stream is not sys.stderr:
-            with contextlib.suppress(*UNTOLD):
+            with contextlib.suppress(*TERMINAL_GONE):
                 stream.close()
 
 
 def _tell_ending(reason: str, as_json: bool) -> None:
     """Tell, last of all, why files were not looked at."""
-    with contextlib.suppress(*UNTOLD):
+    with contextlib.suppress(*TERMINAL_GONE):
         print(f"exposure: {reason}", file=sys.stderr, flush=True)
     if as_json:
-        with contextlib.suppress(*UNTOLD):
+        with contextlib.suppress(*TERMINAL_GONE):
             print(json.dumps({"status": "ended", "reason": reason}), flush=True)
 
 
@@ -227,8 +227,8 @@ def _drop_untold() -> None:
         try:
             if stream is not None:
                 stream.flush()
-        except UNTOLD:
-            with contextlib.suppress(*UNTOLD):
+        except TERMINAL_GONE:
+            with contextlib.suppress(*TERMINAL_GONE):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

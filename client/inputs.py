@@ -138,15 +138,15 @@ def is_text(path: Path) -> bool:
 
 
 def _sources(path: Path, recursive: bool) -> Iterator[Source]:
-    if _told(path.is_dir, otherwise=False):
+    if _answer_of(path.is_dir, otherwise=False):
         sources = _in_folder(path, recursive)
         if not sources:
             deeper = "; --recursive looks into its sub-folders" if not recursive and _has_folders(path) else ""
             raise ValueError(f"it holds no RAW files{deeper}")
         yield from sources
-    elif glob.has_magic(str(path)) and not _told(path.exists, otherwise=True):
+    elif glob.has_magic(str(path)) and not _answer_of(path.exists, otherwise=True):
         found = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  # ** too
-        matches = [match for match in found if not _told(match.is_dir, otherwise=False)]
+        matches = [match for match in found if not _answer_of(match.is_dir, otherwise=False)]
         if not matches:
             raise ValueError("no file matches it")
         yield from (Source(match) for match in matches)
@@ -154,7 +154,7 @@ def _sources(path: Path, recursive: bool) -> Iterator[Source]:
         yield Source(path)
 
 
-def _told(question: Callable[[], bool], *, otherwise: bool) -> bool:
+def _answer_of(question: Callable[[], bool], *, otherwise: bool) -> bool:
     """The answer of the file system; `otherwise` where it may not be asked: then opening the file tells why."""
     try:
         return question()
@@ -164,7 +164,7 @@ def _told(question: Callable[[], bool], *, otherwise: bool) -> bool:
 
 def _has_folders(folder: Path) -> bool:
     """Whether there are folders below it that a search would look into."""
-    return any(_told(path.is_dir, otherwise=False) for path in folder.iterdir() if not path.name.startswith("."))
+    return any(_answer_of(path.is_dir, otherwise=False) for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Source]:
@@ -180,7 +180,7 @@ def _in_folder(folder: Path, recursive: bool) -> list[Source]:
     for place, folders, names in os.walk(folder, onerror=closed):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         below = [Path(place, name) for name in folders]
-        links = [path for path in below if _told(path.is_symlink, otherwise=False)]  # which may go in circles
+        links = [path for path in below if _answer_of(path.is_symlink, otherwise=False)]  # which may go in circles
         found += [Source(path, problem=LINK) for path in links if not resolved(path).is_relative_to(inside)]
         files = (Path(place, name) for name in names if not name.startswith("."))
         # broken links and pipes, too: opening them tells why nothing can be done

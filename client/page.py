@@ -31,7 +31,7 @@ from .rawfile import RawFile
 from .reader import Readers, readers
 from .recipe import Choice, Recipe
 from .stopwatch import Stopwatch
-from .triton import Client, ServerError
+from .triton import Answer, Client, ServerError
 
 AUTOMATIC, RATIO, EV = "automatic", "ratio", "EV"
 STOPS = np.arange(-12, 0.25, 0.25)  # edges of the histogram, below white
@@ -93,13 +93,11 @@ def _without_proxies() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Kept:
-    """What is kept while a tab shows a file. folder: of its results; denoised: the answer to what was `asked`, by
-    the network of `checkpoint`."""
+    """What is kept while a tab shows a file. folder: of its results; answer: to what was `asked`."""
 
     folder: Path
     asked: tuple[object, ...]
-    denoised: NDArray[np.uint16]
-    checkpoint: str
+    answer: Answer
 
 
 @dataclass
@@ -180,12 +178,12 @@ class Desk:
         with watch.timed("choose ratio and gain"):
             choice = recipe.choose(file)
         asked = (path, choice.ratio, choice.gain, recipe.passes, recipe.seed)
-        if earlier is not None and (*earlier.asked, earlier.checkpoint) == (*asked, self.client.checkpoint()):
-            denoised, checkpoint = earlier.denoised, earlier.checkpoint
+        if earlier is not None and (*earlier.asked, earlier.answer.checkpoint) == (*asked, self.client.checkpoint()):
+            answer = earlier.answer
         else:
-            denoised, checkpoint = self._denoised(file, recipe, choice, watch, progress)
+            answer = self._answer(file, recipe, choice, watch, progress)
         progress(1, desc="writing")
-        exposed = recipe.finish(file, denoised, choice, checkpoint)
+        exposed = recipe.finish(file, answer.denoised, choice, answer.checkpoint)
         results = Source(path).targets(folder, recipe.formats, recipe.preview)
         for result in results:
             with watch.timed(f"write the {result.suffix[1:].upper()}"):
@@ -194,14 +192,11 @@ class Desk:
             pair = _pair(file, exposed, choice, folder)
         told = f"{_described(file)}\n{choice}"
         paths = [str(result) for result in results]
-        kept = Kept(folder, asked, denoised, checkpoint)
+        kept = Kept(folder, asked, answer)
         return Shown(told, pair, histogram(file, exposed, choice.ratio), _table(watch), paths, kept)
 
-    def _denoised(
-        self, file: RawFile, recipe: Recipe, choice: Choice, watch: Stopwatch, progress: gr.Progress
-    ) -> tuple[NDArray[np.uint16], str]:
-        """The answer, and the checkpoint that made it."""
-        shares, told = [0.0], [""]
+    def _answer(self, file: RawFile, recipe: Recipe, choice: Choice, watch: Stopwatch, progress: gr.Progress) -> Answer:
+        shares = [0.0]
 
         def tile_done(share: float) -> None:
             shares.append(share)
@@ -209,7 +204,7 @@ class Desk:
 
         progress(0, desc="the server computes")
         with watch.request(f"request, {recipe.passes} pass{'es' * (recipe.passes > 1)}", self.client):
-            denoised = self.client.denoise(
+            return self.client.answer(
                 file.mosaic,
                 file.sensor,
                 ratio=choice.ratio,
@@ -217,9 +212,7 @@ class Desk:
                 passes=recipe.passes,
                 seed=recipe.seed,
                 tile_done=tile_done,
-                checkpoint_told=told.append,
             )
-        return denoised, told[-1]
 
 
 def histogram(file: RawFile, exposed: Exposed, ratio: float) -> pd.DataFrame:

@@ -25,7 +25,7 @@ LONGEST = 4096  # bytes of a field: a JPEG has room for 64 KiB in all
 
 def write_tiff(path: Path, picture: NDArray[np.uint16], file: RawFile, made_with: str) -> None:
     """[H, W, 3] uint16 with sRGB's primaries, linear, as its profile says."""
-    told = _told(file, made_with, UNCALIBRATED)
+    told = _kept_metadata(file, made_with, UNCALIBRATED)
     order: Literal["<", ">"] = ">" if told.order == ">" else "<"
     content = iter([picture.tobytes() if order == "<" else picture.astype(">u2").tobytes()])
     tifffile.imwrite(  # from bytes: an array is written by NumPy itself, which does not say that the disk is full
@@ -45,7 +45,7 @@ def write_tiff(path: Path, picture: NDArray[np.uint16], file: RawFile, made_with
 
 def write_srgb(path: Path, picture: NDArray[np.uint8], file: RawFile, made_with: str) -> None:
     """[H, W, 3] uint8, sRGB, as the suffix says: PNG, or JPEG of quality 95."""
-    exif = exif_block(_told(file, made_with, SRGB))
+    exif = exif_block(_kept_metadata(file, made_with, SRGB))
     Image.fromarray(picture).save(path, quality=JPEG_QUALITY, exif=exif, icc_profile=srgb_profile())
 
 
@@ -60,7 +60,7 @@ def srgb_profile(*, linear: bool = False) -> bytes:
     return bytes(content)
 
 
-def _told(file: RawFile, made_with: str, colour_space: int) -> Metadata:
+def _kept_metadata(file: RawFile, made_with: str, colour_space: int) -> Metadata:
     """EXIF, GPS and descriptive text of the source, without what only a RAW's own pixels or bytes give a meaning."""
     metadata = with_exposure(file, file.metadata or Metadata("<"))
     description = {code: entry for code, entry in metadata.description.items() if entry.kind == ASCII}

@@ -22,7 +22,7 @@ from exposure.tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 from .access import Access, ServerBusyError, ServerError, ServerFullError, ServerGoneError
 from .connection import READY_TIMEOUT_S, SPARED_S, Answer, Connection, Request, smallest_request
 
-__all__ = ["AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
+__all__ = ["Answer", "AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 
 STAGES = ("pack", "denoiser", "expose", "unpack")
 IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
@@ -99,7 +99,7 @@ class Client:
             for connection in self._connections:
                 connection.settle(until)
 
-    def denoise(
+    def answer(
         self,
         mosaic: NDArray[np.uint16],
         sensor: Sensor,
@@ -110,14 +110,12 @@ class Client:
         seed: int = 0,
         origin: tuple[int, int] = (0, 0),
         tile_done: Callable[[float], None] | None = None,
-        checkpoint_told: Callable[[str], None] | None = None,
-    ) -> NDArray[np.uint16]:
-        """The mosaic, [H, W] in DN, as `sensor` would have recorded it with `ratio` times the exposure.
+    ) -> Answer:
+        """The mosaic, [H, W] in DN, as `sensor` would have recorded it with `ratio` times the exposure, and its maker.
 
         gain: K in DN per electron. origin: row and column of the mosaic in the whole frame, multiples of 32 where it is
-        larger than a tile. tile_done: called with the share of the frame that each answer brings. checkpoint_told:
-        called at the end with the SHA-256 of the checkpoint that made the answer, "" where the server's repository is
-        too old to tell; a frame whose tiles were made by different ones is refused.
+        larger than a tile. tile_done: called with the share of the frame that each answer brings. A frame whose tiles
+        were made by different checkpoints is refused.
         """
         if passes not in SERVED_PASSES:
             raise ServerError(f"passes is {passes}; the server holds ensembles for {SERVED_PASSES}")
@@ -140,10 +138,11 @@ class Client:
             return Request(f"exposure_{passes}", mosaic[tile.rows, tile.columns], {**small, "ORIGIN": place})
 
         parts = {self._submit(request(tile)): tile for tile in tiles}
-        answer = self._assembled(mosaic.shape, parts, tile_done)
-        if checkpoint_told is not None:
-            checkpoint_told(answer.checkpoint)
-        return answer.denoised
+        return self._assembled(mosaic.shape, parts, tile_done)
+
+    def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
+        """The mosaic of `answer`, which takes the same arguments."""
+        return self.answer(mosaic, sensor, **physics).denoised
 
     def is_ready(self) -> bool:
         """Whether a server answers and holds our ensembles."""
@@ -297,14 +296,18 @@ class AsyncClient:
         await asyncio.to_thread(self._client.close)  # then calls that still wait for a thread end at once
         await asyncio.to_thread(self._threads.shutdown)
 
-    async def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
-        """`Client.denoise`."""
-        call = partial(self._client.denoise, mosaic, sensor, **physics)
+    async def answer(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> Answer:
+        """`Client.answer`."""
+        call = partial(self._client.answer, mosaic, sensor, **physics)
         try:
             answer = self._threads.submit(call)
         except RuntimeError as error:
             raise ServerError("the client is closed") from error
         return await asyncio.wrap_future(answer)
+
+    async def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
+        """`Client.denoise`."""
+        return (await self.answer(mosaic, sensor, **physics)).denoised
 
     async def is_ready(self) -> bool:
         """`Client.is_ready`."""

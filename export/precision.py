@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from exposure.networks import Network
-from exposure.networks.nafnet import ChannelNorm, GlobalMean
 from exposure.quality import agreement_db
 
 from .scene import Crop
@@ -177,11 +176,11 @@ def _is_layer(network: Network, module: nn.Module) -> bool:
 def _extents(
     network: Network, names: list[str], images: list[tuple[Tensor, Tensor]], frame_pixels: int
 ) -> dict[str, float]:
-    """The largest number that each layer meets, in FP32."""
+    """The largest number that each layer meets, in FP32: what leaves it, and what it sums (`largest_sum`)."""
     extents = dict.fromkeys(names, 0.0)
 
     def note(name: str, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        met = max(output.abs().max().item(), _inner_extent(module, inputs[0], frame_pixels))
+        met = max(output.abs().max().item(), getattr(module, "largest_sum", lambda *_: 0.0)(inputs[0], frame_pixels))
         extents[name] = max(extents[name], met if np.isfinite(met) else float("inf"))
 
     watched = copy.deepcopy(network)  # its hooks go with it
@@ -191,18 +190,6 @@ def _extents(
         for image, photon_gain in images:
             watched(image, photon_gain, image)
     return extents
-
-
-def _inner_extent(module: nn.Module, x: Tensor, pixels: int) -> float:
-    """The largest sum inside a layer that sums: a kernel may well sum in the type of its operands, and divide then.
-
-    pixels: of the frame's planes; a layer of an inner level sums over fewer.
-    """
-    if isinstance(module, ChannelNorm):
-        return ((x - x.mean(1, keepdim=True)) ** 2).sum(1).max().item()
-    if isinstance(module, GlobalMean):
-        return x.abs().mean((2, 3)).max().item() * pixels
-    return 0.0
 
 
 def _agreement(network: Network, islands: Sequence[str], images: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from exposure.files import sha256
 from exposure.kernels.machine import LIBRARIES, Machine, library_version, this_machine
@@ -25,7 +25,6 @@ from .scene import REAL_CROP, low_light_crops, real_scenes, simulated_scenes
 from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 
 RTX_A5000 = 86
-T = TypeVar("T")
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
 
@@ -93,11 +92,12 @@ def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoi
     accuracy: dict[str, Any] = {"ran_on": "this processor"}
     in_bf16 = bf16_is_fast() and not settings.fp32
     attempts = [("bf16", wide) for wide in WIDE_ENDS] if in_bf16 else []
-    with _scratch() as scratch:
-        graph = scratch / GRAPH
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / GRAPH
         accuracy |= _traced(network, graph, checkpoint)
         for precision, wide in [*attempts, ("f32", None)]:
-            stage("convert to OpenVINO", functools.partial(openvino_from_onnx, graph, folder, wide=wide))
+            with stage("convert to OpenVINO"):
+                openvino_from_onnx(graph, folder, wide=wide)
             what = f"the {precision.upper()} engine" + (f" ({wide})" if wide else "")
             try:
                 accuracy["scenes"] = _gate(network, OpenVinoEngine(folder, precision), precision, settings, what)
@@ -140,7 +140,7 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
 
 
 @dataclass(frozen=True)
-class Numbers:
+class Precision:
     """What a plan computes in: precision, "f16" or "f32", of the body; islands: its modules that stay FP32."""
 
     precision: str
@@ -156,15 +156,16 @@ class Numbers:
         return onnx_runner(graph), "its graph in ONNX Runtime"
 
 
-def plan_attempts(network: Network, settings: Settings) -> list[Numbers]:
+def plan_attempts(network: Network, settings: Settings) -> list[Precision]:
     """Most FP16 first: all but the islands that measurement asks for; with the network's start among them; none."""
-    attempts = [Numbers("f32")]
+    attempts = [Precision("f32")]
     if not settings.fp32:
         darkest = list(low_light_crops(network.photon_unit, network.multiple))[-1:]
         pixels = max(map(math.prod, settings.planes(network.multiple)))
-        islands = stage("find the layers that must stay in FP32", lambda: choose_islands(network, darkest, pixels))
+        with stage("find the layers that must stay in FP32"):
+            islands = choose_islands(network, darkest, pixels)
         rest = [name for name in islands if name not in network.body_start]
-        attempts = [Numbers("f16", kept) for kept in ((*islands,), (*network.body_start, *rest))] + attempts
+        attempts = [Precision("f16", kept) for kept in ((*islands,), (*network.body_start, *rest))] + attempts
     return list(dict.fromkeys(attempts))
 
 
@@ -175,12 +176,12 @@ def _plan(
     settings: Settings,
     checkpoint: str,
     cards: tuple[int, ...],
-    numbers: Numbers,
+    numbers: Precision,
 ) -> dict[str, Any]:
     """Build the plan and hold it against the gate. Returns what was measured."""
     half = numbers.precision == "f16"
-    with _scratch() as scratch:
-        graph = scratch / GRAPH
+    with tempfile.TemporaryDirectory() as scratch:
+        graph = Path(scratch) / GRAPH
         traced = _traced(network, graph, checkpoint, half=half, islands=numbers.islands)
         options = PlanOptions(
             **settings.profile(network.multiple),
@@ -189,7 +190,8 @@ def _plan(
             portable=settings.portable,
         )
         what = f"{target} for SM {', '.join(map(str, cards))}" if cards else target
-        stage(f"build {what}", lambda: plan_from_onnx(graph, folder / PLAN, target, options, this_machine().card))
+        with stage(f"build {what}"):
+            plan_from_onnx(graph, folder / PLAN, target, options, this_machine().card)
         runner, ran_on = _plan_runner(target, folder / PLAN, cards, functools.partial(numbers.imitated, network, graph))
     scenes = _gate(network, runner, numbers.precision, settings, f"the {numbers.precision.upper()} engine ({ran_on})")
     return traced | {"ran_on": ran_on, "scenes": scenes}
@@ -212,22 +214,19 @@ def _plan_runner(
 
 def _traced(network: Network, graph: Path, checkpoint: str, **how: Any) -> dict[str, Any]:
     """Write the graph and hold it against torch. Returns its SHA-256 and the agreement in dB, for the manifest."""
-    stage("trace the network to ONNX", lambda: onnx_from_network(network, graph, checkpoint=checkpoint, **how))
+    with stage("trace the network to ONNX"):
+        onnx_from_network(network, graph, checkpoint=checkpoint, **how)
     least = HALF_AGREEMENT_DB if how.get("half") else FP32_AGREEMENT_DB
-    reached = stage(
-        "hold the graph against torch", lambda: agreement(network, onnx_runner(graph), least, "the ONNX graph")
-    )
+    with stage("hold the graph against torch"):
+        reached = agreement(network, onnx_runner(graph), least, "the ONNX graph")
     print(f"    it agrees with FP32 torch to {reached:.1f} dB")
     return {"graph": sha256(graph), "graph_db": round(reached, 1)}
 
 
 def _gate(network: Network, run: Run, precision: str, settings: Settings, what: str) -> list[dict[str, Any]]:
-    print(f"  hold {what} against FP32 torch, pass by pass ...")
-    started = time.perf_counter()
     scenes = chain(real_scenes(), simulated_scenes(settings.gated_frame()))
-    records = pass_gate(network, run, precision, scenes, what)
-    print(f"    passed in {time.perf_counter() - started:.1f} s")
-    return records
+    with stage(f"hold {what} against FP32 torch, pass by pass"):
+        return pass_gate(network, run, precision, scenes, what)
 
 
 def _runs_on(target: str) -> dict[str, str]:
@@ -247,15 +246,13 @@ def _rtx_card(machine: Machine) -> int:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
-
-
-def stage(what: str, work: Callable[[], T]) -> T:
+def stage(what: str) -> Iterator[None]:
     """Say what is being done, and how long it took."""
     print(f"  {what} ...", end="", flush=True)
     started = time.perf_counter()
-    result = work()
+    try:
+        yield
+    except BaseException:
+        print()
+        raise
     print(f" {time.perf_counter() - started:.1f} s")
-    return result

@@ -63,7 +63,7 @@ class PlanEngine:
         self._context, self._kernels = make_context(self._trt, self._engine, known)
         if self._context is None:
             raise EngineError(f"the memory of {this_machine().card} does not suffice for {plan}")
-        with self._told():
+        with self._as_engine_errors():
             self._stream = cupy.cuda.Stream(non_blocking=True)
         self._shapes: set[tuple[int, ...]] = set()
         self._inputs = inputs_of(self._engine)
@@ -76,16 +76,16 @@ class PlanEngine:
 
     def __call__(self, *arrays: Any) -> NDArray[np.float32]:
         """Arrays of the host in and out."""
-        with self._told():
+        with self._as_engine_errors():
             return self._cupy.asnumpy(self._computed(*(self._cupy.asarray(array) for array in arrays)))
 
     def on_card(self, *arrays: Any) -> Any:
         """Arrays of the card in and out; the result is complete when this returns."""
-        with self._told():
+        with self._as_engine_errors():
             return self._computed(*arrays)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_engine_errors(self) -> Iterator[None]:
         """CuPy's errors as ours."""
         try:
             yield

@@ -17,7 +17,6 @@ if TYPE_CHECKING:  # imported on call, so that the command line starts without t
     from .networks import Network
 
 Draw = Callable[[Any], Any]
-STRIDES = {"poisson": 1, "independent": 2}  # from one index to the next: an odd one mirrors the even before
 
 
 def denoise(
@@ -75,12 +74,12 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
     """One photon draw for each injection, torch tensor in and out."""
     if noise == "mean":
         return [lambda rate: rate] * (passes - 1)
-    if noise not in STRIDES:
+    strides = {"poisson": 1, "independent": 2}  # from one index to the next: an odd one mirrors the even before it
+    if noise not in strides:
         raise ValueError(f'noise is "{noise}"; it is "poisson", "independent" or "mean"')
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
-
-    return [partial(_counts, seed=seed, index=STRIDES[noise] * number) for number in range(passes - 1)]
+    return [partial(_counts, seed=seed, index=strides[noise] * number) for number in range(passes - 1)]
 
 
 def _counts(rate: Tensor, *, seed: int, index: int) -> Tensor:

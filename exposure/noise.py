@@ -180,24 +180,19 @@ def choose_gain(
     camera = calibrated_camera(model, saturation)
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
-    useless = ""
-    if profile:
-        try:
-            return gain_from_noise_profile(profile, saturation), "noise profile of the file"
-        except ValueError as error:
-            useless = f"its {error}, and "
+    reasons = ["its ISO is unknown" if camera else f"{model or 'its camera'} is not calibrated"]
+    try:
+        return gain_from_noise_profile(profile, saturation), "noise profile of the file"
+    except ValueError as error:
+        reasons.append(f"its {error}" if profile else "it has no noise profile")
     if fit:
         try:
             found = fit()
+            return found.gain, f"estimated from the file's noise, +- {found.error:.2g}"
         except ValueError as error:
-            raise ValueError(f"{useless}{error}; give --gain in DN per electron") from error
-        return found.gain, f"estimated from the file's noise, +- {found.error:.2g}"
-    if useless:
-        raise ValueError(f"{useless}nothing else tells its gain; give --gain in DN per electron")
-    if camera:
-        raise ValueError(f"its ISO is unknown; give --iso for the calibrated {model}, or --gain in DN per electron")
-    name = model or "this camera"
-    raise ValueError(f"its gain is unknown: no calibration of {name}, no noise profile; give --gain in DN per electron")
+            reasons.append(str(error))
+    remedy = f"give --iso for the calibrated {model}, or --gain" if camera else "give --gain"
+    raise ValueError(f"{', '.join(reasons)}; {remedy} in DN per electron")
 
 
 def expose_short(

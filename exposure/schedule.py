@@ -52,18 +52,18 @@ def unroll(
     if not photon_unit > 0:
         raise ValueError(f"photon unit is {photon_unit:g}; it must be positive")
     exposure = np.linspace(1.0, ratio, passes + 1).tolist()
-    full_well = saturation / (ratio * gain)
-    return tuple(step_between(now, after, full_well, photon_unit) for now, after in pairwise(exposure))
+    electrons = saturation / (ratio * gain)
+    return tuple(step_between(now, after, electrons, photon_unit) for now, after in pairwise(exposure))
 
 
-def step_between(now: Any, after: Any, full_well: Any, photon_unit: float) -> Step:
+def step_between(now: Any, after: Any, electrons: Any, photon_unit: float) -> Step:
     """The step from one cumulative exposure to a longer one, both in units of the file's own.
 
-    full_well: S / (R * K), electrons at full scale in the file's own exposure. Numbers, or one an image.
+    electrons: S / (R * K), those that the file holds where its brightened image is 1. Numbers, or one an image.
     """
     return Step(
-        photon_gain=now * full_well / photon_unit,
-        photons=(after - 1.0) * full_well,
+        photon_gain=now * electrons / photon_unit,
+        photons=(after - 1.0) * electrons,
         keep=1.0 / after,
-        per_photon=1.0 / (full_well * after),
+        per_photon=1.0 / (electrons * after),
     )

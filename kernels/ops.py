@@ -45,7 +45,7 @@ def unpack(image: Array, sensor: Sensor, shape: tuple[int, ...]) -> Array:
     """`exposure.sensor.unpack`, bit for bit: [4, h, w] signal, float32, to [H, W] DN."""
     image = checked("image", image, "float32", 3)
     height, width = shape
-    if image.shape[0] != 4 or 2 * image.shape[1] < height or 2 * image.shape[2] < width:
+    if image.shape[0] != 4 or not (0 < height <= 2 * image.shape[1] and 0 < width <= 2 * image.shape[2]):
         raise ValueError(f"image is {shape_text(image.shape)}; a {height}x{width} mosaic needs 4 half-size planes")
     mosaic = empty((height, width), "uint16", image)
     layout = _layout(sensor, shape, image.shape[1:], [sensor.white - black for black in sensor.black])

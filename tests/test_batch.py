@@ -25,15 +25,15 @@ from test_server import FREE
 
 from exposure import Sensor
 from exposure.assets import CHECKPOINT
-from exposure.client import batch, command, denoise_command, manifest, output, reader
+from exposure.client import batch, command, denoise_command, output, reader
 from exposure.client.access import ServerSlowError
 from exposure.client.dng import write_dng
 from exposure.client.inputs import Source, find_sources
-from exposure.client.manifest import Manifest, TakenError, claimed
 from exposure.client.rawfile import RawFile, RawFileError, read
 from exposure.client.recipe import Recipe
+from exposure.client.results import LOCK_SUFFIX, NAME, Results, TakenError, claimed, remove_leftovers
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import Client, ServerError, ServerGoneError
+from exposure.client.triton import Answer, Client, ServerError, ServerGoneError
 from exposure.files import sha256
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
@@ -63,8 +63,8 @@ def started(*arguments: object) -> "subprocess.Popen[bytes]":
 
 
 def visible(folder: Path) -> list[str]:
-    """Everything in a folder but for the manifest."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != manifest.NAME)
+    """Everything in a folder but for the table of results."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.name != NAME)
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
@@ -194,7 +194,7 @@ def test_a_repeated_command_takes_no_results(address: str, tmp_path: Path, capsy
     told = capsys.readouterr()
     assert left in told.err
     assert told.out == f"{first}: already done\n"
-    (tmp_path / manifest.NAME).unlink()  # then names tell
+    (tmp_path / NAME).unlink()  # then names tell
     assert denoise(*named, *base) == 1
     assert "DSC0000_exposed.dng is named like results of this command" in capsys.readouterr().err
     assert denoise(named[1], *base) == 0  # as asked, since nobody knows it
@@ -203,7 +203,7 @@ def test_a_repeated_command_takes_no_results(address: str, tmp_path: Path, capsy
 
 
 def test_an_original_may_be_named_like_a_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A photographer's double exposure: nobody but the manifest knows what was made here."""
+    """A photographer's double exposure: nobody but the table of results knows what was made here."""
     one, double = make_files(tmp_path / "in", 2)
     double = double.rename(double.with_name("double_exposed.dng"))
     for named in (tmp_path / "in", tmp_path / "in" / "*.dng"):
@@ -623,21 +623,21 @@ def test_what_another_run_is_at_has_not_failed(
 
 def test_a_claim_ends_with_its_holder(tmp_path: Path) -> None:
     target = tmp_path / "a_exposed.dng"
-    lock = tmp_path / f".a_exposed{manifest.LOCK_SUFFIX}"
+    lock = tmp_path / f".a_exposed{LOCK_SUFFIX}"
     with claimed([target, tmp_path / "a_preview.png"]):
         assert lock.read_text().split("\n") == ["a_exposed.dng", "a_preview.png"]  # to be tidied up after a kill
         part = tmp_path / f".a_exposed.77{output.PART}.dng"
         part.touch()
         with pytest.raises(TakenError, match=r"another run is writing a_exposed\.dng"), claimed([target]):
             pass
-        manifest.remove_leftovers([tmp_path])
+        remove_leftovers([tmp_path])
         assert part.exists()
     lock.write_text(target.name)  # what a killed run leaves
-    manifest.remove_leftovers([tmp_path])
+    remove_leftovers([tmp_path])
     assert visible(tmp_path) == []
 
 
-@pytest.mark.parametrize("where", ["part", "manifest"])
+@pytest.mark.parametrize("where", ["part", "table"])
 def test_a_full_disk_ends_the_batch(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
@@ -650,7 +650,7 @@ def test_a_full_disk_ends_the_batch(
     if where == "part":
         monkeypatch.setattr(output, "write_dng", full)
     else:
-        monkeypatch.setattr(Manifest, "begin", full)
+        monkeypatch.setattr(Results, "begin", full)
     assert denoise(tmp_path / "in", "--out", out, "--server", address, "--json") == os.EX_TEMPFAIL
     told, sentence = capsys.readouterr(), f"{out} takes no more files (no space left on device)"
     assert told.err == f"exposure: {sentence}\n"
@@ -712,7 +712,7 @@ def test_a_library_that_does_not_say_why_it_cannot_write(
     ("pragma", "reason"),
     [("max_page_count = 1", "database or disk is full"), ("query_only = 1", "attempt to write a readonly database")],
 )
-def test_a_manifest_that_cannot_be_written_ends_the_batch(
+def test_a_table_that_cannot_be_written_ends_the_batch(
     address: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -732,7 +732,7 @@ def test_a_manifest_that_cannot_be_written_ends_the_batch(
     monkeypatch.setattr(sqlite3, "connect", limited)
     out = tmp_path / "out"
     assert denoise(tmp_path / "in", "--out", out, "--server", address) == os.EX_TEMPFAIL
-    assert capsys.readouterr().err == f"exposure: the manifest {out / manifest.NAME} cannot be written ({reason})\n"
+    assert capsys.readouterr().err == f"exposure: the table of results {out / NAME} cannot be written ({reason})\n"
     assert visible(out) == []
 
 
@@ -745,10 +745,9 @@ def test_the_server_is_asked_what_the_recipe_says(tmp_path: Path) -> None:
 
         def close(self) -> None: ...
 
-        def denoise(self, mosaic: Any, _: Sensor, *, checkpoint_told: Any, **request: Any) -> Any:
+        def answer(self, mosaic: Any, _: Sensor, **request: Any) -> Answer:
             asked.append({name: request[name] for name in ("ratio", "gain", "passes", "seed")})
-            checkpoint_told("one")
-            return mosaic
+            return Answer(mosaic, "one")
 
     make_files(tmp_path / "in", 1)
     sources = find_sources([tmp_path / "in"], recursive=False)
@@ -771,7 +770,7 @@ def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, mo
         assert path != sources[0].path or stop.wait(30)
         return sha256(path)
 
-    monkeypatch.setattr(Manifest, "begin", full)
+    monkeypatch.setattr(Results, "begin", full)
     monkeypatch.setattr(batch, "sha256", first_waits)
     report = denoise_command.Report(2, True, io.StringIO())
     with Client(address) as client:
@@ -791,36 +790,36 @@ def test_a_really_full_disk(address: str, tmp_path: Path, capsys: pytest.Capture
     try:
         assert denoise(tmp_path / "in", "--out", disk, "--server", address) == os.EX_TEMPFAIL
         complaint = capsys.readouterr().err
-        assert "takes no more files" in complaint or "the manifest" in complaint
+        assert "takes no more files" in complaint or "the table of results" in complaint
         for name in visible(disk):
             read(disk / name)
     finally:
         subprocess.run(["umount", disk], check=True)
 
 
-def test_a_broken_manifest_is_one_sentence(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_table_is_one_sentence(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Which tells what helps."""
     make_files(tmp_path / "in", 1)
     base = (tmp_path / "in", "--out", tmp_path, "--server", address)
     assert denoise(*base) == 0
-    (tmp_path / manifest.NAME).write_bytes(b"no database" * 100)
+    (tmp_path / NAME).write_bytes(b"no database" * 100)
     assert denoise(*base) == 1
     remedy = "; remove it and give --overwrite, which does all anew, or another --out\n"
     assert f"cannot be used (file is not a database){remedy}" in capsys.readouterr().err
-    (tmp_path / manifest.NAME).unlink()
+    (tmp_path / NAME).unlink()
     assert denoise(*base, "--overwrite") == 0
 
 
-def test_a_manifest_that_cannot_be_looked_into_ends_the_run(
+def test_a_table_that_cannot_be_looked_into_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_: Manifest) -> None:
-        raise batch.OutputError("the manifest cannot be written (disk I/O error)")
+    def fail(_: Results) -> None:
+        raise batch.OutputError("the table of results cannot be written (disk I/O error)")
 
     make_files(tmp_path / "in", 1)
-    monkeypatch.setattr(Manifest, "results", fail)
+    monkeypatch.setattr(Results, "listed", fail)
     assert denoise(tmp_path / "in", "--out", tmp_path, "--json", "--dry-run") == os.EX_TEMPFAIL
-    assert lines(capsys) == [{"status": "ended", "reason": "the manifest cannot be written (disk I/O error)"}]
+    assert lines(capsys) == [{"status": "ended", "reason": "the table of results cannot be written (disk I/O error)"}]
 
 
 def test_a_read_only_source(address: str, tmp_path: Path) -> None:
@@ -835,15 +834,15 @@ def test_a_read_only_source(address: str, tmp_path: Path) -> None:
     assert (path.read_bytes(), visible(tmp_path / "in")) == (content, [path.name])
 
 
-def write_as_a_run_does(notes: Manifest, target: Path, content: bytes) -> None:
+def write_as_a_run_does(notes: Results, target: Path, content: bytes) -> None:
     part = target.with_name(f".{target.stem}.77{output.PART}{target.suffix}")
     part.write_bytes(content)
     notes.renaming("content", target, part)
     part.replace(target)
 
 
-def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
-    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+def test_the_table_tells_what_a_result_is(tmp_path: Path) -> None:
+    notes, target = Results(tmp_path), tmp_path / "a_exposed.dng"
     assert notes.made_by("content", "settings", [target]) is None
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
     write_as_a_run_does(notes, target, b"12345")
@@ -856,13 +855,13 @@ def test_the_manifest_tells_what_a_result_is(tmp_path: Path) -> None:
     for source, made_from in (("b", "a.dng; "), ("a", "a.dng as it was before its content changed; ")):
         with pytest.raises(RawFileError, match=f"exists and is made from {tmp_path / made_from}"):
             notes.begin("other", "settings", tmp_path / f"{source}.dng", [target], overwrite=False)
-    with sqlite3.connect(tmp_path / manifest.NAME) as database:
+    with sqlite3.connect(tmp_path / NAME) as database:
         assert database.execute("SELECT target, size FROM results").fetchall() == [("a_exposed.dng", 5)]
         assert database.execute("SELECT * FROM begun").fetchall() == []
 
 
 def test_results_of_two_networks_are_those_of_none(tmp_path: Path) -> None:
-    notes, targets = Manifest(tmp_path), [tmp_path / "a_exposed.dng", tmp_path / "a_exposed.tiff"]
+    notes, targets = Results(tmp_path), [tmp_path / "a_exposed.dng", tmp_path / "a_exposed.tiff"]
     for target, checkpoint in zip(targets, ("one", "another"), strict=True):
         notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
         target.write_bytes(b"12345")
@@ -873,7 +872,7 @@ def test_results_of_two_networks_are_those_of_none(tmp_path: Path) -> None:
 
 def test_a_result_that_was_edited_is_not_replaced(tmp_path: Path) -> None:
     """Lightroom and exiftool write what people tell them into the DNG itself."""
-    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+    notes, target = Results(tmp_path), tmp_path / "a_exposed.dng"
 
     def begin(overwrite: bool = False) -> None:
         notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=overwrite)
@@ -901,20 +900,20 @@ def test_a_result_that_was_edited_is_not_replaced(tmp_path: Path) -> None:
 
 
 def test_a_killed_run_owns_what_it_wrote_and_nothing_else(tmp_path: Path) -> None:
-    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+    notes, target = Results(tmp_path), tmp_path / "a_exposed.dng"
 
     def begin() -> None:
         notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
 
     begin()  # and killed; then somebody puts a file of their own there
     target.write_bytes(b"theirs")
-    assert notes.results() == set()
+    assert notes.listed() == set()
     with pytest.raises(RawFileError, match="exists and is not a result of this command"):
         begin()
     target.unlink()
     begin()
     write_as_a_run_does(notes, target, b"12345")  # and killed
-    assert notes.results() == {target}
+    assert notes.listed() == {target}
     begin()
     (tmp_path / "part").write_bytes(b"123")
     notes.renaming("content", target, tmp_path / "part")  # and killed before that got its name
@@ -937,7 +936,7 @@ def test_what_was_edited_after_a_kill_is_kept(
 
     def die(*more: str) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(Manifest, "finish", killed)
+            patch.setattr(Results, "finish", killed)
             assert denoise(*base, *more) == os.EX_TEMPFAIL
 
     die()
@@ -953,7 +952,7 @@ def test_what_was_edited_after_a_kill_is_kept(
 
 
 def test_a_file_of_others_stays_theirs_when_replacing_it_failed(tmp_path: Path) -> None:
-    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+    notes, target = Results(tmp_path), tmp_path / "a_exposed.dng"
     target.write_bytes(b"theirs")
     with pytest.raises(RawFileError, match="is not a result of this command"):
         notes.refuse_others("content", tmp_path / "a.dng", [target])
@@ -963,12 +962,12 @@ def test_a_file_of_others_stays_theirs_when_replacing_it_failed(tmp_path: Path) 
         notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
 
 
-def test_a_manifest_of_an_earlier_version_knows_no_checkpoint(tmp_path: Path) -> None:
-    notes, target = Manifest(tmp_path), tmp_path / "a_exposed.dng"
+def test_a_table_of_an_earlier_version_knows_no_checkpoint(tmp_path: Path) -> None:
+    notes, target = Results(tmp_path), tmp_path / "a_exposed.dng"
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)
     target.write_bytes(b"12345")
     notes.finish([target], "checkpoint")
-    with sqlite3.connect(tmp_path / manifest.NAME) as database:
+    with sqlite3.connect(tmp_path / NAME) as database:
         database.execute("ALTER TABLE results DROP COLUMN checkpoint")
     assert notes.made_by("content", "settings", [target]) is None
     notes.begin("content", "settings", tmp_path / "a.dng", [target], overwrite=False)

@@ -14,9 +14,10 @@ import tifffile
 from conftest import shared_memory
 from PIL import Image
 
-from exposure.client import batch, command, denoise_command, manifest, reach
+from exposure.client import batch, command, denoise_command, reach
 from exposure.client.dng import write_dng
 from exposure.client.rawfile import read
+from exposure.client.results import NAME
 from exposure.client.sample import make_sample
 
 # Photon transfer on the file itself: the variance of second differences along rows, against the mean, within each
@@ -34,8 +35,8 @@ def exposure(address: str, *arguments: object) -> int:
 
 
 def results(folder: Path) -> set[str]:
-    """Names in a folder but for the manifest; temporary files count."""
-    return {path.name for path in folder.iterdir()} - {manifest.NAME}
+    """Names in a folder but for the table of results; temporary files count."""
+    return {path.name for path in folder.iterdir()} - {NAME}
 
 
 def test_blackmagic(address: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -47,12 +47,16 @@ def test_noise_profile_gives_the_gain(gain: float, saturation: float) -> None:
 
 
 def test_an_unknown_gain_is_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"no calibration of X100.*--gain"):
+    with pytest.raises(ValueError, match=r"^X100 is not calibrated, it has no noise profile; give --gain in DN"):
         choose_gain("X100", 200, (), 4000)
-    with pytest.raises(ValueError, match="--iso"):
-        choose_gain("NIKON D850", 0, (), 15583)
-    with pytest.raises(ValueError, match=r"its noise profile is .* nothing else tells its gain; give --gain"):
+    with pytest.raises(ValueError, match=r"not calibrated, its noise profile is .*; give --gain"):
         choose_gain("X100", 200, (-1.0, 0.0), 4000)
+
+    def small() -> NoiseFit:
+        raise ValueError("its gain cannot be estimated: it is too small")
+
+    with pytest.raises(ValueError, match=r"^its ISO is unknown, .*too small; give --iso for the calibrated NIKON"):
+        choose_gain("NIKON D850", 0, (), 15583, small)
     fit = choose_gain("X100", 200, (0.0, 0.0), 4000, lambda: NoiseFit(2.0, 0.1, 3.0))
     assert fit == (2.0, "estimated from the file's noise, +- 0.1")
 

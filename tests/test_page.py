@@ -333,7 +333,7 @@ def test_a_refused_setting_throws_nothing_away(address: str, sample: Path, tmp_p
         first = press(3, ["dng"], None)
         assert first.kept is not None
         assert "request" in first.timings
-        assert first.kept.checkpoint == client.checkpoint()
+        assert first.kept.answer.checkpoint == client.checkpoint()
         refused = press(-2, ["dng"], first.kept)
         assert "gain is -2" in refused.told
         assert all(Path(path).is_file() for path in first.results or ())

@@ -92,7 +92,7 @@ def test_scenes_and_shots_are_those_of_their_index(photographs: list[Path]) -> N
         shot = shots[index]
         assert shot.image.shape == shot.clean.shape == (4, 32, 32)
         assert 20 <= shot.ratio <= 300
-        assert shot.full_well > 0
+        assert shot.electrons > 0
     assert not np.array_equal(shots[0].clean, shots[1].clean)
 
 
@@ -127,23 +127,23 @@ def test_rollout_judges_every_pass_and_feeds_gradients_through(monkeypatch: pyte
 
 
 def test_rollout_is_the_loop_of_the_definition(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, (image, clean, ratio, full_well) = narrow(), one_batch()
+    network, (image, clean, ratio, electrons) = narrow(), one_batch()
     with torch.no_grad():
         network.conv10_1.bias += 0.5  # estimates that are not clamped
     monkeypatch.setattr(loop, "straight_through", lambda rate, _: rate)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[2 / 3, 1 / 3]]))
-    losses, _ = rollout(network, image, clean, ratio, full_well, passes=3)
-    physics = {"ratio": ratio.item(), "gain": 15583 / (ratio * full_well).item(), "saturation": 15583.0}
+    losses, _ = rollout(network, image, clean, ratio, electrons, passes=3)
+    physics = {"ratio": ratio.item(), "gain": 15583 / (ratio * electrons).item(), "saturation": 15583.0}
     expected = denoise(network, image, **physics, passes=3, noise="mean")
     assert losses[-1].item() == pytest.approx((expected - clean).abs().mean().item(), rel=1e-5)
 
 
 def test_the_auxiliary_loss_judges_the_branch_that_is_used() -> None:
-    network, (image, clean, ratio, full_well) = narrow(), one_batch()
+    network, (image, clean, ratio, electrons) = narrow(), one_batch()
     with torch.no_grad():
         network.conv10_1.bias[0] = 30  # a mask of 1: the direct estimate alone
-        _, (auxiliary,) = rollout(network, image, clean, ratio, full_well, passes=1)
-        photon_gain = full_well.item() / network.photon_unit
+        _, (auxiliary,) = rollout(network, image, clean, ratio, electrons, passes=1)
+        photon_gain = electrons.item() / network.photon_unit
         output = network.last(network.features(network.inputs(image, photon_gain, image)))
         _, direct, _ = network.branches(output, image)
     assert auxiliary.item() == pytest.approx((direct - clean).abs().mean().item(), rel=1e-4)

@@ -132,7 +132,7 @@ class Trainer:
             if self.iteration % self.plan.report_every == 0 and self.iteration < self.plan.iterations:
                 report.quality(self.iteration, self.average)
 
-    def step(self, image: Tensor, clean: Tensor, ratio: Tensor, full_well: Tensor) -> list[Tensor]:
+    def step(self, image: Tensor, clean: Tensor, ratio: Tensor, electrons: Tensor) -> list[Tensor]:
         """One update. Returns the L1 loss of each pass.
 
         Its logarithm is made to fall, shot by shot: a tenth less error counts the same in any light, as in PSNR.
@@ -143,7 +143,7 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed(int(mixed[0]))  # a CPU heeds 32 bits alone
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
             losses, auxiliary = self.objective(
-                self.network, image, clean, ratio, full_well, passes=self.plan.passes, generator=generator
+                self.network, image, clean, ratio, electrons, passes=self.plan.passes, generator=generator
             )
         self.network.zero_grad()
         torch.stack([*losses, *auxiliary]).add(LEAST_ERROR).log().mean(dim=1).sum().backward()
@@ -246,7 +246,7 @@ def rollout(
     image: Tensor,
     clean: Tensor,
     ratio: Tensor,
-    full_well: Tensor,
+    electrons: Tensor,
     *,
     passes: int,
     generator: torch.Generator | None = None,
@@ -254,16 +254,16 @@ def rollout(
     """Run the loop of `exposure.denoise` over random intermediate exposures, with gradients through every injection.
 
     Photons are drawn anew in every step, as published, not antithetic as they are served.
-    image, clean: [N, 4, h, w]; ratio, full_well: [N]. Returns for each pass the L1 loss of its estimate, and the
+    image, clean: [N, 4, h, w]; ratio, electrons: [N]. Returns for each pass the L1 loss of its estimate, and the
     auxiliary loss of the adaptive residual layer: both of its branches, weighted by the mask; each [N], of every shot.
     """
-    ratio, full_well = ratio.reshape(-1, 1, 1, 1), full_well.reshape(-1, 1, 1, 1)
+    ratio, electrons = ratio.reshape(-1, 1, 1, 1), electrons.reshape(-1, 1, 1, 1)
     between = torch.rand((len(image), passes - 1), generator=generator, device=image.device).sort(dim=1).values
     exposures = [torch.ones_like(ratio)]
     exposures += [1 + (ratio - 1) * fraction.reshape(-1, 1, 1, 1) for fraction in between.T]
     x, losses, auxiliary = image, [], []
     for now, after in zip(exposures, [*exposures[1:], ratio], strict=True):
-        step = step_between(now, after, full_well, network.photon_unit)
+        step = step_between(now, after, electrons, network.photon_unit)
         output = network.last(network.features(network.inputs(x, step.photon_gain, image))).float()
         estimate = network.blend(output, x)
         losses.append((estimate - clean).abs().mean(dim=(1, 2, 3)))

@@ -54,7 +54,7 @@ class Report:
 
 def denoised(network: Network, shot: Shot, passes: int) -> Tensor:
     """[1, 4, h, w], by the loop of the paper."""
-    gain = SATURATION / float(shot.ratio * shot.full_well)
+    gain = SATURATION / float(shot.ratio * shot.electrons)
     image = torch.from_numpy(shot.image)[None].to(next(network.parameters()).device)
     return denoise(network, image, ratio=float(shot.ratio), gain=gain, saturation=SATURATION, passes=passes)
 

@@ -15,12 +15,12 @@ SATURATION = PUBLISHED_PHOTON_UNIT  # S of all simulated cameras; only K / S tel
 
 
 class Shot(NamedTuple):
-    """image: [4, h, w] packed, brightened, noisy; clean: the same without noise; ratio R; full_well: S / (R * K)."""
+    """image: [4, h, w] packed, brightened, noisy; clean: the same without noise; ratio R; electrons: S / (R * K)."""
 
     image: NDArray[np.float32]
     clean: NDArray[np.float32]
     ratio: np.float32
-    full_well: np.float32
+    electrons: np.float32
 
 
 @dataclass(frozen=True)

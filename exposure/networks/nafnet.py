@@ -133,12 +133,20 @@ class ChannelNorm(nn.Module):
         variance = (centred * centred).mean(1, keepdim=True)
         return centred / (variance + 1e-6).sqrt() * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
+    def largest_sum(self, x: Tensor, _: int) -> float:
+        """The largest number on the way: a kernel may well sum in the type of its operands, and divide then."""
+        return ((x - x.mean(1, keepdim=True)) ** 2).sum(1).max().item()
+
 
 class GlobalMean(nn.Module):
     """Each channel's mean over the whole image, [N, c, 1, 1]."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean((2, 3), keepdim=True)
+
+    def largest_sum(self, x: Tensor, pixels: int) -> float:
+        """The same; pixels: of the frame's planes, which are more than this level's."""
+        return x.abs().mean((2, 3)).max().item() * pixels
 
 
 def _gate(x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ void exposure_cpu_unpack(const float* image, const Layout* layout, uint16_t* mos
     });
 }
 
-// The counts of a line, strip by strip: mean(j) of column j is asked for, use(j, count) told.
+// The counts of a line, strip by strip: calls mean(j) for column j, then use(j, count).
 template <class Mean, class Use>
 static void count_line(const Field& f, int32_t line, Mean mean, Use use) {
     static const CountStrip count_strip = widest_count_strip();

@@ -9,7 +9,7 @@
 // How the planes that pack and expose write are stored.
 enum Planes : int32_t { PLANES_FP32 = 0, PLANES_FP16 = 1 };
 
-// Where the noise of an image lies: planes, rows and columns count from `row`, `column` of the whole packed frame.
+// Where the noise of an image lies: its first pixel is at `row`, `column` of the whole packed frame.
 struct Field {
     uint64_t seed;
     uint32_t injection;  // counted from 0; an odd one mirrors the even one before it

@@ -57,7 +57,7 @@ HD float log_pmf(float k, float mean) {
 }
 
 // Transformed rejection with squeeze (PTRS), Hoermann 1993, "The transformed rejection method for generating Poisson
-// random variables": a proposal from u in (-0.5, 0.5), and whether v in (0, 1) accepts it, which fails below 0.3 of the time.
+// random variables": a proposal from u in (-0.5, 0.5), and whether v in (0, 1) accepts it; fewer than 30 % are rejected.
 struct Proposal {
     float k;
     bool accepted;

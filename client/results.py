@@ -58,7 +58,7 @@ class TakenError(RawFileError):
     """Another run is at work on the same result."""
 
 
-class Manifest:
+class Results:
     """The table of results of one output folder, made with the first result. Used by many threads and processes."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,7 +82,7 @@ class Manifest:
                 checkpoints.add(row[1])
         return checkpoints.pop() if len(checkpoints) == 1 else None
 
-    def results(self) -> set[Path]:
+    def listed(self) -> set[Path]:
         """What earlier runs made here, with what a killed one gave its name and noted no more."""
         if not self._path.exists():
             return set()
@@ -175,9 +175,9 @@ class Manifest:
         except sqlite3.DatabaseError as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the bits above are details
             if code in HOPELESS:
-                raise OutputError(f"the manifest {self._path} cannot be written ({error})") from error
+                raise OutputError(f"the table of results {self._path} cannot be written ({error})") from error
             remedy = "; remove it and give --overwrite, which does all anew, or another --out" if code in BROKEN else ""
-            raise OSError(f"the manifest {self._path} cannot be used ({error}){remedy}") from error
+            raise OSError(f"the table of results {self._path} cannot be used ({error}){remedy}") from error
 
 
 def _identity(target: Path) -> Identity:
