@@ -106,7 +106,7 @@ def serve(options: argparse.Namespace) -> int:
             _complain(f"{options.host} is open to other machines, without password or encryption: {OPEN}")
         others = f"HTTP at {server.http}; metrics at http://{server.metrics}/metrics"
         print(f"ready: gRPC at {server.address}; {others}; stop with Ctrl-C", flush=True)
-        print(f"{checkpoint_of(server, settings)}; log until then: {server.log}", flush=True)
+        print(f"{checkpoint_of(server, settings)}; its log, deleted when it stops: {server.log}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             if _signalled:
                 return 0

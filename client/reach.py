@@ -124,7 +124,7 @@ def add_reach_flags(reach: Any) -> None:
         action="append",
         default=[],
         metavar="NAME:VALUE",
-        help=f"send it; ${TOKEN} is sent as a bearer token",
+        help=f"another header of each request; ${TOKEN} is sent as a bearer token",
     )
     reach.add_argument(
         "--tile",
@@ -138,7 +138,7 @@ def add_reach_flags(reach: Any) -> None:
         type=int,
         default=IN_FLIGHT,
         metavar="N",
-        help="at each server at once: one more than it has instances (default: %(default)s)",
+        help="frames sent to each server at once; use one more than its instances (default: %(default)s)",
     )
     reach.add_argument(
         "--timeout", type=float, default=600, metavar="S", help="of one request, in seconds (default: 600)"

@@ -53,10 +53,11 @@ class Recipe:
     preview: bool = False
 
     def __post_init__(self) -> None:
-        given = {"ratio": self.ratio, "ev": self.ev, "like": self.like, "auto": self.auto or None}
-        targets = [name for name, value in given.items() if value is not None]
+        values = {"ratio": self.ratio, "ev": self.ev, "like": self.like, "auto": self.auto or None}
+        targets = [name for name, value in values.items() if value is not None]
         if len(targets) != 1:
-            raise ValueError(f"{' and '.join(targets) or 'nothing'} is given; give one of ratio, ev, like and auto")
+            given = f"{' and '.join(targets)} are given" if targets else "nothing is given"
+            raise ValueError(f"{given}; give one of ratio, ev, like and auto")
         if self.ratio is not None and not 1 <= self.ratio <= LARGEST_FP32:
             remark = (
                 "no exposure is that long" if self.ratio > 1 else "a target exposure is at least the file's own (1)"

@@ -81,7 +81,7 @@ def _model_of(path: Path) -> str:
 def _check(ratio: float, iso: float, seed: int) -> None:
     """Raise ValueError, one sentence that names the flag, for a number that makes no sense."""
     if not 1 <= ratio < np.inf:
-        raise ValueError(f"--ratio is {ratio:g}; a file is at least 1 time too short")
+        raise ValueError(f"--ratio is {ratio:g}; it must be at least 1")
     if not ISO[0] <= iso <= ISO[1]:
         raise ValueError(f"--iso is {iso:g}; the simulated camera goes from {ISO[0]:g} to {ISO[1]:g}")
     if seed < 0:

@@ -47,7 +47,7 @@ def refuse_idle_settings(target: str, settings: Settings) -> None:
     """Raise EngineError for a setting that would change nothing of an engine of this target."""
     for name, (flag, targets) in FLAGS.items():
         if target not in targets and getattr(settings, name) != getattr(AS_SHIPPED, name):
-            raise EngineError(f"{flag} is for {' and '.join(targets)}; it changes nothing of an engine for {target}")
+            raise EngineError(f"{flag} is for {', '.join(targets)} only; it changes nothing of an engine for {target}")
     if settings.portable and settings.compute_capability:
         raise EngineError("--portable builds for every card; --compute-capability has no meaning beside it")
 
@@ -73,7 +73,11 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     known = "a published .pt or a .safetensors (default: the shipped one)"
     add("--checkpoint", type=Path, default=CHECKPOINT, help=known)
-    add("--target", choices=TARGETS, help="default: of the card that is here and the libraries for it, else openvino")
+    add(
+        "--target",
+        choices=TARGETS,
+        help="engine to build (default: of this machine's card, if its libraries are installed, else openvino)",
+    )
     add("--repository", type=Path, default=MODEL_REPOSITORY, help="where to install it (created if need be)")
     frame = "mosaic to make ready for, may be repeated (default: 4240x2832)"
     add("--frame", type=_frame, action="append", dest="frames", metavar="FRAME", help=frame)
@@ -104,5 +108,7 @@ def _tile(text: str) -> float:
     except ValueError:
         megapixels = 0.0
     if not SMALLEST_TILE <= 1e6 * megapixels < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} megapixels are no tile; it holds at least {SMALLEST_TILE / 1e6:.2f}")
+        raise argparse.ArgumentTypeError(
+            f"{text} is too small; a tile holds at least {SMALLEST_TILE / 1e6:.2f} megapixels"
+        )
     return megapixels

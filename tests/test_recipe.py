@@ -195,7 +195,7 @@ def test_the_noise_profile_bounds_the_noise(strength: float, keep_exposure: bool
         ({"ratio": 2, "gain": 1e39}, "--gain is 1e.39"),
         ({"ratio": 2, "gain": 1e-46}, "--gain is 1e-46"),
         ({}, "^nothing is given; give one of ratio, ev, like and auto$"),
-        ({"ratio": 2, "ev": 3, "auto": True}, "^ratio and ev and auto is given"),
+        ({"ratio": 2, "ev": 3, "auto": True}, "^ratio and ev and auto are given"),
     ],
 )
 def test_senseless_recipes_are_refused(flags: dict[str, float], sentence: str) -> None:

@@ -327,7 +327,9 @@ def test_serve_says_where_and_stops_cleanly(small_repository: Path, how: signal.
     assert line.startswith("ready: gRPC at 127.0.0.1:")
     address = line.split(" at ")[1].split(";")[0]
     assert infer(address, GOOD).shape == (32, 34)
-    served = re.fullmatch(r"checkpoint (\w{12}), licence .+; log until then: (\S+)\n", process.stdout.readline())
+    served = re.fullmatch(
+        r"checkpoint (\w{12}), licence .+; its log, deleted when it stops: (\S+)\n", process.stdout.readline()
+    )
     assert served
     assert served[1] == sha256(small_repository.parent / "small.safetensors")[:12]
     assert "exposure_3" in Path(served[2]).read_text()

@@ -150,7 +150,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     photos.add_argument("folder", type=Path)
     photos.add_argument("--only", type=Path, help="list of file names to use, for example training/held_out.txt")
     photos.add_argument(
-        "--camera", choices=sorted(CAMERAS), default="SonyA7S2", help="simulated (default: %(default)s)"
+        "--camera", choices=sorted(CAMERAS), default="SonyA7S2", help="camera to simulate (default: %(default)s)"
     )
     photos.add_argument("--iso", type=float, default=3200.0, help="of that camera (default: 3200)")
     photos.add_argument(
@@ -160,7 +160,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         default=[100.0, 250.0, 300.0],
         help="how many times too short (default: 100 250 300)",
     )
-    photos.add_argument("--noise", choices=NOISE_MODELS, default="P+g", help="model (default: %(default)s)")
+    photos.add_argument("--noise", choices=NOISE_MODELS, default="P+g", help="noise model (default: %(default)s)")
     photos.add_argument("--shrink", type=int, default=2, help="factor by which photographs are shrunk (default 2)")
     photos.set_defaults(cases=_photos)
     sid = kinds.add_parser("sid", help="pairs of short and long exposures, as in the SID data set")
@@ -174,7 +174,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     bracket.add_argument("files", type=Path, nargs="+")
     bracket.set_defaults(cases=lambda given, _: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
-        kind.add_argument("--checkpoint", type=Path, default=CHECKPOINT, help="judged (default: the shipped network)")
+        kind.add_argument(
+            "--checkpoint", type=Path, default=CHECKPOINT, help="what is evaluated (default: the shipped network)"
+        )
         kind.add_argument(
             "--independent", action="store_true", help="judge photons drawn as published too (from 3 passes on)"
         )
@@ -183,7 +185,9 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
         kind.add_argument("--server", metavar="ADDRESS", help="judge this server's engine too")
         add_reach_flags(kind.add_argument_group("the server"))
-        kind.add_argument("--passes", type=int, nargs="+", default=[1, 2, 3], help="a row for each (default: 1 2 3)")
+        kind.add_argument(
+            "--passes", type=int, nargs="+", default=[1, 2, 3], help="numbers of passes to evaluate (default: 1 2 3)"
+        )
         kind.add_argument("--out", type=Path, help="folder for scores.json and plots")
         if kind is not photos:
             kind.add_argument("--gain", type=float, help="K in DN per electron, of files that do not tell theirs")
