@@ -47,7 +47,7 @@ def refuse_idle_settings(target: str, settings: Settings) -> None:
     """Raise EngineError for a setting that would change nothing of an engine of this target."""
     for name, (flag, targets) in FLAGS.items():
         if target not in targets and getattr(settings, name) != getattr(AS_SHIPPED, name):
-            raise EngineError(f"{flag} is for {', '.join(targets)} only; it changes nothing of an engine for {target}")
+            raise EngineError(f"{flag} is for {', '.join(targets)}; it changes nothing of an engine for {target}")
     if settings.portable and settings.compute_capability:
         raise EngineError("--portable builds for every card; --compute-capability has no meaning beside it")
 

@@ -261,8 +261,8 @@ def test_an_unchanged_repository_is_not_written_to(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "flags", "sentence"),
     [
-        ("onnx", "--fp32", "--fp32 is for openvino, tensorrt-rtx, tensorrt only; it changes nothing of an engine"),
-        ("openvino", "--portable", "--portable is for tensorrt-rtx and tensorrt; it changes nothing of"),
+        ("onnx", "--fp32", "--fp32 is for openvino, tensorrt-rtx, tensorrt; it changes nothing of an engine"),
+        ("openvino", "--portable", "--portable is for tensorrt-rtx, tensorrt; it changes nothing of"),
         ("openvino", "--compute-capability 86", "--compute-capability is for tensorrt-rtx; it"),
         ("tensorrt", "--compute-capability 86", "--compute-capability is for tensorrt-rtx; it"),
         ("tensorrt-rtx", "--compute-capability 86 --portable", "--portable builds for every card"),

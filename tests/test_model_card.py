@@ -18,7 +18,7 @@ INPUTS = {
     "brightened input": "noisy input",
     "non-local means after variance stabilisation": "non-local means",
     "the same of what the networks see (`clipped`)": "non-local means, clipped",
-    "the same, of what the network sees: nothing below black": "non-local means, clipped",
+    "the same of the networks' own input, which is clipped at black": "non-local means, clipped",
 }
 PASSES = {"one pass": 1, "two passes": 2, "three passes, the default": 3}
 

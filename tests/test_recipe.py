@@ -86,7 +86,7 @@ def test_no_stop_at_all_is_an_exposure_too() -> None:
     assert Recipe(ev=0, gain=3).choose(FILE).ratio == 1
     with pytest.raises(ValueError, match="--ratio is 0; a target exposure"):
         Recipe(ratio=0)
-    with pytest.raises(ValueError, match="ratio and ev is given"):
+    with pytest.raises(ValueError, match="ratio and ev are given"):
         Recipe(ratio=2, ev=0)
 
 
