@@ -2,7 +2,8 @@
 # make test       lint, types, tests
 # make serve      the server on this machine, until Ctrl-C
 # make bench      what it costs on this machine's processor, 17 to 30 minutes
-# make gpu-check  everything that needs an NVIDIA card; GPU_CHECK="--limit SECONDS --checks NAME ..."
+# make gpu-check  everything that needs an NVIDIA card; GPU_CHECK="--budget SECONDS --checks NAME ..."; with the packages
+#                 of GPU_PYTHON, where that is told, and no environment of its own
 # make engine     the shipped network's, in the place of any other; test and bench do so too
 .PHONY: demo test style types serve bench gpu-check engine installed-engine
 
@@ -43,13 +44,21 @@ bench: engine
 	$(BIN)/python benchmarks/report.py
 
 gpu-check:
-	@$(PYTHON) benchmarks/gpu_machine.py  # or one sentence, where there is no card
-	@if $(MAKE) --no-print-directory .venv/installed; then \
+	@$(or $(GPU_PYTHON),$(PYTHON)) benchmarks/gpu_machine.py  # or one sentence, where there is no card
+	@if [ -n "$(GPU_PYTHON)" ]; then python="$(GPU_PYTHON)"; \
+	elif $(NO_INDEX); then python=$(PYTHON); \
+	  if $(MAKE) --question .venv/installed 2>/dev/null; then python=$(BIN)/python; fi; \
+	  echo "gpu-check: pip reaches no packages here; going on with $$python"; \
+	elif $(MAKE) --no-print-directory .venv/installed; then python=$(BIN)/python; \
 	  for extra in rtx tensorrt; do $(MAKE) --silent .venv/with-$$extra >.venv/$$extra.log 2>&1 \
 	    || { echo "gpu-check: pip cannot install .[$$extra] here, and what needs it is not checked. It said:"; \
 	         tail -n 3 .venv/$$extra.log; }; done; \
-	  $(BIN)/python benchmarks/gpu_check.py $(GPU_CHECK); \
-	else echo "gpu-check: pip made no environment; going on with $(PYTHON)"; $(PYTHON) benchmarks/gpu_check.py $(GPU_CHECK); fi
+	else python=$(PYTHON); echo "gpu-check: pip made no environment; going on with $$python"; fi; \
+	$$python benchmarks/gpu_check.py $(GPU_CHECK)
+
+# a pip that is there and finds no index at once, before another tries again and again
+NO_INDEX = $(PYTHON) -m pip --version >/dev/null 2>&1 \
+  && ! $(PYTHON) -m pip --retries 0 --timeout 5 index versions pip >/dev/null 2>&1
 
 installed-engine: .venv/installed
 	@if [ -f $(MANIFEST) ] && ! grep -q "$$(sha256sum < checkpoints/unet.safetensors | cut -c -64)" $(MANIFEST); \

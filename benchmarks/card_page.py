@@ -36,7 +36,7 @@ def page(found: dict[str, Any]) -> str:
     checks = found["checks"]
     machine = ", ".join(f"{name} {text}" for name, text in found["machine"].items())
     rows = [(name, check["outcome"], check.get("date", ""), check.get("why", "")) for name, check in checks.items()]
-    peers = [_peers(name.partition(" at ")[2], check) for name, check in checks.items() if "peers" in check]
+    peers = [_peers(name, check) for name, check in checks.items() if "frame" in check and "peers" in check]
     others = [
         f"`{name}` was checked earlier, with " + ", ".join(f"{what} {text}" for what, text in check["machine"].items())
         for name, check in checks.items()
@@ -62,7 +62,7 @@ def _kernels(check: dict[str, Any]) -> str:
         for name, s in speeds.items()
     ]
     title = ("kernel", "µs a launch, median (least to most)", "GB/s", "of the card's own copy")
-    return f"## Kernels, {check['frame']}\n\n{table(title, rows)}" if rows else ""
+    return f"## Kernels, {check['frame']}{_clock(check)}\n\n{table(title, rows)}" if rows else ""
 
 
 def _engines(check: dict[str, Any]) -> str:
@@ -74,17 +74,23 @@ def _engines(check: dict[str, Any]) -> str:
     return f"## Engines, held against FP32 torch\n\n{table(title, rows)}" if rows else ""
 
 
-def _peers(size: str, check: dict[str, Any]) -> str:
+def _peers(name: str, check: dict[str, Any]) -> str:
     from sections import frame_table  # imports the package, which need not be here if there is nothing to show
 
     ceilings, peers = check["ceilings"], check["peers"]
+    kind, _, size = name.partition(" at ")
     agreements = {name: peer["agreement_db"] for name, peer in peers.items() if "agreement_db" in peer}
     missing = "".join(f"- {name}: {peer['why']}\n" for name, peer in peers.items() if peer["outcome"] != "passed")
+    shown = frame_table(size, check["frame"], agreements, check["baseline"])
     return (
-        f"## One pass at {size}\n\nCeilings of the card: {ceilings['gflops']:g} GFLOP/s in FP16 and "
-        f"{ceilings['gbytes_per_s']:g} GB/s.\n\n{frame_table(size, check['frame'], agreements, check['baseline'])}"
+        f"## One pass at {size}, {kind}\n\nCeilings of the card: {ceilings['gflops']:g} GFLOP/s in FP16 and "
+        f"{ceilings['gbytes_per_s']:g} GB/s{_clock(check)}.\n\n{shown}"
         + (f"\n\nNot timed:\n\n{missing}" if missing else "")
     )
+
+
+def _clock(check: dict[str, Any]) -> str:
+    return f", at {check['sm_clock_mhz']} MHz" if check.get("sm_clock_mhz") else ""
 
 
 def _requests(check: dict[str, Any]) -> str:

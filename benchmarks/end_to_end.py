@@ -24,7 +24,8 @@ import published
 from frames import FRAMES, GAIN, RATIO, SENSOR, dark_mosaic
 from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
 from numpy.typing import NDArray
-from peers import ENGINE_FOLDER, TUNED_MALLOC, environment
+from peers import ENGINE_FOLDER, TUNED_MALLOC
+from workers import environment
 
 from exposure import load_checkpoint, pack, unroll
 from exposure.assets import CHECKPOINT

@@ -3,6 +3,7 @@
 python benchmarks/engine.py [--rounds 2] [--megapixels 12] [--quick] [--out FILE.json]
 """
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,11 +13,11 @@ from typing import Any
 from ceilings import Ceilings, Cost, Probe, cost_of_pass
 from frames import FRAMES
 from harness import Benchmark, interleaved, ratio, rounded, summary
-from peers import OURS, PEERS, PUBLISHED, PeerError, Worker, peers_at_work
+from peers import OURS, PEERS, PUBLISHED
+from workers import PeerError, Worker, peers_at_work
 
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT
-from exposure.export.graph import onnx_from_network
 from exposure.networks import Network
 from exposure.sensor import plane_side
 
@@ -64,8 +65,13 @@ def _news(told: dict[str, Any], known: dict[str, Any]) -> dict[str, Any]:
     return {name: peer for name, peer in told.items() if "left_out" in known.get(name, {"left_out": ""})}
 
 
-def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Seconds of each peer in each round, its memory, and who could not; the ceilings looked at in every round."""
+def measure(
+    workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], rounds: int, until: float = math.inf
+) -> dict[str, Any]:
+    """Seconds of each peer in each round, its memory, and who could not; the ceilings looked at in every round.
+
+    until: on the monotonic clock, when no other round begins.
+    """
     unable: dict[str, str] = {}
 
     def asked(name: str, question: Callable[[Worker], Any]) -> Any:
@@ -84,7 +90,7 @@ def measure(workers: dict[str, Worker], probe: Probe, sides: tuple[int, int], ro
     for name in list(workers):
         one_pass(name)  # its warm-up; engines compile themselves for the size
     works: dict[str, Callable[[], Any]] = {name: partial(one_pass, name) for name in workers}
-    seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0)
+    seconds = interleaved({**works, "": probe.run}, rounds, warm_up=0, until=until)
     # where memory is short, one may end here too
     peaks = {name: asked(name, lambda worker: worker.peak_gib()) for name in list(workers)}
     return {
@@ -134,6 +140,8 @@ def planes_of(mosaic: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
 
 
 def graph_of(network: Network, folder: Path) -> Path:
+    from exposure.export.graph import onnx_from_network  # torch's peers on a card need no ONNX
+
     onnx_from_network(network, folder / "network.onnx")
     return folder / "network.onnx"
 

@@ -1,47 +1,45 @@
 """Everything that needs an NVIDIA card, in one run; what is missing here is named, and what was not checked with it.
 
-python benchmarks/gpu_check.py [--out FOLDER] [--limit SECONDS] [--checks NAME ...]
+python benchmarks/gpu_check.py [--out FOLDER] [--limit SECONDS] [--budget SECONDS] [--without-tuning]
+    [--checks NAME ...]
 
-`make gpu-check` prepares the environment first, where pip can.
+`make gpu-check` prepares the environment first, where pip can. What to ask for where time is short: benchmarks/GPU.md.
 
-Writes benchmarks/results/<card>.json, and a page of it beside it. Exit status 0 when something was checked and nothing
-failed.
+Writes FOLDER/<card>.json, after every check, and a page of it beside it; FOLDER is $OUT where that is one, else
+benchmarks/results. Exit status 0 when something was checked and nothing failed.
 """
 
 import argparse
 import importlib
 import json
+import math
 import os
-import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu_machine import CUDA_HOME, Card, NoCardError, first_card, found, nvcc, program
+from gpu_build import BUILD, PROJECT, TOOL_TIMEOUT_S, build_check, built, use_what_was_built
+from gpu_machine import CUDA_HOME, Card, NoCardError, NotCheckedError, first_card, found, program
+from processes import Runner, tied
 
-PROJECT = Path(__file__).resolve().parents[1]
-BUILD = PROJECT / "build" / "gpu_check"
-TOOL_TIMEOUT_S = 540.0
 CHECK_TIMEOUT_S = 1200.0
+TUNED = "tuned peers at "  # kernels are tried out for minutes
+WITHOUT_TUNING = "left out by --without-tuning"
 Check = Callable[[], dict[str, Any]]
-
-
-class NotCheckedError(Exception):
-    """Something that a check needs is not here; the message says what."""
+Keep = Callable[[dict[str, Any]], None]
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Find, build, check, write."""
     options = _parser().parse_args(arguments)
     if options.only:
-        write(options.result, outcome_of(options.only, checks(options.limit)[options.only]))
-        return 0
+        return _only(options)
     try:
         card = first_card()
     except NoCardError as error:
@@ -51,61 +49,58 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{card.name}, compute capability {card.capability}, CUDA {card.cuda}")
     for name, text in machine.items():
         print(f"  {name:18}{text}")
+    # of one folder for all sizes, and for the next run
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(BUILD / "inductor"))
     path = options.out / f"{card.slug}.json"
+    with Runner(options.budget) as runner:
+        made = run(runner, options, path, card, machine)
+        print(f"written: {path}")
+        page = subprocess.run([sys.executable, PROJECT / "benchmarks" / "card_page.py", path], check=False)
+        print(summary(made) if page.returncode == 0 else f"no page was made\n{summary(made)}")
+        return 1 if runner.ended else exit_status(made)
+
+
+def run(
+    runner: Runner, options: argparse.Namespace, path: Path, card: Card, machine: dict[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Make the checks that are asked for; each outcome is written beside those that were found before."""
     results = dict(json.loads(path.read_text())["checks"]) if options.checks and path.exists() else {}
     asked = options.checks or list(checks())
     if "build" not in asked:
-        _use_what_was_built(results)
+        use_what_was_built(results.get("build", {}).get("package"))
+    made: dict[str, dict[str, Any]] = {}
     for name in asked:
-        outcome = apart(name, limit_s=options.limit)
-        results[name] = outcome | {"date": datetime.now(tz=UTC).date().isoformat(), "machine": machine}
+        left_out = WITHOUT_TUNING if options.without_tuning and name.startswith(TUNED) else runner.hindrance()
+        outcome = {"outcome": "not checked", "why": left_out} if left_out else runner.apart(name, options.limit)
+        made[name] = outcome | {"date": datetime.now(tz=UTC).date().isoformat(), "machine": machine}
+        if not left_out or name not in results:  # else what was found before stays
+            results[name] = made[name]
         if name == "build":
-            _use_what_was_built(results)
+            use_what_was_built(outcome.get("package"))
         write(path, report(card, machine, results))
-    print(f"written: {path}")
-    subprocess.run([sys.executable, PROJECT / "benchmarks" / "card_page.py", path], check=False)
-    made = {name: results[name] for name in asked}
-    print(not_made(made))
-    return exit_status(made)
+    return made
 
 
-def checks(limit_s: float = CHECK_TIMEOUT_S) -> dict[str, Check]:
-    """In the order in which they run: the later ones rest on the earlier. limit_s: for each."""
+def checks(until: float = math.inf, keep: Keep = lambda _: None) -> dict[str, Check]:
+    """In the order in which they run: the later ones rest on the earlier, or are worth less for their time.
+
+    until: on the monotonic clock, when one must have ended. keep: takes what a long one has found so far.
+    """
     return {
         "build": build_check,
         "kernel parity": parity_check,
         "kernel bandwidth": bandwidth_check,
-        "compute-sanitizer": sanitizer_check,
         "torch tensors": _from("gpu_torch", "tensors_check"),
         "denoise": _from("gpu_torch", "denoise_check"),
-        "Triton with GPU instances": _from("gpu_server", "server_check"),
         "engines": engines_check,
+        "Triton with GPU instances": _from("gpu_server", "server_check"),
         "Triton with every model on the card": _from("gpu_server", "deployed_check"),
-        "peers at 512²": partial(peers_check, "512²", limit_s),
-        "peers at 12 MP": partial(peers_check, "12 MP", limit_s),
+        "peers at 512²": partial(peers_check, "512²", until),
+        "peers at 12 MP": partial(peers_check, "12 MP", until),
+        "compute-sanitizer": partial(sanitizer_check, until),
+        f"{TUNED}512²": partial(peers_check, "512²", until, keep),
+        f"{TUNED}12 MP": partial(peers_check, "12 MP", until, keep),
     }
-
-
-def apart(name: str, script: Path = Path(__file__), limit_s: float = CHECK_TIMEOUT_S) -> dict[str, Any]:
-    """Run one check in a process of its own: what one does to a card spoils CUDA for the rest of its process."""
-    with tempfile.TemporaryDirectory(prefix="exposure_gpu_check_") as folder:
-        result = Path(folder) / "result.json"
-        command = [sys.executable, script, "--only", name, "--result", result, "--limit", str(limit_s)]
-        sys.stdout.flush()  # what it prints comes after
-        process = subprocess.Popen(command, start_new_session=True)  # to be ended with all that it starts
-        try:
-            status = process.wait(limit_s)
-            why = f"its process was ended by signal {-status}" if status < 0 else f"its process ended with {status}"
-        except subprocess.TimeoutExpired:
-            why = f"it took more than {limit_s:.0f} s"
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if result.exists():
-            return dict(json.loads(result.read_text()))
-    print(f"{'failed':12} {name}: {why}", flush=True)
-    return {"outcome": "failed", "why": why}
 
 
 def outcome_of(name: str, check: Check) -> dict[str, Any]:
@@ -127,8 +122,14 @@ def exit_status(results: dict[str, dict[str, Any]]) -> int:
     return int("failed" in outcomes.values() or not passed)
 
 
+def summary(results: dict[str, dict[str, Any]]) -> str:
+    """The last lines: every outcome once more, below what libraries print meanwhile, and what was not made."""
+    lines = [f"  {result['outcome']:12} {name}" for name, result in results.items()]
+    return "\n".join([*lines, not_made(results)])
+
+
 def not_made(results: dict[str, dict[str, Any]]) -> str:
-    """The last line: how many of all checks were not made, and why; each engine is one, and each peer at a size."""
+    """How many of all checks were not made, and why; each engine is one, and each peer at a size."""
     checks: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
         peers = {f"{peer} at {name.partition(' at ')[2]}": told for peer, told in result.get("peers", {}).items()}
@@ -157,27 +158,6 @@ def write(path: Path, result: dict[str, Any]) -> None:
     part.replace(path)
 
 
-def build_check() -> dict[str, Any]:
-    """The installed CUDA kernels, if as new as their sources; else built now by the project's own CMake file."""
-    if _built() and not _outdated():
-        return {"kernels": "as installed"}
-    if nvcc() is None:
-        raise NotCheckedError(f"{_unbuilt()} and no nvcc is on PATH, in CUDACXX or in /usr/local/cuda")
-    if program("cmake") is None:
-        raise NotCheckedError(f"{_unbuilt()} and no cmake is here to build them with")
-    prefix = _prefix()
-    backend = "ON" if found()["openvino"] != "not found" else "OFF"
-    options = ["-DEXPOSURE_CUDA=ON", f"-DEXPOSURE_BACKEND={backend}"]
-    options += [f"-DCMAKE_CUDA_COMPILER={nvcc()}", f"-DPython_EXECUTABLE={sys.executable}"]
-    _cmake("-S", PROJECT / "kernels", "-B", BUILD / "cmake", *options)
-    _cmake("--build", BUILD / "cmake", "--parallel")
-    _cmake("--install", BUILD / "cmake", "--prefix", prefix)
-    importlib.invalidate_caches()
-    if not _built():
-        raise RuntimeError(f"the build left no CUDA kernels in {prefix}")
-    return {"kernels": "built now", "backend": backend} | ({"package": str(BUILD)} if prefix == BUILD else {})
-
-
 def parity_check() -> dict[str, Any]:
     gpu, kernels = _kernels()
     with gpu:
@@ -192,20 +172,27 @@ def bandwidth_check() -> dict[str, Any]:
         if not all(result["outcome"] == "passed" for result in kernels.parity(gpu, whole_frame=False).values()):
             raise RuntimeError("a kernel differs from the CPU's: nothing was timed")
         how = {"frame": "12 MP", "rounds": kernels.ROUNDS, "launches_of_each": kernels.LAUNCHES}
-        return how | {"kernels": kernels.bandwidth(gpu)}
+        return how | kernels.bandwidth(gpu)
 
 
-def sanitizer_check() -> dict[str, Any]:
+def sanitizer_check(until: float) -> dict[str, Any]:
     tool = program("compute-sanitizer")
     if tool is None:
         raise NotCheckedError(f"compute-sanitizer is not on PATH and not in {CUDA_HOME / 'bin'}")
     _kernels()[0].close()
-    tools = {}
+    tools: dict[str, Any] = {}
     for kind in ("memcheck", "initcheck"):
         script = PROJECT / "benchmarks" / "gpu_kernels.py"
-        command = [tool, "--tool", kind, "--error-exitcode", "9", sys.executable, script]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
-        said = " ".join((result.stdout + result.stderr).split())
+        command = tied([tool, "--tool", kind, "--error-exitcode", "9", sys.executable, script])
+        limit_s = min(TOOL_TIMEOUT_S, until - time.monotonic() - 5)
+        with tempfile.TemporaryFile("w+") as output:  # no pipe, which what it started would keep open
+            try:
+                how: dict[str, Any] = {"stdout": output, "stderr": subprocess.STDOUT, "timeout": max(limit_s, 0)}
+                result = subprocess.run(command, check=False, **how)
+            except subprocess.TimeoutExpired:
+                return tools | {"outcome": "not checked", "why": f"{kind} was not done after {max(limit_s, 0):.0f} s"}
+            output.seek(0)
+            said = " ".join(output.read().split())
         if "not supported" in said and "ERROR SUMMARY" not in said:
             raise NotCheckedError(f"compute-sanitizer does not support this device here: {said[-200:]}")
         if result.returncode:
@@ -229,20 +216,34 @@ def engines_check() -> dict[str, Any]:
     return {"outcome": "failed" if "failed" in outcomes else "passed", "engines": engines}
 
 
-def peers_check(size: str, limit_s: float) -> dict[str, Any]:
-    """The network by every means that a card offers, in turn, under the card's own ceilings."""
+def peers_check(size: str, until: float, keep: Keep | None = None) -> dict[str, Any]:
+    """The network by every means that a card offers, in turn, under the card's own ceilings.
+
+    keep: of those that tune, which are many minutes' work; else the others.
+    """
     try:
-        from gpu_benchmark import measured
+        from gpu_benchmark import measured, tuned
     except ModuleNotFoundError as error:
         raise NotCheckedError(f"{error.name} is not here") from error
-    return measured(size, limit_s)
+    return tuned(size, until, keep) if keep else measured(size, until)
+
+
+def _only(options: argparse.Namespace) -> int:
+    """One check, in this process."""
+
+    def keep(result: dict[str, Any]) -> None:
+        write(options.result, result | {"unfinished": True})
+
+    check = checks(options.until, keep)[options.only]
+    write(options.result, outcome_of(options.only, check))
+    return 0
 
 
 def _from(module: str, name: str) -> Check:
     """A check of another file, which is imported when the kernels are there."""
 
     def check() -> dict[str, Any]:
-        if not _built():
+        if not built():
             raise NotCheckedError("the CUDA kernels are not built")
         return getattr(importlib.import_module(module), name)()
 
@@ -250,7 +251,7 @@ def _from(module: str, name: str) -> Check:
 
 
 def _kernels() -> tuple[Any, Any]:
-    if not _built():
+    if not built():
         raise NotCheckedError("the CUDA kernels are not built")
     from gpu_device import Gpu
 
@@ -259,78 +260,25 @@ def _kernels() -> tuple[Any, Any]:
     return Gpu(cuda_library()), importlib.import_module("gpu_kernels")
 
 
-def _built() -> bool:
-    try:
-        library = importlib.import_module("exposure.kernels.library")
-        return all(library.built(name) for name in (library.NAME, library.CUDA))
-    except (ImportError, OSError):
-        return False
-
-
-def _outdated() -> bool:
-    """Whether a source is newer than what was built of it, as after an update that found no nvcc."""
-    library = importlib.import_module("exposure.kernels.library")
-    built = min(library.built(name).stat().st_mtime for name in (library.NAME, library.CUDA))
-    sources = [PROJECT / "kernels" / "CMakeLists.txt", *(PROJECT / "kernels" / "csrc").iterdir()]
-    return any(source.stat().st_mtime > built for source in sources)
-
-
-def _unbuilt() -> str:
-    return f"the CUDA kernels are {'older than their sources' if _built() else 'not built'}"
-
-
-def _prefix() -> Path:
-    """Where to install what is built: beside the installed CPU kernels; else a package put together in build/."""
-    try:
-        library = importlib.import_module("exposure.kernels.library")
-        return Path(library.built(library.NAME)).parents[2]
-    except (ImportError, OSError):
-        return package_in_build()
-
-
-def package_in_build() -> Path:
-    """The layout that the installed package has, of links to the sources, for an environment that pip cannot reach."""
-    package = BUILD / "exposure"
-    kernels = package / "kernels"
-    kernels.mkdir(parents=True, exist_ok=True)
-    links = {package / source.name: source for source in (PROJECT / "exposure").iterdir()}
-    links |= {package / name: PROJECT / name for name in ("client", "export", "training")}
-    links |= {kernels / source.name: source for source in (PROJECT / "kernels").glob("*.py")}
-    for link, source in links.items():
-        if not link.is_symlink() and source.name != "__pycache__":
-            link.symlink_to(source)
-    for name in [name for name in sys.modules if name.partition(".")[0] == "exposure"]:
-        del sys.modules[name]
-    sys.path.insert(0, str(BUILD))
-    return BUILD
-
-
-def _use_what_was_built(results: dict[str, Any]) -> None:
-    """In all that follows, and in the processes it starts."""
-    if package := results.get("build", {}).get("package"):
-        os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def _cmake(*arguments: Any) -> None:
-    command = [program("cmake"), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=TOOL_TIMEOUT_S, check=False)
-    if result.returncode:
-        raise RuntimeError(f"cmake {arguments[0]} failed: {' '.join(result.stderr.split())[-600:]}")
+def _default_out() -> Path:
+    out = os.environ.get("OUT", "")
+    return Path(out) if out and Path(out).is_dir() else PROJECT / "benchmarks" / "results"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=PROJECT / "benchmarks" / "results", metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=_default_out(), metavar="FOLDER", help="default: %(default)s")
     parser.add_argument(
         "--checks", nargs="+", choices=list(checks()), metavar="NAME", help="only these, beside what was found before"
     )
     parser.add_argument("--limit", type=float, default=CHECK_TIMEOUT_S, metavar="SECONDS", help="for each check")
+    parser.add_argument("--budget", type=float, default=math.inf, metavar="SECONDS", help="for all checks together")
+    parser.add_argument("--without-tuning", action="store_true", help="no peer that tries kernels out for minutes")
     parser.add_argument("--only", help=argparse.SUPPRESS)  # one check, in this process
     parser.add_argument("--result", type=Path, help=argparse.SUPPRESS)  # where to
+    parser.add_argument("--until", type=float, default=math.inf, help=argparse.SUPPRESS)  # on the monotonic clock
     return parser
 
 
 if __name__ == "__main__":
-    # the files beside this one import it by name: let them find this very module, and its NotCheckedError
-    sys.modules["gpu_check"] = sys.modules["__main__"]
     sys.exit(main())

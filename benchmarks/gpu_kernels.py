@@ -7,11 +7,14 @@ import itertools
 import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from gpu_device import Gpu
+from gpu_machine import clock_under_load
+from harness import interleaved
 from numpy.typing import NDArray
 
 from exposure import Sensor, Step, unroll
@@ -109,7 +112,8 @@ def exposed(gpu: Gpu, shape: tuple[int, int], dtype: str) -> Compared:
 def bandwidth(gpu: Gpu) -> dict[str, Any]:
     """GB/s of each kernel on 12 MP, counting every byte read once and written once, beside the card's own copy.
 
-    Times are of launches queued one behind the other, in turn over buffers that no cache holds together.
+    Times are of launches queued one behind the other, in turn over buffers that no cache holds together, of a card that
+    has worked for a while; the kernels take turns.
     """
     sensor, mosaic = Sensor((512,) * 4, 16383, CFAS["RGGB"]), dark(FRAME)
     image = ops.pack(mosaic, sensor, 3.0, multiple=16)
@@ -133,25 +137,27 @@ def bandwidth(gpu: Gpu) -> dict[str, Any]:
             lambda i: gpu.run("expose", sets[i][1], sets[i][2], photons, field, sets[i][3], 0),
         ),
     }
-    result = {name: _speed(gpu, nbytes, work) for name, (nbytes, work) in works.items()}
+    clock = clock_under_load(partial(_mean_seconds, gpu, works["copy"][1]))
+    taken = interleaved({name: partial(_mean_seconds, gpu, work) for name, (_, work) in works.items()}, ROUNDS)
     gpu.release()
+    result = {name: _speed(nbytes, taken[name]) for name, (nbytes, _) in works.items()}
     for speed in result.values():
         speed["of_copy"] = round(speed["gb_per_s"] / result["copy"]["gb_per_s"], 3)
-    return result
+    return {"sm_clock_mhz": clock, "kernels": result}
 
 
-def _speed(gpu: Gpu, nbytes: int, work: Callable[[int], None]) -> dict[str, float]:
+def _mean_seconds(gpu: Gpu, work: Callable[[int], None]) -> float:
+    """Of one launch, of many that are queued one behind the other."""
+    start = gpu.mark()
+    for i in range(LAUNCHES):
+        work(i % BUFFER_SETS)
+    end = gpu.mark()
+    gpu.wait()
+    return gpu.seconds_between(start, end) / LAUNCHES
+
+
+def _speed(nbytes: int, seconds: Sequence[float]) -> dict[str, float]:
     """Of one launch: the median, the least and the most of the rounds' means."""
-    for i in range(BUFFER_SETS):
-        work(i)
-    seconds = []
-    for _ in range(ROUNDS):
-        start = gpu.mark()
-        for i in range(LAUNCHES):
-            work(i % BUFFER_SETS)
-        end = gpu.mark()
-        gpu.wait()
-        seconds.append(gpu.seconds_between(start, end) / LAUNCHES)
     median = statistics.median(seconds)
     return {
         "median_us": round(median * 1e6, 1),

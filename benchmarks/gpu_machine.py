@@ -9,12 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 CUDA_HOME = Path("/usr/local/cuda")
+LOAD_S = 0.5  # a card's clocks rise only under load
 COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
 PACKAGES = {
     "torch": ("torch",),
@@ -28,6 +31,10 @@ PACKAGES = {
 
 class NoCardError(RuntimeError):
     """No NVIDIA card can be used here; the message is one sentence."""
+
+
+class NotCheckedError(Exception):
+    """Something that a check needs is not here; the message says what."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,27 @@ def program(name: str) -> str | None:
 def nvcc() -> str | None:
     """The compiler: CUDACXX, else as any program."""
     return os.environ.get("CUDACXX") or program("nvcc")
+
+
+def has_openvino_headers() -> bool:
+    """Whether the backend can be compiled: its libraries alone, which suffice at run time, do not."""
+    spec = find_spec("openvino")
+    return any((Path(place) / "cmake").is_dir() for place in (spec and spec.submodule_search_locations) or [])
+
+
+def clock_under_load(work: Callable[[], object], load_s: float = LOAD_S) -> int | None:
+    """Repeat the work for half a second or more; MHz of the multiprocessors meanwhile, where nvidia-smi tells them."""
+    command = [program("nvidia-smi"), "--id=0", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    began, smi = time.monotonic(), None
+    while (loaded_s := time.monotonic() - began) < load_s or (smi and smi.poll() is None and loaded_s < 10 * load_s):
+        work()
+        if smi is None and command[0] and loaded_s > load_s / 2:  # clocks have risen
+            smi = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    if smi is None:
+        return None
+    smi.kill()  # where it hangs
+    said = smi.communicate()[0].strip()
+    return int(said) if said.isdigit() else None
 
 
 def _nvcc_version() -> str:

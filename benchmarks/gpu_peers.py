@@ -1,7 +1,10 @@
 """The network on a card, by torch, ONNX Runtime and TensorRT, for peers.py."""
 
+import math
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from exposure.export.graph import onnx_from_network
 from exposure.export.precision import Traced
-from exposure.export.recipes import Settings
 from exposure.networks import Network
 
-WARM_UPS = 3
+WARM_UPS = 3  # kernels are chosen, graphs recorded
+LOAD_S = 0.5  # a card's clocks rise only under load
+LEAST_S = 0.1  # of what is timed at once: one pass may take less than the clocks need
+QUIET = {"TORCHINDUCTOR_AUTOTUNE_NUM_CHOICES_DISPLAYED": "0"}  # else a table for each convolution
+Passes = Callable[[int], None]
 NO_TF32 = ("CUDAExecutionProvider", {"use_tf32": "0"})  # by default what the graph has in FP32 would not be
 # Without the option it computes in FP32; with it, in FP16 also where the graph has FP32.
 TENSORRT = ("TensorrtExecutionProvider", {"trt_fp16_enable": True})
@@ -38,15 +43,19 @@ class OnCard:
         planes, first = self._uploaded(image), self._uploaded(original)
         return np.asarray(self._forward(planes, torch.from_numpy(gain).cuda(), first).float().cpu())
 
-    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
-        """A pass over these planes, for timing: it is done when it returns, and nothing is copied."""
-        planes, on_card = self._uploaded(image), torch.from_numpy(gain).cuda()
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
+        """Passes over these planes, for timing: all are done when it returns, and nothing is copied.
 
-        def one_pass() -> None:
-            self._forward(planes, on_card, planes)
+        The image is there twice, as when it was verified: torch.compile would compile anew for one tensor twice.
+        """
+        tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(image)
+
+        def passes(count: int) -> None:
+            for _ in range(count):
+                self._forward(*tensors)
             torch.cuda.synchronize()
 
-        return one_pass
+        return passes
 
     def peak_bytes(self) -> int | None:
         """The most memory of the card that tensors have held since `forget_peak`; None where nobody counts it."""
@@ -74,15 +83,16 @@ class Graphed(OnCard):
         graph.replay()
         return np.asarray(clean.float().cpu())
 
-    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
-        planes, on_card = self._uploaded(image), torch.from_numpy(gain).cuda()
-        graph, clean = self._captured(planes, on_card, planes)
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
+        tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(image)
+        graph, clean = self._captured(*tensors)
 
-        def one_pass(_held: Any = (planes, on_card, clean)) -> None:  # the graph has their addresses
-            graph.replay()
+        def passes(count: int, _held: Any = (tensors, clean)) -> None:  # the graph has their addresses
+            for _ in range(count):
+                graph.replay()
             torch.cuda.synchronize()
 
-        return one_pass
+        return passes
 
     def _captured(self, *tensors: Any) -> tuple[Any, Any]:
         """A graph of one pass over these tensors, which must outlive it, and the tensor that it writes."""
@@ -116,14 +126,15 @@ class ByOnnxRuntime(OnCard):
         self._session.run_with_iobinding(binding)
         return np.asarray(binding.copy_outputs_to_cpu()[0])
 
-    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
         binding = self._bound(image, gain, image)
 
-        def one_pass() -> None:
-            self._session.run_with_iobinding(binding)
+        def passes(count: int) -> None:
+            for _ in range(count):
+                self._session.run_with_iobinding(binding)
             binding.synchronize_outputs()
 
-        return one_pass
+        return passes
 
     def peak_bytes(self) -> None:
         return None
@@ -146,12 +157,34 @@ class ByPlan(OnCard):
     def __call__(self, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.asarray(self._engine(*arrays))
 
-    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Callable[[], None]:
-        planes, on_card = self._uploaded(image), torch.from_numpy(gain).cuda()
-        return lambda: self._engine.on_card(planes, on_card, planes)  # complete when it returns
+    def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
+        tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(image)
+
+        def passes(count: int) -> None:
+            for _ in range(count):
+                self._engine.on_card(*tensors)  # complete when it returns
+
+        return passes
 
     def peak_bytes(self) -> None:
         return None
+
+
+def warmed(passes: Passes) -> int:
+    """How many passes take `LEAST_S`, of a card that has worked for half a second."""
+    for _ in range(WARM_UPS):
+        passes(1)
+    count, until = 1, time.monotonic() + LOAD_S
+    while (seconds := clocked(passes, count)) * count < LEAST_S or time.monotonic() < until:
+        count = max(count, math.ceil(1.2 * LEAST_S / seconds))
+    return count
+
+
+def clocked(passes: Passes, count: int) -> float:
+    """Seconds of one."""
+    started = time.perf_counter()
+    passes(count)
+    return (time.perf_counter() - started) / count
 
 
 def cuda_eager(network: Network, _: Path) -> OnCard:
@@ -163,6 +196,10 @@ def cuda_half(network: Network, _: Path) -> OnCard:
 
 
 def cuda_compiled(network: Network, _: Path) -> OnCard:
+    with suppress(ImportError, AttributeError):  # a version that has no such table, or names it otherwise
+        from torch._inductor import config, select_algorithm
+
+        config.autotune_num_choices_displayed, select_algorithm.PRINT_AUTOTUNE = 0, False
     module = torch.compile(network, dynamic=False, mode="max-autotune")
     return OnCard(module, memory=torch.channels_last, autocast=torch.float16)
 
@@ -179,6 +216,7 @@ def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
     """Built for the card that is here."""
     from gpu_engine import TorchMemoryEngine, cards_named
 
+    from exposure.export.recipes import Settings
     from exposure.export.tensorrt_engine import PlanOptions, load_tensorrt, plan_from_onnx
     from exposure.kernels.machine import this_machine
 
@@ -191,6 +229,8 @@ def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
 
 def _half_graph(network: Network, graph: Path) -> Path:
     """The graph of an FP16 engine, beside the FP32 one; each peer has its own."""
+    from exposure.export.graph import onnx_from_network  # torch's peers need no ONNX
+
     folder = Path(tempfile.mkdtemp(dir=graph.parent))
     onnx_from_network(network, folder / "half.onnx", half=True, islands=_islands(network))
     return folder / "half.onnx"
@@ -206,7 +246,7 @@ def no_card() -> str | None:
 
 
 def no_provider(provider: str) -> str | None:
-    if reason := no_card():
+    if reason := no_library("onnxruntime"):
         return reason
     import onnxruntime
 

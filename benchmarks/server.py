@@ -110,9 +110,9 @@ def whole_request(engine: OpenVinoEngine, client: Client, frame: Frame, rounds: 
         for _ in range(PASSES):
             engine(*frame.inputs)
 
-    before = client.stage_seconds()
+    before = _settled_stage_seconds(client)
     seconds = interleaved({"engine": passes, "request": request}, rounds, warm_up=0)
-    after = client.stage_seconds()
+    after = _settled_stage_seconds(client)
     stages = {name: (after[name] - before[name]) / rounds for name in after}
     stages["Triton, transport, client"] = float(np.mean(seconds["request"])) - sum(stages.values())
     return {
@@ -123,6 +123,16 @@ def whole_request(engine: OpenVinoEngine, client: Client, frame: Frame, rounds: 
         "request_over_engine": ratio(seconds["request"], seconds["engine"]),
         "mean_stage_s": {name: rounded(spent) for name, spent in stages.items()},
     }
+
+
+def _settled_stage_seconds(client: Client) -> dict[str, float]:
+    """Triton counts a request after it is answered: asked until nothing is added any more."""
+    told = client.stage_seconds()
+    while True:
+        time.sleep(0.5)
+        if told == (now := client.stage_seconds()):
+            return told
+        told = now
 
 
 def load(engine: OpenVinoEngine, address: str, frame: Frame, requests: int) -> dict[str, Any]:

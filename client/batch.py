@@ -231,7 +231,7 @@ class Batch:
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
-        sidecars = with_sidecars(file, results[0]) if results else Sidecars(file)
+        sidecars = with_sidecars(file, results[0], new_levels=self.recipe.keep_exposure) if results else Sidecars(file)
         if not self.overwrite:
             self._results.refuse_others(content, source.path, targets)
         return sidecars.file, choice, sidecars

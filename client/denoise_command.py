@@ -43,7 +43,7 @@ def denoise_files(options: argparse.Namespace) -> int:
             _tell_ending(str(error), options.json)
             return os.EX_TEMPFAIL if _may_pass(error) else 1
         except KeyboardInterrupt:
-            _tell_ending("it was interrupted", options.json)
+            _tell_ending("it was interrupted; the same command goes on", options.json)
             raise
         finally:
             _drop_untold()
@@ -275,10 +275,18 @@ def add_parser(commands: Any) -> None:
     target = this.add_mutually_exclusive_group(required=True)
     target.add_argument("--ratio", type=float, help="target exposure / exposure of the file, at least 1")
     target.add_argument("--ev", type=float, help="the same in stops: 3 is a ratio of 8")
-    target.add_argument("--like", type=given_path, metavar="FILE", help="as long as this RAW file was exposed")
-    target.add_argument("--auto", action="store_true", help="as bright as the histogram allows, at most 300 times")
+    target.add_argument(
+        "--like", type=given_path, metavar="FILE", help="as long as this RAW file, of the same scene, was exposed"
+    )
+    target.add_argument(
+        "--auto",
+        action="store_true",
+        help="for each file the ratio that brings its middle to mid-grey without clipping, 1 to 300",
+    )
     known = this.add_mutually_exclusive_group()
-    known.add_argument("--gain", type=float, help="system gain in DN per electron (default: from the file)")
+    known.add_argument(
+        "--gain", type=float, help="system gain in DN per electron, of all files (default: from each file)"
+    )
     known.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
     this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
     this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")

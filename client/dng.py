@@ -255,7 +255,7 @@ def _colour_tags(file: RawFile) -> list[Tag]:
 
 
 def _camera_tags(file: RawFile) -> list[Tag]:
-    name = text_of(file.tags, "UniqueCameraModel") or f"{file.make} {file.model}".strip() or "unknown camera"
+    name = text_of(file.tags, "UniqueCameraModel") or adobes_name(file.make, file.model)
     tags = [
         _tag(50706, BYTE, (1, 6 if any(name in file.tags for name in COLOUR_TAGS_1_6) else 4, 0, 0)),  # DNGVersion
         _tag(50707, BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
@@ -264,6 +264,13 @@ def _camera_tags(file: RawFile) -> list[Tag]:
     ]
     tags += [_text(code, text) for code, text in ((271, file.make), (272, file.model)) if text]
     return tags
+
+
+def adobes_name(make: str, model: str) -> str:
+    """A camera as Adobe writes it into UniqueCameraModel, by which programs find profiles: "Nikon D850"."""
+    brand = "Pentax" if model.upper().startswith("PENTAX") else (make.split() or [""])[0]  # Ricoh makes Pentax
+    own = model[len(brand) :].strip() if model.lower().startswith(brand.lower()) else model
+    return f"{brand.capitalize() if brand.isupper() else brand} {own}".strip() or "unknown camera"
 
 
 def packed(code: int, entry: Entry) -> Tag:

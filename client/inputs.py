@@ -99,8 +99,8 @@ class Names:
         """Raise ValueError where another source has one of its names."""
         for target in self._wanted[source]:
             if target in self._owners:
-                remedy = "do it in a command of its own, with another --out"
-                raise ValueError(f"its result {target} is also that of {self._owners[target]}; {remedy}")
+                owner = self._owners[target]
+                raise ValueError(f"its result {target} is also that of {owner}; do it alone, with another --out")
 
     def keep(self, source: Source) -> None:
         """The source has, from now on, the names that it wants."""

@@ -183,7 +183,8 @@ def _refuse_other_sensors(raw: Any) -> None:
     if pattern is None or raw.num_colors == 1:  # first: LibRaw names filters there, too
         raise RawFileError("it has no colour filter array: a monochrome picture")
     if raw.color_desc != b"RGBG" or raw.num_colors != 3:
-        raise RawFileError(f"its sensor has {raw.color_desc.decode(errors='replace')} filters, not red, green and blue")
+        names = raw.color_desc.decode(errors="replace")
+        raise RawFileError(f"its sensor has four kinds of filters ({names}, says LibRaw), not red, green and blue")
     if pattern.shape != (2, 2):
         raise RawFileError(
             f"its colour filter array is {shape_text(pattern.shape)} (X-Trans or the like), not 2x2 Bayer"
@@ -198,7 +199,7 @@ def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> 
     if min(mosaic.shape) < SMALLEST_SIDE:
         raise RawFileError(f"it is {shape_text(mosaic.shape)}; both sides must be at least {SMALLEST_SIDE}")
     if 3 in known_numbers(tags, "SampleFormat"):
-        raise RawFileError("its samples are floating-point numbers; only whole ones are handled")
+        raise RawFileError("its samples are floating-point numbers (of a merged HDR?); only whole ones are handled")
     size = path.stat().st_size
     if max(known_numbers(tags, END_OF_DATA), default=0) > size or 8 * size < LEAST_BITS_PER_PIXEL * mosaic.size:
         raise RawFileError(f"it is truncated: {size} bytes do not hold its {shape_text(mosaic.shape)} pixels")
@@ -252,6 +253,8 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
 
 def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
     pattern = raw.raw_colors_visible[:2, :2]  # 3 is the green of blue's rows
+    if sorted(pattern.ravel()) not in ([0, 1, 1, 2], [0, 1, 2, 3]):
+        raise RawFileError("its colour filter array is not 2x2 Bayer (quad Bayer or the like)")
     try:
         sensor = Sensor(black, float(raw.white_level), np.where(pattern == 3, 1, pattern))  # type: ignore[arg-type]
     except ValueError as error:

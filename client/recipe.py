@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, calibrated_camera, choose_gain, noise_profile
 from exposure.noise_fit import fit_noise
-from exposure.schedule import SERVED_PASSES
+from exposure.schedule import SERVED_PASSES, TRAINED_RATIOS
 from exposure.sensor import Sensor
 
 from . import target
 from .output import FORMATS, Exposed, asked_for
 from .rawfile import RawFile
+from .tags import known_numbers
 
 LARGEST_DN = np.float32(65535)
 LARGEST_FP32 = float(np.finfo(np.float32).max)  # ratio and gain are sent so
@@ -92,12 +93,17 @@ class Recipe:
         if self.like is not None:
             if long is None:
                 raise ValueError(f"{self.like} has not been read")
-            return target.ratio_like(file, long), f"like {long.path.name}"
+            ratio = target.ratio_like(file, long)
+            return ratio, f"like {long.path.name}{_beyond(ratio)}"
         return target.brightest_ratio(file), "from the histogram"
 
     def _gain(self, file: RawFile) -> tuple[float, str]:
         if self.gain is not None:
             return self.gain, "as given"
+        if any(share > 0 for share in known_numbers(file.tags, "NoiseReductionApplied")):
+            raise ValueError(
+                "its noise was reduced before, so that nothing tells its gain; give --gain in DN per electron"
+            )
         if self.iso is not None and not calibrated_camera(file.model, file.sensor.saturation):
             levels = f"this is {file.model or 'unknown'}, with {file.sensor.saturation:g} DN from black to white"
             raise ValueError(f"--iso works for {', '.join(CAMERAS)} alone, at 14 bits; {levels}: give --gain")
@@ -112,6 +118,8 @@ class Recipe:
             denoised = blended(denoised, _multiplied(file, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
         made_with = asked_for(choice.ratio, choice.gain, self.passes, self.seed, checkpoint)
+        made_with += f", strength {self.strength:g}" if self.strength < 1 else ""
+        made_with += ", exposure kept" if self.keep_exposure else ""
         if not self.keep_exposure:
             return Exposed(file.sensor, denoised, denoised, (scale, offset), self.strength, made_with)
         sensor, mosaic, coarse = at_own_exposure(file, denoised, choice.ratio, self.seed)
@@ -146,7 +154,7 @@ def formats_of(text: str) -> tuple[str, ...]:
 
 def _beyond(ratio: float) -> str:
     """A remark where no published or shipped network was trained for so much."""
-    longest = target.LARGEST_AUTO_RATIO
+    longest = TRAINED_RATIOS[1]
     return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 

@@ -13,6 +13,7 @@ from .rawfile import RawFile
 from .tiff import BYTE
 
 ROOTS = ("{adobe:ns:meta/}xmpmeta", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}RDF")
+RAWPREPARE = b'"rawprepare"'  # as an attribute, or an element's text in quotes
 DECLARATION = re.compile(rb"^(?:\xef\xbb\xbf)?\s*(?:<\?xml\s[^>]*\?>\s*)?")
 # XMP specification, part 1, section 7.3.2: how a packet inside a file begins and ends.
 PACKET = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n%s\n<?xpacket end="w"?>'
@@ -30,8 +31,10 @@ class Sidecars:
     warning: str = ""
 
 
-def with_sidecars(file: RawFile, result: Path) -> Sidecars:
+def with_sidecars(file: RawFile, result: Path, *, new_levels: bool = False) -> Sidecars:
     """Each sidecar goes where the programs that write it look for it when they open the DNG `result`.
+
+    new_levels: black and white are other ones there; what names the source's (darktable's rawprepare) is left out.
 
     IMG.xmp is Adobe's, who read a DNG's XMP inside it and nowhere else: it becomes the DNG's own, in place of what a
     camera wrote into its RAW file. If the source is a DNG, its own was edited by programs and stays; then IMG.xmp goes
@@ -47,6 +50,8 @@ def with_sidecars(file: RawFile, result: Path) -> Sidecars:
             continue
         try:
             content = _read(path)
+            if new_levels and RAWPREPARE in content:
+                raise ValueError("it holds darktable's black and white levels, which --keep-exposure changes")
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} beside it is left out ({getattr(error, 'strerror', None) or error})")
             continue

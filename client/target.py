@@ -1,11 +1,16 @@
 """The target exposure: how many times longer a file should have been exposed, and why."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
-from .rawfile import RawFile, RawFileError
+from exposure.schedule import TRAINED_RATIOS
 
-LARGEST_AUTO_RATIO = 300.0  # the longest exposure that the method is trained for
+from .rawfile import RawFile, RawFileError
+from .tags import text_of
+
+LARGEST_AUTO_RATIO = TRAINED_RATIOS[1]
 BLOCK = 8  # plane pixels a side: their mean has an eighth of a pixel's noise
 HIGHLIGHT = (99.0, 0.9)  # this percentile of the blocks comes to lie at this signal, so that few clip
 MIDDLE = 0.18  # the signal of a grey card, where the middle of a scene belongs
@@ -21,9 +26,11 @@ def ratio_from_ev(ev: float) -> float:
 def ratio_like(file: RawFile, long: RawFile) -> float:
     """R that gives `file` the exposure of `long`: the quotient of time x ISO / f-number^2.
 
-    The f-number and the ISO count where both files tell theirs. Raises RawFileError when an exposure time is unknown
-    or `long` is the shorter one.
+    The f-number and the ISO count where both files tell theirs. Raises RawFileError when an exposure time is unknown,
+    `long` is the shorter one, or a result of ours, which tells the exposure time of its source.
     """
+    if re.match(r"exposure \d", text_of(long.tags, "Software")):
+        raise RawFileError(f"--like {long.path.name} is a result of this command; give a file as the camera wrote it")
     ratio = 1.0
     for name, power, known in (("exposure_s", 1, "exposure time"), ("iso", 1, ""), ("aperture", -2, "")):
         short_value, long_value = getattr(file, name), getattr(long, name)

@@ -144,6 +144,9 @@ def calibrated_camera(model: str, saturation: float = PUBLISHED_PHOTON_UNIT) -> 
     return next((camera for key, camera in CAMERAS.items() if name in (*camera.names, key.lower())), None)
 
 
+LARGEST_SCALE = 0.1  # of a noise profile: 10 electrons at white
+
+
 def gain_from_noise_profile(profile: Sequence[float], saturation: float) -> float:
     """System gain K in DN per electron from a DNG NoiseProfile tag (51041).
 
@@ -151,8 +154,10 @@ def gain_from_noise_profile(profile: Sequence[float], saturation: float) -> floa
     Shot noise has variance K * DN, so K = s * S; colours are averaged.
     """
     scales = list(profile[0::2])
-    if not scales or len(profile) % 2 or not all(np.isfinite(scales)) or min(scales) <= 0:
-        raise ValueError(f"noise profile is {list(profile)}; it must hold pairs with a positive, finite scale")
+    if not scales or len(profile) % 2 or not 0 < min(scales) <= max(scales) <= LARGEST_SCALE:
+        raise ValueError(
+            f"noise profile is {list(profile)}; it must hold pairs with a scale above 0, and up to {LARGEST_SCALE:g}"
+        )
     return saturation * sum(scales) / len(scales)
 
 

@@ -13,6 +13,7 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from test_nafnet import small_naf
 
 from exposure import Sensor, load_checkpoint
@@ -23,6 +24,7 @@ from exposure.export.build_engine import build
 from exposure.export.recipes import Settings
 from exposure.kernels.manifest import read_manifest
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
+from exposure.training.leaves import dead_leaves
 
 os.environ["EXPOSURE_CACHE"] = tempfile.mkdtemp(prefix="exposure-tests-")  # timings and kernels, not the user's
 atexit.register(shutil.rmtree, os.environ["EXPOSURE_CACHE"], ignore_errors=True)
@@ -112,3 +114,11 @@ def dslr(data: Path, phase: str) -> tuple[NDArray[np.uint16], Sensor]:
 def shared_memory() -> set[str]:
     """Names of the blocks in /dev/shm, to see what a server or client leaves."""
     return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{seed}.png" for seed in range(2)]
+    for seed, path in enumerate(paths):
+        Image.fromarray((255 * dead_leaves(160, seed)).astype(np.uint8)).save(path)
+    return paths

@@ -443,7 +443,7 @@ def test_one_of_many_good_files_claims_a_name(tmp_path: Path, capsys: pytest.Cap
     assert planned == str(files[0])
     refusals = [line["reason"] for line in told if line["status"] == "failed"]
     assert len(refusals) == 7
-    sentence = f"is also that of {planned}; do it in a command of its own, with another --out"
+    sentence = f"is also that of {planned}; do it alone, with another --out"
     assert all(reason.endswith(sentence) for reason in refusals)
 
 
@@ -528,7 +528,7 @@ def test_a_stop_ends_soon_and_leaves_nothing(address: str, tmp_path: Path) -> No
     process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=60)[0].splitlines()
     assert process.returncode == 130
-    assert json.loads(told[-1]) == {"status": "ended", "reason": "it was interrupted"}
+    assert json.loads(told[-1]) == {"status": "ended", "reason": "it was interrupted; the same command goes on"}
     assert time.monotonic() - asked < 5
     assert all(name.endswith("_exposed.dng") for name in visible(tmp_path / "out"))
     assert shared_memory() <= before
@@ -551,7 +551,7 @@ def test_signals_that_come_in_twos_to_a_whole_group(address: str, tmp_path: Path
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130
-    assert complaint == "exposure: it was interrupted\n"
+    assert complaint == "exposure: it was interrupted; the same command goes on\n"
     assert all(name.endswith("_exposed.dng") for name in visible(tmp_path / "out"))
 
 

@@ -25,18 +25,27 @@ import int8  # noqa: E402
 import peers  # noqa: E402
 import published  # noqa: E402
 import report  # noqa: E402
+import workers  # noqa: E402
 from comparison import comparison  # noqa: E402
 from frames import GAIN, RATIO, dark_mosaic  # noqa: E402
 
 GMAC_AT_512 = 49.03  # counted by hand from the widths and 12 inputs
 
 
-def test_peers_take_turns_and_each_round_begins_with_another() -> None:
+def test_peers_take_turns_and_follow_different_neighbours() -> None:
     calls: list[str] = []
     works = {name: lambda name=name: calls.append(name) for name in "abc"}
     taken = harness.interleaved(works, 3, warm_up=0)
-    assert "".join(calls) == "abc" + "bca" + "cab"
+    assert "".join(calls) == "abc" + "acb" + "cab"
     assert all(len(seconds) == 3 for seconds in taken.values())
+
+
+def test_rounds_that_were_made_stay_when_time_is_up() -> None:
+    calls: list[str] = []
+    works = {name: lambda name=name: calls.append(name) for name in "ab"}
+    taken = harness.interleaved(works, 3, warm_up=0, until=0)
+    assert "".join(calls) == "ab"  # the first is made in any case
+    assert {name: len(seconds) for name, seconds in taken.items()} == {"a": 1, "b": 1}
 
 
 def test_a_drift_of_the_machine_cancels_in_ratios() -> None:
@@ -81,7 +90,7 @@ def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path, late: b
     """late: after its last pass, before it tells its memory."""
     graph = tmp_path / "f32.onnx"
     onnx_from_network(load_checkpoint(CHECKPOINT), graph)
-    dying, living = (peers.Worker(peers.OURS, graph) for _ in range(2))
+    dying, living = (workers.Worker(peers.OURS, graph) for _ in range(2))
     probe = ceilings.Probe()
     look, told = probe.run, dying.peak_gib
 

@@ -23,7 +23,7 @@ from PIL import Image
 from exposure import Sensor
 from exposure import __version__ as version
 from exposure.client import output
-from exposure.client.dng import write_dng
+from exposure.client.dng import adobes_name, write_dng
 from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
 from exposure.client.rawfile import RawFile, read, render
 from exposure.client.recipe import Choice, Recipe
@@ -69,6 +69,23 @@ def described(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     flags = [f"-{name}={value}" for name, value in DESCRIBED.items()]
     subprocess.run(["exiftool", "-q", "-overwrite_original", *flags, path], check=True)
     return path
+
+
+@pytest.mark.parametrize(
+    ("make", "model", "name"),
+    [
+        ("Canon", "Canon EOS 5D Mark IV", "Canon EOS 5D Mark IV"),
+        ("NIKON CORPORATION", "NIKON D850", "Nikon D850"),
+        ("SONY", "ILCE-7SM2", "Sony ILCE-7SM2"),
+        ("OLYMPUS IMAGING CORP.", "E-M5", "Olympus E-M5"),
+        ("RICOH IMAGING COMPANY, LTD.", "PENTAX K-1", "Pentax K-1"),
+        ("", "Camera", "Camera"),
+        ("", "", "unknown camera"),
+    ],
+)
+def test_a_camera_bears_adobes_name(make: str, model: str, name: str) -> None:
+    """Programs find a camera's profiles by it."""
+    assert adobes_name(make, model) == name
 
 
 @exiftool

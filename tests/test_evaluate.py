@@ -278,7 +278,7 @@ def test_only_the_centre_of_a_large_frame_is_judged(sid: Path) -> None:
     large = np.full((1100, 1200), 2000, np.uint16)
     large[0, 0] = 2001  # all alike would be missing data
     save(sid / "short/00009_00_0.1s.ARW", large)
-    save(sid / "long/00009_00_30s.ARW", large)
+    save(sid / "long/00009_00_40s.ARW", large)
     dark = list(cases.paired(sid, None))[-1]
     assert dark.crop == (19, 44, 512, 512)
     assert dark.ratio == 300  # as published: no more

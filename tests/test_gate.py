@@ -1,6 +1,8 @@
 """The accuracy gate and the choice of FP32 islands: what they let pass, and what they do not."""
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +83,31 @@ def test_few_wrong_pixels_are_found(network: Network, scene: Scene) -> None:
 
     with pytest.raises(GraphError, match=r"differs from FP32 torch by 8\.\d DN \(99\.9th percentile, 14 bit\)"):
         pass_gate(network, off_by(network, dotted), "f16", [scene], "the engine")
+
+
+@pytest.mark.parametrize(("precision", "most_dn"), [("f32", 0.5), ("f16", 4), ("bf16", 24)])
+def test_the_most_that_a_pixel_may_be_off(network: Network, scene: Scene, precision: str, most_dn: float) -> None:
+    """The table of export/README.md, from both sides."""
+
+    def off(dn: float) -> Callable[..., Array]:
+        dots = np.zeros(scene.image.shape, np.float32)
+        dots.reshape(-1)[::200] = dn / 16383  # half a percent of the pixels: PSNR hardly counts them
+        return off_by(network, lambda clean: clean + dots)
+
+    once = replace(scene, passes=1, clean=None)
+    pass_gate(network, off(0.97 * most_dn), precision, [once], "the engine")
+    with pytest.raises(GraphError, match=f"at most {most_dn:g} DN are allowed"):
+        pass_gate(network, off(1.03 * most_dn), precision, [once], "the engine")
+
+
+def test_the_most_that_may_be_lost(network: Network, scene: Scene) -> None:
+    once = replace(scene, passes=1, clean=None)
+    near = replace(once, clean=pass_through(network, once) - np.float32(0.05))
+    for loss_db, allowed in ((0.015, True), (0.025, False)):
+        offset = np.float32(0.05 * (10 ** (loss_db / 20) - 1))
+        engine = off_by(network, lambda clean, offset=offset: clean + offset)  # type: ignore[misc]
+        with contextlib.nullcontext() if allowed else pytest.raises(GraphError, match=r"loses 0\.025 dB"):
+            pass_gate(network, engine, "bf16", [near], "the engine")
 
 
 def test_a_loss_of_quality_is_found(network: Network, scene: Scene) -> None:

@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,11 +23,14 @@ import card_page
 import ceilings
 import engine
 import gpu_benchmark
+import gpu_build
 import gpu_check
 import gpu_kernels
+import gpu_machine
 import gpu_server
 import peers
 from gpu_machine import Card, NoCardError, first_card, found
+from processes import ENDED, NO_TIME, WRITE_S, Runner
 
 PASSED, FAILED, MISSING = ({"outcome": outcome} for outcome in ("passed", "failed", "not checked"))
 
@@ -113,8 +119,9 @@ def test_the_report_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(has_card(), reason="a card is here: engines are built on it, with or without kernels")
 def test_every_check_is_reported_where_the_kernels_are_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_check, "_built", lambda: False)
-    monkeypatch.setattr(gpu_check, "nvcc", lambda: None)
+    monkeypatch.setattr(gpu_check, "built", lambda: False)
+    monkeypatch.setattr(gpu_build, "built", lambda: False)
+    monkeypatch.setattr(gpu_build, "nvcc", lambda: None)
     monkeypatch.setattr(gpu_check, "program", lambda _: "/usr/bin/true")
     outcomes = {name: gpu_check.outcome_of(name, check) for name, check in gpu_check.checks().items()}
     assert {outcome["outcome"] for outcome in outcomes.values()} == {"not checked"}
@@ -135,13 +142,13 @@ def test_a_check_that_breaks_its_process_breaks_no_other(
 ) -> None:
     script = tmp_path / "check.py"
     script.write_text(f"import os, signal, sys, time\n{body}\n")
-    outcome = gpu_check.apart("a", script, limit_s)
+    outcome = Runner(script=script).apart("a", limit_s)
     assert outcome == ({"outcome": "failed", "why": why} if why else PASSED)
 
 
 def test_a_check_runs_in_a_process_of_its_own() -> None:
     """The real script; nothing is built where the kernels are, and nothing is compared where no card is."""
-    outcome = gpu_check.apart("torch tensors")
+    outcome = Runner().apart("torch tensors", 600)
     if has_card():
         pytest.skip("a card is here: run make gpu-check")
     assert outcome["outcome"] == "not checked"
@@ -155,67 +162,315 @@ def test_what_was_not_checked_is_counted() -> None:
     assert gpu_check.not_made(results | engines) == "2 of 4 checks not made: b (no torch); e (no onnx)"
 
 
-def test_timing_counts_every_launch() -> None:
-    class Clock:
-        """Of a card on which every launch takes a millisecond."""
+class Clock:
+    """Of a card on which every launch takes a millisecond."""
 
-        launches = 0
+    def __init__(self) -> None:
+        self.launched: list[str] = []
 
-        def mark(self) -> int:
-            return self.launches
+    def mark(self) -> int:
+        return len(self.launched)
 
-        def wait(self) -> None: ...
+    def wait(self) -> None: ...
 
-        def seconds_between(self, first: int, second: int) -> float:
-            return (second - first) / 1e3
+    def release(self) -> None: ...
 
-        def run(self, buffers: int) -> None:
-            assert buffers < gpu_kernels.BUFFER_SETS
-            self.launches += 1
+    def seconds_between(self, first: int, second: int) -> float:
+        return (second - first) / 1e3
 
+    def upload(self, array: Any) -> Any:
+        return array
+
+    def empty(self, shape: Any, _: Any) -> Any:
+        return shape
+
+    def copy(self, *_: Any) -> None:
+        self.launched.append("copy")
+
+    def run(self, kernel: str, *_: Any) -> None:
+        self.launched.append(kernel)
+
+
+def test_kernels_take_turns_on_a_card_that_is_warm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_kernels, "FRAME", (320, 480))
+    monkeypatch.setattr(gpu_kernels, "clock_under_load", lambda work: (work(), 1980)[1])
     clock = Clock()
-    speed = gpu_kernels._speed(clock, 10**6, clock.run)  # type: ignore[arg-type]
-    assert speed == {"median_us": 1000, "least_us": 1000, "most_us": 1000, "gb_per_s": 1}
+    found = gpu_kernels.bandwidth(clock)  # type: ignore[arg-type]
+    assert found["sm_clock_mhz"] == 1980
+    assert {speed["median_us"] for speed in found["kernels"].values()} == {1000}
+    turns = clock.launched[:: gpu_kernels.LAUNCHES]
+    round_of_all = ["copy", "pack", "pack", "unpack", "expose"]
+    assert turns[:6] == ["copy", *round_of_all]  # what warms the clocks, and each once
+    assert turns[6:16] == [*round_of_all, "pack", "pack", "unpack", "expose", "copy"]
 
 
+def test_clocks_are_read_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\nsleep 0.2\necho 1980\n")
+    smi.chmod(0o755)
+    monkeypatch.setattr(gpu_machine, "program", lambda _: str(smi))
+    works: list[float] = []
+    began = time.monotonic()
+    assert gpu_machine.clock_under_load(lambda: (works.append(0), time.sleep(0.01)), load_s=0.1) == 1980
+    assert time.monotonic() - began >= 0.25  # until it has answered
+    assert len(works) > 10
+    smi.write_text("#!/bin/sh\necho '[Not Supported]'\n")
+    assert gpu_machine.clock_under_load(lambda: None, load_s=0.1) is None
+    monkeypatch.setattr(gpu_machine, "program", lambda _: None)
+    assert gpu_machine.clock_under_load(lambda: None, load_s=0.1) is None
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not exist; what a run tells those that follow is undone."""
+    monkeypatch.setattr(gpu_check, "first_card", lambda: Card("A card", "8.6", "13.0"))
+    for name in ("PYTHONPATH", "TORCHINDUCTOR_CACHE_DIR"):
+        monkeypatch.setenv(name, "/before")
+
+
+def outcomes(path: Path) -> dict[str, tuple[str, str]]:
+    checks = json.loads((path / "a_card.json").read_text())["checks"]
+    return {name: (check["outcome"], check.get("why", "")) for name, check in checks.items()}
+
+
+@pytest.mark.usefixtures("card")
 def test_what_is_built_is_seen_by_what_follows(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A server and its Python model, too: they get the environment, not this process's path."""
     seen = []
 
-    def apart(name: str, limit_s: float) -> dict[str, Any]:
+    def apart(_: Runner, name: str, limit_s: float) -> dict[str, Any]:
         assert limit_s == 1200
-        seen.append(os.environ["PYTHONPATH"])
+        seen.append((os.environ["PYTHONPATH"], os.environ["TORCHINDUCTOR_CACHE_DIR"]))
         return PASSED | ({"package": "/built"} if name == "build" else {})
 
-    monkeypatch.setenv("PYTHONPATH", "/before")
-    monkeypatch.setattr(gpu_check, "first_card", lambda: Card("A card", "8.6", "13.0"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setattr(gpu_check, "checks", lambda: dict.fromkeys(("build", "kernel parity")))
-    monkeypatch.setattr(gpu_check, "apart", apart)
+    monkeypatch.setattr(Runner, "apart", apart)
     assert gpu_check.main(["--out", str(tmp_path)]) == 0
-    assert seen == ["/before", f"/built{os.pathsep}/before"]
-    assert capsys.readouterr().out.endswith("0 of 2 checks not made\n")
-    assert json.loads((tmp_path / "a_card.json").read_text())["checks"]["kernel parity"].items() >= PASSED.items()
+    kernels_of_torch = str(PROJECT / "build" / "gpu_check" / "inductor")
+    assert seen == [("/before", kernels_of_torch), (f"/built{os.pathsep}/before", kernels_of_torch)]
+    assert capsys.readouterr().out.endswith(
+        "  passed       build\n  passed       kernel parity\n0 of 2 checks not made\n"
+    )
+    assert outcomes(tmp_path)["kernel parity"] == ("passed", "")
 
 
+@pytest.mark.usefixtures("card")
 def test_some_checks_are_made_anew_beside_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found = {"build": PASSED | {"package": "/built"}, "kernel parity": PASSED, "peers at 512²": {"outcome": "failed"}}
     (tmp_path / "a_card.json").write_text(json.dumps({"checks": found}))
-    monkeypatch.setenv("PYTHONPATH", "")
-    monkeypatch.setattr(gpu_check, "first_card", lambda: Card("A card", "8.6", "13.0"))
     seen: dict[str, Any] = {}
 
-    def apart(name: str, limit_s: float) -> dict[str, Any]:
+    def apart(_: Runner, name: str, limit_s: float) -> dict[str, Any]:
         seen[name] = (limit_s, os.environ["PYTHONPATH"])
         return PASSED
 
-    monkeypatch.setattr(gpu_check, "apart", apart)
+    monkeypatch.setattr(Runner, "apart", apart)
     assert gpu_check.main(["--out", str(tmp_path), "--checks", "peers at 512²"]) == 0
-    checks = json.loads((tmp_path / "a_card.json").read_text())["checks"]
-    assert checks["kernel parity"] == PASSED
-    assert checks["peers at 512²"].items() >= PASSED.items()
-    assert seen == {"peers at 512²": (1200, "/built")}
+    assert outcomes(tmp_path) == {
+        "build": ("passed", ""),
+        "kernel parity": ("passed", ""),
+        "peers at 512²": ("passed", ""),
+    }
+    assert seen == {"peers at 512²": (1200, f"/built{os.pathsep}/before")}
+    # and what no time was left for is as it was
+    assert gpu_check.main(["--out", str(tmp_path), "--budget", "1", "--checks", "peers at 512²", "denoise"]) == 1
+    assert outcomes(tmp_path)["peers at 512²"] == ("passed", "")
+    assert outcomes(tmp_path)["denoise"] == ("not checked", NO_TIME)
+
+
+@pytest.mark.usefixtures("card")
+def test_tuning_is_left_out_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Runner, "apart", lambda *_: dict(PASSED))
+    assert gpu_check.main(["--out", str(tmp_path), "--without-tuning"]) == 0
+    told = {name: why for name, (outcome, why) in outcomes(tmp_path).items() if outcome == "not checked"}
+    assert told == dict.fromkeys(("tuned peers at 512²", "tuned peers at 12 MP"), "left out by --without-tuning")
+
+
+def test_what_is_worth_most_comes_first() -> None:
+    names = list(gpu_check.checks())
+    assert names[:6] == ["build", "kernel parity", "kernel bandwidth", "torch tensors", "denoise", "engines"]
+    assert names[6] == "Triton with GPU instances"
+    assert names[-3] == "compute-sanitizer"
+    assert all(name.startswith("tuned peers") for name in names[-2:])
+    page = (PROJECT / "benchmarks" / "GPU.md").read_text()
+    assert [page.index(f"`{name}`") for name in names] == sorted(page.index(f"`{name}`") for name in names)
+
+
+def test_a_budget_is_for_all_checks_together(tmp_path: Path) -> None:
+    script = tmp_path / "check.py"
+    script.write_text("import sys, time\nprint(float(sys.argv[6]) - time.monotonic())\ntime.sleep(600)\n")
+    began = time.monotonic()
+    runner = Runner(WRITE_S + 6, script)
+    assert runner.hindrance() is None
+    runner._until -= 5  # as if a check had taken them
+    assert runner.hindrance() == NO_TIME
+    assert runner.apart("a", 600) == MISSING | {"why": "no time was left after 1 s"}
+    assert time.monotonic() - began < 5
+
+
+def test_a_check_is_told_when_it_must_have_ended(tmp_path: Path) -> None:
+    """At a point in time: it starts later than its limit is counted from."""
+    script = tmp_path / "check.py"
+    script.write_text(
+        "import json, sys\njson.dump({'outcome': 'passed', 'until': sys.argv[6]}, open(sys.argv[4], 'w'))\n"
+    )
+    before = time.monotonic()
+    until = float(Runner(script=script).apart("a", 60)["until"])
+    assert before + 60 <= until <= time.monotonic() + 60
+
+
+UNFINISHED = """import json, os, sys, time
+json.dump({"outcome": "passed", "unfinished": True, "peers": {}}, open(sys.argv[4], "w"))
+open(os.environ["STARTED"], "w").write(str(os.getpid()))
+time.sleep(600)
+"""
+
+
+def test_what_a_check_had_found_outlives_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STARTED", str(tmp_path / "started"))
+    script = tmp_path / "check.py"
+    script.write_text(UNFINISHED)
+    assert Runner(script=script).apart("a", 2) == PASSED | {"peers": {}, "why": "it took more than 2 s"}
+    assert Runner(WRITE_S + 2, script).apart("a", 600)["why"] == "no time was left after 2 s"
+    script.write_text(UNFINISHED.replace("time.sleep(600)", "os.abort()"))
+    crashed = Runner(script=script).apart("a", 60)
+    assert crashed == FAILED | {"peers": {}, "why": "its process was ended by signal 6"}
+
+
+def appeared(path: Path) -> int:
+    """The number that a process has written there."""
+    until = time.monotonic() + 60
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def is_gone(pid: int) -> bool:
+    """Within some seconds; one that nobody has waited for is gone, too."""
+    for _ in range(500):
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGTERM])
+def test_a_check_ends_with_what_started_it(tmp_path: Path, ended_by: signal.Signals) -> None:
+    """SIGTERM: and what is known by then is written."""
+    check, run = tmp_path / "check.py", tmp_path / "run.py"
+    check.write_text(UNFINISHED)
+    run.write_text(
+        "import sys, functools, pathlib\n"
+        f"sys.path.insert(0, {str(PROJECT / 'benchmarks')!r})\n"
+        "import gpu_check\n"
+        "gpu_check.first_card = lambda: gpu_check.Card('A card', '8.6', '13.0')\n"
+        f"gpu_check.Runner = functools.partial(gpu_check.Runner, script=pathlib.Path({str(check)!r}))\n"
+        f"sys.exit(gpu_check.main(['--out', {str(tmp_path)!r}]))\n"
+    )
+    started = tmp_path / "started"
+    environment = {**os.environ, "STARTED": str(started)}
+    process = subprocess.Popen([sys.executable, run], env=environment, stdout=subprocess.PIPE, text=True)
+    check_pid = appeared(started)
+    process.send_signal(ended_by)
+    said = process.communicate(timeout=60)[0]
+    assert is_gone(check_pid)
+    if ended_by == signal.SIGTERM:
+        assert process.returncode == 1
+        assert outcomes(tmp_path)["build"] == ("passed", ENDED)
+        assert outcomes(tmp_path)["kernel parity"] == ("not checked", ENDED)
+        assert f"kernel parity ({ENDED})" in said.splitlines()[-1]
+
+
+def test_results_go_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for out, folder in ((tmp_path, tmp_path), (tmp_path / "gone", None), ("", None)):
+        monkeypatch.setenv("OUT", str(out))
+        assert gpu_check._parser().parse_args([]).out == (folder or PROJECT / "benchmarks" / "results")
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A build folder, as when no kernels are installed."""
+    folder = tmp_path / "build"
+    monkeypatch.setattr(gpu_build, "BUILD", folder)
+    monkeypatch.setattr(gpu_build, "CUDA_LIBRARY", folder / "exposure" / "kernels" / gpu_build.CUDA_LIBRARY.name)
+    monkeypatch.setattr(gpu_build, "built", lambda: False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    modules = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "exposure"}
+    for name in modules:  # the package in build/ takes their place; they come back
+        monkeypatch.setitem(sys.modules, name, modules[name])
+    return folder
+
+
+def test_an_earlier_build_is_found_without_its_result(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "")
+    gpu_build.use_what_was_built(None)
+    assert os.environ["PYTHONPATH"] == ""
+    gpu_build.CUDA_LIBRARY.parent.mkdir(parents=True)
+    gpu_build.CUDA_LIBRARY.touch()
+    gpu_build.use_what_was_built(None)
+    assert os.environ["PYTHONPATH"] == str(build)
+    assert (build / "exposure" / "kernels" / "library.py").samefile(PROJECT / "kernels" / "library.py")
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(gpu_build, "built", lambda: True)  # what is installed goes before
+    gpu_build.use_what_was_built(None)
+    assert os.environ["PYTHONPATH"] == ""
+
+
+def test_links_of_a_tree_that_was_elsewhere_are_repaired(build: Path) -> None:
+    (build / "exposure").mkdir(parents=True)
+    (build / "exposure" / "client").symlink_to("/nowhere/client")
+    gpu_build.package_in_build()
+    gpu_build.package_in_build()  # and once more, over its own
+    assert (build / "exposure" / "client").samefile(PROJECT / "client")
+    assert not any(link.readlink().is_absolute() for link in build.rglob("*") if link.is_symlink())
+
+
+def test_a_backend_is_built_only_with_openvinos_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its libraries alone suffice to run one."""
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(gpu_machine, "find_spec", lambda _: package)
+    assert not gpu_machine.has_openvino_headers()
+    commands: list[Any] = []
+    monkeypatch.setattr(gpu_build, "_cmake", lambda *arguments: commands.append(arguments))
+    monkeypatch.setattr(gpu_build, "_prefix", lambda: tmp_path)
+    monkeypatch.setattr(gpu_build, "nvcc", lambda: "nvcc")
+    monkeypatch.setattr(gpu_build, "program", lambda name: name)
+    monkeypatch.setattr(gpu_build, "built", lambda: bool(commands))
+    monkeypatch.setattr(gpu_build, "_outdated", lambda: True)
+    assert gpu_build.build_check()["backend"] == "OFF"
+    assert "-DEXPOSURE_BACKEND=OFF" in commands[0]
+    (tmp_path / "cmake").mkdir()
+    assert gpu_machine.has_openvino_headers()
+    monkeypatch.setattr(gpu_machine, "find_spec", lambda _: None)
+    assert not gpu_machine.has_openvino_headers()
+
+
+@pytest.mark.parametrize(("index", "told"), [(False, False), (True, False), (False, True)])
+def test_make_asks_once_whether_there_is_a_package_index(tmp_path: Path, index: bool, told: bool) -> None:
+    """Before it makes an environment and lets pip try again and again. A stand-in for Python says how it was called."""
+    python, log = tmp_path / "python", tmp_path / "log"
+    fails = "" if index else 'case "$*" in *"index versions"*) exit 1;; esac\n'
+    fails += 'case "$*" in "-m venv"*) exit 1;; esac\n'
+    python.write_text(f'#!/bin/sh\necho "$*" >>{log}\n{fails}')
+    python.chmod(0o755)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "CMakeLists.txt").touch()
+    chosen = f"{'GPU_PYTHON' if told else 'PYTHON'}={python}"
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    command = ["make", "-C", tmp_path, "gpu-check", chosen, "GPU_CHECK=--limit 5"]
+    subprocess.run(command, capture_output=True, check=True)
+    calls = log.read_text().splitlines()
+    assert calls[0] == "benchmarks/gpu_machine.py"
+    assert calls[-1] == "benchmarks/gpu_check.py --limit 5"
+    assert ("-m venv .venv" in calls) == index
+    assert any("--retries 0 --timeout 5" in call for call in calls) != told
 
 
 def test_models_move_to_the_card_that_is_checked(tmp_path: Path) -> None:
@@ -234,12 +489,14 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
     frame = engine.described(timed, (512, 512), ceilings.Cost(1e11, 1e9), roof, peers.COMPILED)
     absent = gpu_benchmark._outcome({"left_out": "tensorrt is not installed", "absent": True}, None)
     told = {peers.COMPILED: gpu_benchmark._outcome({"agreement_db": 80.1}, None), "tensorrt, FP16 body": absent}
-    peers_at = {"ceilings": {"gflops": 5e5, "gbytes_per_s": 4000.0}, "baseline": peers.COMPILED, "peers": told}
+    common = {"ceilings": {"gflops": 5e5, "gbytes_per_s": 4000.0}, "sm_clock_mhz": 1980}
+    peers_at = common | {"baseline": peers.COMPILED, "peers": told}
     request = {"median": 0.1, "least": 0.09, "most": 0.12, "mean of the rest": 0.001}
     results = {
-        "kernel bandwidth": PASSED | {"frame": "12 MP", "kernels": {"pack": speed}},
+        "kernel bandwidth": PASSED | {"frame": "12 MP", "sm_clock_mhz": 1980, "kernels": {"pack": speed}},
         "engines": PASSED | {"engines": {"tensorrt engine on this card": {"outcome": "failed", "why": "it is off"}}},
         "peers at 512²": PASSED | peers_at | {"frame": frame},
+        "tuned peers at 512²": MISSING | peers_at | {"why": "nothing was timed"},
         card_page.SERVED: PASSED | {"seconds_per_request_of_3_passes": {"4240x2832": request}},
     }
     results["engines"]["machine"] = {"nvcc": "12.8"}
@@ -250,6 +507,8 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
     assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
     page = path.with_suffix(".md").read_text()
     for line in (
+        "## Kernels, 12 MP, at 1980 MHz",
+        "## One pass at 512², peers\n\nCeilings of the card: 500000 GFLOP/s in FP16 and 4000 GB/s, at 1980 MHz.",
         "| pack | 9.1 (9.0 to 9.9) | 4000.0 | 93 % |",
         "| tensorrt engine on this card | failed |  |  | it is off |",
         f"| {peers.COMPILED} | 0.025 | 40 | 1 % | 1.5 | 1 (1 to 1) | 80.1 dB |",

@@ -1,8 +1,13 @@
 """What runs a plan, without a card: TensorRT and CuPy are stand-ins, which compute nothing."""
 
 import runpy
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import Pipe
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +21,7 @@ from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.export import tensorrt_engine
 from exposure.export import tensorrt_runtime as runtime
-from exposure.export.graph import onnx_from_network, onnx_runner
+from exposure.export.graph import FP32_AGREEMENT_DB, onnx_from_network, onnx_runner
 from exposure.kernels.machine import Machine
 from exposure.kernels.manifest import EngineError
 from exposure.networks import Network
@@ -27,6 +32,7 @@ import gpu_benchmark
 import gpu_check
 import gpu_peers
 import peers
+import workers
 
 NAMES = ("IMAGE", "PHOTON_GAIN", "CLEAN")
 A_CARD = Machine("A card", "86", "13.0", "580.1")
@@ -208,12 +214,18 @@ def test_a_builder_that_cannot_start(
         tensorrt_engine.plan_from_onnx(tmp_path / "graph.onnx", tmp_path / "plan", "tensorrt", options)
 
 
-def test_a_peer_on_a_card_computes_what_the_network_does(monkeypatch: pytest.MonkeyPatch, network: Network) -> None:
-    """Its planes go up once; the processor stands in for the card."""
-    uploads = []
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: uploads.append(tensor) or tensor)
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What goes up to the card, for which the processor stands in."""
+    uploads: list[Any] = []
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: uploads.append(tensor) or tensor.clone())
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, **_: module)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    return uploads
+
+
+def test_a_peer_on_a_card_computes_what_the_network_does(uploads: list[Any], network: Network) -> None:
+    """Its planes go up once."""
     peer = gpu_peers.OnCard(network)
     assert torch.backends.cudnn.allow_tf32 is False
     image, original = (np.random.default_rng(seed).random((1, 4, 32, 48), np.float32) for seed in range(2))
@@ -221,10 +233,77 @@ def test_a_peer_on_a_card_computes_what_the_network_does(monkeypatch: pytest.Mon
     with torch.no_grad():
         expected = network(*map(torch.from_numpy, (image, gain, original)))
     np.testing.assert_array_equal(peer(image, gain, original), expected.numpy())
-    one_pass = peer.over(image, gain)
+    passes = peer.over(image, gain)
     uploads.clear()
-    one_pass()
+    passes(2)
     assert not uploads
+
+
+@pytest.mark.usefixtures("uploads")
+def test_a_peer_compiles_itself_once_for_what_is_verified_and_timed() -> None:
+    compiled = []
+
+    class Small(torch.nn.Module):
+        def forward(self, image: Any, gain: Any, original: Any) -> Any:
+            return torch.cat([image, original], 1) * gain
+
+    def backend(graph: Any, _: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    peer = gpu_peers.OnCard(torch.compile(Small(), dynamic=False, backend=backend))
+    image, original = (np.random.default_rng(seed).random((1, 4, 32, 48), np.float32) for seed in range(2))
+    gain = np.array([0.5], np.float32)
+    peer(image, gain, original)
+    met = len(compiled)
+    peer.over(image, gain)(3)
+    assert len(compiled) == met > 0
+    torch.compiler.reset()
+
+
+def test_a_compiler_prints_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import config, select_algorithm
+
+    monkeypatch.setattr(config, "autotune_num_choices_displayed", 10)
+    monkeypatch.setattr(select_algorithm, "PRINT_AUTOTUNE", True)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: network)
+    monkeypatch.setattr(gpu_peers, "OnCard", lambda module, **_: module)
+    gpu_peers.cuda_compiled(None, Path())
+    assert (config.autotune_num_choices_displayed, select_algorithm.PRINT_AUTOTUNE) == (0, False)
+    assert peers.PEERS[peers.COMPILED].environment.items() >= gpu_peers.QUIET.items()
+
+
+def test_short_passes_are_timed_together_on_a_card_that_is_warm() -> None:
+    """Of a clock that rises: the first passes take longer."""
+    asked: list[int] = []
+
+    def passes(count: int) -> None:
+        asked.append(count)
+        time.sleep(count * (0.002 if sum(asked) > 10 else 0.02))
+
+    began = time.monotonic()
+    count = gpu_peers.warmed(passes)
+    assert time.monotonic() - began >= gpu_peers.LOAD_S
+    assert asked[: gpu_peers.WARM_UPS] == [1] * gpu_peers.WARM_UPS
+    assert count * 0.002 >= 0.9 * gpu_peers.LEAST_S
+    asked.clear()
+    assert 0.001 < gpu_peers.clocked(passes, 60) < 0.02
+    assert asked == [60]
+
+
+def test_peers_of_torch_need_no_onnx() -> None:
+    """Nor does a peer whose library is absent cost the others."""
+    absent = ("onnx", "onnxruntime", "onnxscript", "openvino", "tensorrt", "tensorrt_rtx_bindings")
+    code = (
+        f"import sys; sys.path.insert(0, {str(PROJECT / 'benchmarks')!r})\n"
+        f"sys.modules.update(dict.fromkeys({absent}))\n"
+        "import gpu_benchmark, gpu_peers, importlib.util\n"
+        "gpu_peers.no_card = lambda: None\n"
+        "gpu_peers.find_spec = lambda name: None\n"
+        "assert gpu_peers.no_provider('CUDAExecutionProvider') == 'onnxruntime is not installed'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert peers.FP32_DB == FP32_AGREEMENT_DB
 
 
 def test_a_peer_by_onnx_runtime_keeps_its_planes(tmp_path: Path, network: Network) -> None:
@@ -235,7 +314,7 @@ def test_a_peer_by_onnx_runtime_keeps_its_planes(tmp_path: Path, network: Networ
     gain = np.array([0.5], np.float32)
     expected = onnx_runner(tmp_path / "model.onnx")(image, gain, original)
     np.testing.assert_array_equal(peer(image, gain, original), expected)
-    peer.over(image, gain)()
+    peer.over(image, gain)(2)
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
         pytest.raises(RuntimeError, match="ONNX Runtime cannot use its NowhereExecutionProvider here"),
@@ -266,11 +345,146 @@ def test_a_peer_that_computes_something_else_fails_the_check() -> None:
 
 
 def test_a_peer_for_which_no_time_is_left_is_absent(tmp_path: Path) -> None:
-    with pytest.raises(peers.AbsentPeerError, match="no time was left for it"):
-        peers.Worker(peers.OURS, tmp_path, until=0)
-    worker = peers.Worker(peers.OURS, tmp_path, until=time.monotonic() + 0.2)
-    with pytest.raises(peers.AbsentPeerError, match="no time was left for it"):
+    with pytest.raises(workers.AbsentPeerError, match="no time was left for it"):
+        workers.Worker(peers.OURS, tmp_path, until=0)
+    until = time.monotonic() + 2
+    worker = workers.Worker(peers.OURS, tmp_path, until=until)
+    with pytest.raises(workers.AbsentPeerError, match="no time was left for it"):
         worker.run(16, 16)  # it is still being loaded
+    assert time.monotonic() < until  # half is for the others
+    assert not worker._process.is_alive()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")
+@pytest.mark.parametrize("late", [False, True])
+def test_a_process_ends_with_what_started_it(tmp_path: Path, late: bool) -> None:
+    """late: it says so when its parent is gone already."""
+    script, said = tmp_path / "run.py", tmp_path / "said"
+    wait = "while os.getppid() == parent: time.sleep(0.01)\n    " if late else ""
+    script.write_text(
+        "import os, pathlib, signal, sys, time\n"
+        f"sys.path.insert(0, {str(PROJECT / 'benchmarks')!r})\n"
+        "import processes\n"
+        f"parent, said = os.getpid(), pathlib.Path({str(said)!r})\n"
+        "if os.fork() == 0:\n"
+        f"    if {late}: said.write_text(str(os.getpid()))\n"
+        f"    {wait}processes.die_with_parent(parent)\n"
+        "    said.write_text(str(os.getpid()))\n"
+        "    time.sleep(60)\n"
+        "while not (said.exists() and said.read_text()): time.sleep(0.01)\n"
+        "os.kill(parent, signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, script], check=False, timeout=60)
+    stat = Path(f"/proc/{said.read_text()}/stat")
+    until = time.monotonic() + 20
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def test_a_peer_is_tied_to_what_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is asked anything: a busy one hears of no closed pipe."""
+    tied: list[int] = []
+    monkeypatch.setattr(workers, "die_with_parent", tied.append)
+    ours, theirs = Pipe()
+    ours.close()
+    workers._serve("a", tmp_path, theirs, 42)
+    assert tied == [42]
+
+
+PLAN = "tensorrt, FP16 body"
+TUNERS = {name: replace(peers.PEERS[peers.COMPILED], absent=lambda: None) for name in (peers.COMPILED, PLAN)}
+EAGER = "torch CUDA FP32 eager"
+READY = {name: replace(peers.PEERS[name], absent=lambda: None) for name in (EAGER, *gpu_benchmark.BESIDE)}
+
+
+class AtWork:
+    """Peers of whom some are late; asks nothing of any card. verified: whom, in turn, at which sides, until when."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, late: tuple[str, ...] = ()) -> None:
+        self.late, self.verified = late, list[tuple[list[str], Any, float]]()
+        probe = SimpleNamespace(
+            run=lambda: None, record=dict, best=ceilings.Ceilings(1e15, 4e12, on_card=True), flops=[1.0]
+        )
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(gpu_benchmark, "Probe", lambda _: probe)
+        monkeypatch.setattr(gpu_benchmark, "clock_under_load", lambda _: 1980)
+        monkeypatch.setattr(gpu_benchmark, "PEERS", READY | TUNERS)
+        monkeypatch.setattr(gpu_benchmark, "peers_at_work", self.peers_at_work)
+
+    @contextmanager
+    def peers_at_work(self, names: Any, graph: Path, _: Any, *, sides: Any, until: float) -> Iterator[Any]:
+        assert not graph.exists()
+        self.verified.append((list(names), sides, until))
+        here = {name: self for name in names if name not in self.late}
+        late = {"left_out": workers.NO_TIME, "absent": True}
+        yield here, {name: {"agreement_db": 90.0} if name in here else late for name in names}
+
+    def run(self, *_: int) -> float:
+        return 0.001
+
+    def peak_gib(self) -> float:
+        return 1.0
+
+    def close(self) -> None: ...
+
+
+def test_those_that_are_ready_are_timed_before_any_tunes(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work = AtWork(monkeypatch)
+    until = time.monotonic() + 100
+    found = gpu_benchmark.measured("512²", until)
+    assert found["outcome"] == "passed"
+    assert found["sm_clock_mhz"] == 1980
+    assert list(found["frame"]["peers"]) == list(READY)
+    assert at_work.verified == [(list(READY), (512, 512), until - gpu_benchmark.RESERVE_S)]
+
+
+def test_where_nothing_was_timed_nothing_has_passed(monkeypatch: pytest.MonkeyPatch) -> None:
+    AtWork(monkeypatch, late=tuple(READY))
+    found = gpu_benchmark.measured("512²", time.monotonic() + 100)
+    assert found["outcome"] == "not checked"
+    assert found["why"].startswith("nothing was timed: torch CUDA FP32 eager: no time was left for it; ")
+
+
+def test_a_peer_that_tunes_too_long_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, kept = AtWork(monkeypatch, late=(peers.COMPILED,)), list[Any]()
+    until = time.monotonic() + 100
+    found = gpu_benchmark.tuned("512²", until, kept.append)
+    assert [result["outcome"] for result in kept] == ["not checked", "not checked"]  # before each
+    assert "nothing was timed" in kept[0]["why"]
+    told = {name: peer["outcome"] for name, peer in found["peers"].items()}
+    assert told == dict.fromkeys((*gpu_benchmark.BESIDE, "tensorrt, FP16 body"), "passed") | {
+        peers.COMPILED: "not checked"
+    }
+    assert found["outcome"] == "passed"
+    timed = found["frame"]["peers"][PLAN]
+    assert timed["speed_over_baseline"]["samples"] == gpu_benchmark.ROUNDS  # in the same rounds
+    shares = [time_out - until for _, _, time_out in at_work.verified]
+    assert shares[0] == -gpu_benchmark.RESERVE_S
+    assert shares[1] < -gpu_benchmark.RESERVE_S - 30  # half, for there are two
+
+
+def test_a_peer_that_tunes_is_verified_at_the_size_of_timing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    class Worker(workers.Worker):
+        def __init__(self, name: str, *_: Any, **__: Any) -> None:
+            self.name, self.peer = name, peers.PEERS[name]
+
+        def _ask(self, _: str, *arrays: Any, reserve_s: float = 0) -> Any:
+            asked.append((self.name, arrays[0].shape[2:], reserve_s))
+            return network(*map(torch.from_numpy, arrays)).detach().numpy()
+
+        def hang_up(self) -> None: ...
+        def close(self, _: float = 0) -> None: ...
+
+    network = load_checkpoint(CHECKPOINT.with_name("unet_small.safetensors"))
+    monkeypatch.setattr(workers, "Worker", Worker)
+    names = [peers.HALF, peers.COMPILED]
+    with workers.peers_at_work(names, tmp_path, network, sides=(192, 240)) as (at_work, found):
+        assert list(at_work) == names
+    assert [told["agreement_db"] > 90 for told in found.values()] == [True, True]
+    assert asked == [(peers.HALF, (176, 208), 0), (peers.COMPILED, (192, 240), workers.TIMING_S)]
 
 
 def test_the_cards_ceilings_are_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +500,11 @@ def test_the_cards_ceilings_are_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(torch, "rand", here)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     probe = ceilings.Probe("cuda")
+    products: list[int] = []
+    mm = torch.mm
+    monkeypatch.setattr(torch, "mm", lambda a, b: (products.append(1), mm(a, b))[1])
     probe.run()
+    assert len(products) == ceilings.CARD_LAUNCHES  # timed together
     assert probe._a.dtype is torch.float16
     assert probe.best.on_card
     assert (probe.best.flops, probe.best.bandwidth) == (probe.flops[0], probe.bandwidth[0])

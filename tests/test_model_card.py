@@ -8,7 +8,8 @@ import pytest
 from conftest import PROJECT
 
 from exposure.files import sha256
-from exposure.training.evaluate import Score, biases, means
+from exposure.training.cases import simulated
+from exposure.training.evaluate import Row, Score, biases, definition, evaluate, means
 
 RESULTS = PROJECT / "training" / "results"
 FILES = {"default": "unet", "half": "unet_half", "small": "unet_small"}
@@ -45,12 +46,28 @@ def figures(scores: list[dict[str, Any]], group: str, method: str, passes: int) 
     return next((blind, ssim) for name, number, (blind, _, ssim, _) in known if (name, number) == (method, passes))
 
 
-@pytest.mark.parametrize("name", ["default", "half", "small", "served", "others", "iso"])
+@pytest.mark.parametrize("name", ["default", "half", "small", "served", "others", "iso", "low"])
 def test_scores_are_of_the_shipped_networks(name: str) -> None:
     shipped = PROJECT / "checkpoints" / f"{FILES.get(name, 'unet')}.safetensors"
     for found in results(name):
         assert found["checkpoint_sha256"] == sha256(shipped)
         assert not found["left_out"]
+
+
+def test_scores_are_made_once_more() -> None:
+    """One picture that everybody has: how scenes, noise, the classical denoiser and scores are made did not change."""
+    skimage = pytest.importorskip("skimage")
+    picture = Path(skimage.__file__).parent / "data" / "astronaut.png"
+    (case,) = simulated([picture], camera="SonyA7S2", iso=3200, ratios=[100], noise="P+g", shrink=1)
+    rows = [Row("definition", definition(PROJECT / "checkpoints" / "unet.safetensors"), [1])]
+    scores = {(score.method, score.passes): score for score in evaluate([case], rows)}
+    known = [Score(**score) for score in scores_of("others")]
+    known = [score for score in known if (score.case, score.group) == ("astronaut.png", "x100")]
+    for then in (score for score in known if (score.method, score.passes) in scores):
+        now = scores.pop((then.method, then.passes))
+        assert (now.blind, now.oracle) == pytest.approx((then.blind, then.oracle), abs=1e-3)  # dB
+        assert now.ssim == pytest.approx(then.ssim, abs=1e-5)
+    assert not scores
 
 
 def test_the_card_says_what_was_scored() -> None:
@@ -69,6 +86,42 @@ def test_the_card_says_what_was_scored() -> None:
             assert cell == f"{blind:.2f} / {ssim:.3f}", row
         seen += 1
     assert seen == 11
+
+
+def test_the_card_says_what_was_scored_elsewhere() -> None:
+    """In other light, at small ratios, on pictures that decided nothing."""
+    card = PROJECT / "checkpoints" / "README.md"
+    by_iso = {
+        (found["iso"], score["group"]): found["scores"]
+        for name in ("iso", "low")
+        for found in results(name)
+        for score in found["scores"]
+    }
+    more_light = [(by_iso[f"{iso}.0", "x100"], "x100") for iso in (100, 200, 400, 800)]
+    more_light.append((scores_of("default"), "x100"))
+    small = [(by_iso[f"{iso}.0", group], group) for iso in (400, 3200) for group in ("x2", "x5", "x10")]
+    others = [(scores_of("others"), group) for group in GROUPS]
+    known = {
+        ("one pass", 5): (more_light, "definition", 1),
+        ("three passes", 5): (more_light, "definition", 3),
+        ("three, photons drawn as published", 5): (more_light, "independent draws", 3),
+        ("non-local means", 5): (more_light, "non-local means", 0),
+        ("their noisy input", 6): (small, "noisy input", 0),
+        ("their non-local means", 6): (small, "non-local means", 0),
+        ("one pass, little exposed", 6): (small, "definition", 1),
+        ("two passes, little exposed", 6): (small, "definition", 2),
+        ("three passes, little exposed", 6): (small, "definition", 3),
+        ("their noisy input", 3): (others, "noisy input", 0),
+        ("their non-local means", 3): (others, "non-local means", 0),
+        ("the same of the networks' input", 3): (others, "non-local means, clipped", 0),
+        ("one pass of the default", 3): (others, "definition", 1),
+        ("two passes of the default", 3): (others, "definition", 2),
+        ("three passes of the default", 3): (others, "definition", 3),
+    }
+    for (row, columns), (cells, method, passes) in known.items():
+        told = rows_of(card, columns)[row]
+        found = [figures(scores, group, method, passes) for scores, group in cells]
+        assert told == [f"{blind:.2f} / {ssim:.3f}" for blind, ssim in found], row
 
 
 def test_the_card_says_how_far_shadows_are_off() -> None:

@@ -56,7 +56,7 @@ def test_known_gains_are_found_in_photographs(data: Path) -> None:
 
 
 def test_the_error_is_honest_where_texture_passes_for_noise(data: Path) -> None:
-    """Of every sixth photograph. Without the disagreement of its parts, the root mean square here is 2.2."""
+    """Of every sixth photograph: 0.80 here; without the disagreement of places 1.05, without that of halves 0.94."""
     deviations = []
     for path in sorted((data / "photos").glob("*.jpg"))[::6]:
         with Image.open(path) as image:
@@ -66,7 +66,7 @@ def test_the_error_is_honest_where_texture_passes_for_noise(data: Path) -> None:
             fit = fit_noise(shot(clean, gain, 100), SENSOR)
             deviations.append((fit.gain - gain) / fit.error)
     assert len(deviations) == 16
-    assert np.sqrt(np.mean(np.square(deviations))) < 1.3
+    assert np.sqrt(np.mean(np.square(deviations))) < 0.9
 
 
 def test_a_dark_scene_with_few_lights_is_not_estimated_too_low(data: Path) -> None:

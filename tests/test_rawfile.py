@@ -185,7 +185,7 @@ def test_black_of_a_larger_pattern_and_numbers_with_points_are_refused(tmp_path:
     [
         ("raw/nikon_d500_linear_rgb.dng", "already demosaiced"),
         ("raw/canon_6d_linear_lossy.dng", "already demosaiced"),
-        ("raw/canon_g1_cmyg.crw", "GMCY filters"),
+        ("raw/canon_g1_cmyg.crw", "four kinds of filters .GMCY"),
         ("corrupt/notbayer_DJI_FLIR_thermal.tif", "grayscale"),
         ("corrupt/notbayer_gray16_512.tif", "grayscale"),
         ("corrupt/notbayer_palette_73x43.tif", "palette"),

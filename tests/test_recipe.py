@@ -53,11 +53,50 @@ def test_like_says_why_not() -> None:
         ratio_like(FILE, replace(FILE, path=Path("b.arw"), exposure_s=1 / 100))
 
 
+def test_a_result_does_not_tell_how_long_it_was_exposed() -> None:
+    long = replace(FILE, path=Path("a_exposed.dng"), tags={"Software": (2, "exposure 0.2.0 (ratio 8)")})
+    with pytest.raises(RawFileError, match=r"^--like a_exposed\.dng is a result of this command; give a file as"):
+        ratio_like(FILE, long)
+
+
+def test_what_makes_the_same_once_more_is_noted() -> None:
+    recipe = Recipe(ratio=8, strength=0.7, keep_exposure=True)
+    told = recipe.finish(FILE, FILE.mosaic, Choice(8, "", 3, "")).made_with
+    assert told == "ratio 8, gain 3 DN/e-, passes 3, seed 0, strength 0.7, exposure kept"
+
+
+def test_what_no_network_was_trained_for_is_told() -> None:
+    assert Recipe(ratio=300, gain=3).choose(FILE).ratio_reason == "as given"
+    assert (
+        Recipe(ratio=301, gain=3).choose(FILE).ratio_reason == "as given, beyond the 300 that networks are trained for"
+    )
+
+
+@pytest.mark.parametrize("share", [(1, 1), (1, 2)])
+def test_what_was_denoised_before_tells_no_gain(share: tuple[int, int]) -> None:
+    """Its noise is no photon noise any more, whatever its ISO or noise profile say."""
+    file = replace(FILE, model="ILCE-7SM2", tags={"NoiseReductionApplied": (5, share)})
+    with pytest.raises(ValueError, match=r"^its noise was reduced before, .*; give --gain in DN per electron$"):
+        Recipe(ratio=20).choose(file)
+    assert Recipe(ratio=20, gain=3).choose(file).gain == 3
+    unknown = replace(file, tags={"NoiseReductionApplied": (5, (0, 1))})
+    assert Recipe(ratio=20).choose(unknown).gain == CAMERAS["SonyA7S2"].gain(1600)
+
+
 @pytest.mark.parametrize("ratio", [5, 50, 200])
 def test_auto_finds_the_exposure_of_a_scene(ratio: float) -> None:
     """A scene whose middle is a grey card and whose highlights do not clip, shot too short, gets its exposure back."""
     scene = np.linspace(0.01, 0.36, 256 * 256).reshape(256, 256)
     assert brightest_ratio(dark(scene, ratio)) == pytest.approx(ratio, rel=0.05)
+
+
+def test_auto_takes_neither_noise_nor_a_lamp_for_the_highlights() -> None:
+    """Single pixels of so dark a file reach 1.2 times the brightest part; the lamp is 0.4 % of the frame."""
+    scene = np.full((256, 256), 0.1)
+    scene[:, :16] = 0.9
+    file = dark(scene, 150)
+    file.mosaic[112:128, 112:128] = 16383
+    assert brightest_ratio(file) == pytest.approx(150, rel=0.05)
 
 
 def test_auto_keeps_highlights_and_has_an_end() -> None:

@@ -60,6 +60,20 @@ def test_adobes_goes_inside_and_darktables_beside(
     assert (out / "DSC0000_exposed.dng.xmp").read_text() == "what was done to the result"
 
 
+def test_levels_that_darktable_noted_are_not_taken_for_others(source: Path) -> None:
+    """It subtracts the black level that its history holds, whatever the file says."""
+    module = '<rdf:li xmlns:darktable="http://darktable.sf.net/" darktable:operation="rawprepare"/>'
+    history = DARKTABLE.replace("<rdf:li>", f"{module}<rdf:li>")
+    source.with_name("DSC0000.dng.xmp").write_text(history)
+    result = Path("out/DSC0000_exposed.dng")
+    assert list(with_sidecars(read(source), result).copies.values()) == [history.encode()]
+    refused = with_sidecars(read(source), result, new_levels=True)
+    assert refused.copies == {}
+    assert "DSC0000.dng.xmp beside it is left out (it holds darktable's black and white levels" in refused.warning
+    source.with_name("DSC0000.dng.xmp").write_text(DARKTABLE)  # a rating alone
+    assert list(with_sidecars(read(source), result, new_levels=True).copies.values()) == [DARKTABLE.encode()]
+
+
 def test_nothing_is_merged(source: Path) -> None:
     """A DNG with XMP of its own keeps it; the sidecar goes beside the result, whole."""
     source.with_suffix(".XMP").write_text(ADOBE)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, NOISE_MODELS, ReadNoise, expose_short
-from exposure.schedule import PUBLISHED_PHOTON_UNIT
+from exposure.schedule import PUBLISHED_PHOTON_UNIT, TRAINED_RATIOS
 
 from .scenes import Scenes
 
@@ -25,10 +25,14 @@ class Shot(NamedTuple):
 
 @dataclass(frozen=True)
 class Range:
-    """What cameras, sensitivities and exposures training covers; gains are log-uniform between the ISO limits."""
+    """What cameras, sensitivities and exposures training covers.
+
+    Gains are log-uniform between the ISO limits; ratios, too, in one half of the shots, for what is seldom asked, and
+    uniform in the other, for what is dark.
+    """
 
     iso: tuple[float, float] = (100.0, 25600.0)
-    ratio: tuple[float, float] = (20.0, 300.0)
+    ratio: tuple[float, float] = TRAINED_RATIOS
     cameras: tuple[str, ...] = tuple(CAMERAS)
     noise: tuple[str, ...] = NOISE_MODELS
 
@@ -45,7 +49,9 @@ class Shots:
         camera = CAMERAS[generator.choice(self.limits.cameras)]
         low, high = (np.log(camera.gain(iso)) for iso in self.limits.iso)
         gain = float(np.exp(generator.uniform(low, high)))
-        ratio = float(generator.uniform(*self.limits.ratio))
+        least, most = self.limits.ratio
+        logarithmic = float(np.exp(generator.uniform(np.log(least), np.log(most))))
+        ratio = logarithmic if generator.random() < 0.5 else float(generator.uniform(least, most))
         read_noise = camera.read_noise(gain, generator.choice(self.limits.noise), generator)
         image = brightened(clean, ratio, gain, read_noise, generator)
         return Shot(image, clean, np.float32(ratio), np.float32(SATURATION / (ratio * gain)))
