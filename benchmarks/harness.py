@@ -43,8 +43,8 @@ def interleaved(
     for turn in range(rounds):
         if turn and time.monotonic() > until:
             break
-        order = names[turn % len(names) :] + names[: turn % len(names)]
-        for name in order[:: -1 if turn % 2 else 1]:
+        row = names[:: -1 if turn % 2 else 1]
+        for name in row[turn % len(row) :] + row[: turn % len(row)]:
             started = time.perf_counter()
             own = works[name]()
             taken[name].append(own if isinstance(own, float) else time.perf_counter() - started)

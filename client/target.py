@@ -29,7 +29,7 @@ def ratio_like(file: RawFile, long: RawFile) -> float:
     The f-number and the ISO count where both files tell theirs. Raises RawFileError when an exposure time is unknown,
     `long` is the shorter one, or a result of ours, which tells the exposure time of its source.
     """
-    if re.match(r"exposure \d", text_of(long.tags, "Software")):
+    if re.match(r"exposure \S+ \(ratio", text_of(long.tags, "Software")):
         raise RawFileError(f"--like {long.path.name} is a result of this command; give a file as the camera wrote it")
     ratio = 1.0
     for name, power, known in (("exposure_s", 1, "exposure time"), ("iso", 1, ""), ("aperture", -2, "")):

@@ -453,7 +453,7 @@ def test_the_first_of_two_good_files_has_the_name(
     """However long it takes; if it fails in the end, it is the other's."""
     first, second = make_files(tmp_path / "in", 2)
     second = second.rename(make_files(tmp_path / "other", 1)[0])
-    ask = Client.denoise
+    ask = Client.answer
     base = (first, second, "--out", tmp_path / "out", "--server", address, "--json")
 
     def first_is_slow(path: Path) -> str:
@@ -469,7 +469,7 @@ def test_the_first_of_two_good_files_has_the_name(
     for refuse, winner in ((True, second), (False, first)):
         with monkeypatch.context() as patch:
             if refuse:
-                patch.setattr(Client, "denoise", first_is_refused)
+                patch.setattr(Client, "answer", first_is_refused)
             assert denoise(*base, "--overwrite") == 1
         told = {line["file"]: line for line in lines(capsys)}
         assert {path: line["status"] for path, line in told.items()} == {
@@ -571,12 +571,12 @@ def test_a_server_that_is_gone_is_waited_for_once(tmp_path: Path) -> None:
     """Not by each file in its turn: who learns it first ends the batch."""
     asked = []
 
-    def denoise(*_: object, **__: object) -> None:
+    def answer(*_: object, **__: object) -> None:
         asked.append(time.monotonic())
         time.sleep(0.3)  # the patience of a client
         raise ServerGoneError("no server answers")
 
-    client: Any = SimpleNamespace(checkpoint=lambda: "c", denoise=denoise, close=lambda: None)
+    client: Any = SimpleNamespace(checkpoint=lambda: "c", answer=answer, close=lambda: None)
     sources = [Source(path) for path in make_files(tmp_path / "in", 8)]
     watcher: Any = SimpleNamespace(progress=lambda _: None, outcome=lambda _: None)
     (tmp_path / "out").mkdir()

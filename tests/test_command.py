@@ -113,7 +113,7 @@ def test_two_files_of_one_name_do_not_overwrite(
     assert exposure(address, sample, other, sample, "--ratio", 20, "--out", tmp_path) == 1
     complaint = capsys.readouterr().err
     assert "sample_exposed.dng is also that of" in complaint
-    assert "; do it in a command of its own, with another --out" in complaint
+    assert "; do it alone, with another --out" in complaint
     assert "1 of 2 files failed" in complaint
 
 
@@ -382,7 +382,7 @@ def test_formats_have_several_names(sample: Path, tmp_path: Path, capsys: pytest
     ("flags", "sentence"),
     [
         *(
-            (["--ratio", ratio], f"--ratio is {ratio}; a file is at least")
+            (["--ratio", ratio], f"--ratio is {ratio}; it must be at least 1")
             for ratio in ("0", "-1", "0.5", "nan", "inf")
         ),
         *(
