@@ -80,21 +80,21 @@ class Record:
         self.probe = Probe("cuda")
         self._clock = clock_under_load(self.probe.run)
         self._cost = cost_of_pass(self.network, *self.sides, FP16)
-        self._told: dict[str, Any] = {}
+        self._found: dict[str, Any] = {}
         self._groups: list[dict[str, Any]] = []
 
     def add(self, told: dict[str, Any], timed: dict[str, Any] | None = None) -> None:
         """told: of `peers_at_work`. timed: of `measure`, of peers in turn."""
-        self._told |= told
+        self._found |= told
         self._groups += [timed] if timed else []
 
     def result(self) -> dict[str, Any]:
         """passed where something that it is about was timed and nothing failed."""
-        unable = dict.fromkeys(self._told, NO_TIME)
+        unable = dict.fromkeys(self._found, NO_TIME)
         for group in self._groups:
             unable |= group["unable"]
         timed = {name for group in self._groups for name in group["seconds"]}
-        peers = {name: _outcome(told, None if name in timed else unable[name]) for name, told in self._told.items()}
+        peers = {name: _outcome(told, None if name in timed else unable[name]) for name, told in self._found.items()}
         common = {"ceilings": self.probe.record(), "sm_clock_mhz": self._clock, "baseline": BASELINE, "peers": peers}
         if self._groups:
             common["frame"] = self._frame()

@@ -132,7 +132,7 @@ def not_made(results: dict[str, dict[str, Any]]) -> str:
     """How many of all checks were not made, and why; each engine is one, and each peer at a size."""
     checks: dict[str, dict[str, Any]] = {}
     for name, result in results.items():
-        peers = {f"{peer} at {name.partition(' at ')[2]}": told for peer, told in result.get("peers", {}).items()}
+        peers = {f"{peer} ({name})": told for peer, told in result.get("peers", {}).items()}
         checks |= result.get("engines") or peers or {name: result}
     reasons = [f"{name} ({check['why']})" for name, check in checks.items() if check["outcome"] == "not checked"]
     return f"{len(reasons)} of {len(checks)} checks not made" + (f": {'; '.join(reasons)}" if reasons else "")

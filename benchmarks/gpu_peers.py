@@ -79,7 +79,8 @@ class Graphed(OnCard):
     def __call__(
         self, image: NDArray[np.float32], gain: NDArray[np.float32], original: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        graph, clean = self._captured(self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(original))
+        tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(original)
+        graph, clean = self._captured(*tensors)
         graph.replay()
         return np.asarray(clean.float().cpu())
 

@@ -43,8 +43,8 @@ def interleaved(
     for turn in range(rounds):
         if turn and time.monotonic() > until:
             break
-        row = names[:: -1 if turn % 2 else 1]
-        for name in row[turn % len(row) :] + row[: turn % len(row)]:
+        step = -1 if turn % 2 else 1
+        for name in (names[(turn + step * place) % len(names)] for place in range(len(names))):
             started = time.perf_counter()
             own = works[name]()
             taken[name].append(own if isinstance(own, float) else time.perf_counter() - started)

@@ -18,8 +18,8 @@ GPU_CHECK = Path(__file__).with_name("gpu_check.py")
 WRITE_S = 10.0  # kept of the budget: what was found is written, and its page
 LEAST_S = 5.0  # a check that has less is not begun
 NO_TIME, ENDED = "no time was left", "gpu-check was told to end"
-# Run a program that is killed when its parent dies, however that happens (prctl 1: PR_SET_PDEATHSIG); the parent may
-# have died before this was said.
+# As in client/server.py, which cannot be imported here: run a program that is killed when its parent dies, however that
+# happens (prctl 1: PR_SET_PDEATHSIG); the parent may have died before this was said.
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9)

@@ -266,11 +266,17 @@ def _camera_tags(file: RawFile) -> list[Tag]:
     return tags
 
 
+# What is not the first word of the make: Ricoh makes Pentax.
+BRANDS = ("Pentax", "Kodak", "Epson", "OM Digital Solutions", "Phase One", "Konica Minolta")
+
+
 def adobes_name(make: str, model: str) -> str:
     """A camera as Adobe writes it into UniqueCameraModel, by which programs find profiles: "Nikon D850"."""
-    brand = "Pentax" if model.upper().startswith("PENTAX") else (make.split() or [""])[0]  # Ricoh makes Pentax
-    own = model[len(brand) :].strip() if model.lower().startswith(brand.lower()) else model
-    return f"{brand.capitalize() if brand.isupper() else brand} {own}".strip() or "unknown camera"
+    said = f"{make} {model}".lower()
+    first = (make.split() or [""])[0]
+    brand = next((name for name in BRANDS if name.lower() in said), first.capitalize() if first.isupper() else first)
+    own = model[len(brand) :].strip() if f"{model} ".lower().startswith(f"{brand} ".lower()) else model
+    return f"{brand} {own}".strip() or "unknown camera"
 
 
 def packed(code: int, entry: Entry) -> Tag:

@@ -13,7 +13,7 @@ from .rawfile import RawFile
 from .tiff import BYTE
 
 ROOTS = ("{adobe:ns:meta/}xmpmeta", "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}RDF")
-RAWPREPARE = b'"rawprepare"'  # as an attribute, or an element's text in quotes
+RAWPREPARE = re.compile(rb"""["'>]\s*rawprepare\s*["'<]""")  # as an attribute or, of older versions, an element's text
 DECLARATION = re.compile(rb"^(?:\xef\xbb\xbf)?\s*(?:<\?xml\s[^>]*\?>\s*)?")
 # XMP specification, part 1, section 7.3.2: how a packet inside a file begins and ends.
 PACKET = b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n%s\n<?xpacket end="w"?>'
@@ -50,7 +50,7 @@ def with_sidecars(file: RawFile, result: Path, *, new_levels: bool = False) -> S
             continue
         try:
             content = _read(path)
-            if new_levels and RAWPREPARE in content:
+            if new_levels and RAWPREPARE.search(content):
                 raise ValueError("it holds darktable's black and white levels, which --keep-exposure changes")
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} beside it is left out ({getattr(error, 'strerror', None) or error})")

@@ -118,13 +118,13 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
     if target == "tensorrt-rtx":
         cards = RTX_CARDS if settings.portable else (settings.compute_capability or _rtx_card(this_machine()),)
     accuracy: dict[str, Any] = {}
-    for numbers in plan_attempts(network, settings):
-        print(f"    {numbers}")
+    for chosen in plan_attempts(network, settings):
+        print(f"    {chosen}")
         try:
-            accuracy |= _plan(target, network, folder, settings, checkpoint, cards, numbers)
+            accuracy |= _plan(target, network, folder, settings, checkpoint, cards, chosen)
             break
         except GraphError as error:
-            if numbers.precision == "f32":
+            if chosen.precision == "f32":
                 raise
             print(f"    {error}")
             accuracy["refused"] = str(error)
@@ -136,7 +136,7 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
         "cuda": machine.cuda,
         "driver": machine.driver,
     }
-    return Built(numbers.precision, runs_on, accuracy, list(numbers.islands))
+    return Built(chosen.precision, runs_on, accuracy, list(chosen.islands))
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,13 @@ def _plan(
     settings: Settings,
     checkpoint: str,
     cards: tuple[int, ...],
-    numbers: Precision,
+    chosen: Precision,
 ) -> dict[str, Any]:
     """Build the plan and hold it against the gate. Returns what was measured."""
-    half = numbers.precision == "f16"
+    half = chosen.precision == "f16"
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / GRAPH
-        traced = _traced(network, graph, checkpoint, half=half, islands=numbers.islands)
+        traced = _traced(network, graph, checkpoint, half=half, islands=chosen.islands)
         options = PlanOptions(
             **settings.profile(network.multiple),
             compute_capabilities=cards,
@@ -192,8 +192,8 @@ def _plan(
         what = f"{target} for SM {', '.join(map(str, cards))}" if cards else target
         with stage(f"build {what}"):
             plan_from_onnx(graph, folder / PLAN, target, options, this_machine().card)
-        runner, ran_on = _plan_runner(target, folder / PLAN, cards, functools.partial(numbers.imitated, network, graph))
-    scenes = _gate(network, runner, numbers.precision, settings, f"the {numbers.precision.upper()} engine ({ran_on})")
+        runner, ran_on = _plan_runner(target, folder / PLAN, cards, functools.partial(chosen.imitated, network, graph))
+    scenes = _gate(network, runner, chosen.precision, settings, f"the {chosen.precision.upper()} engine ({ran_on})")
     return traced | {"ran_on": ran_on, "scenes": scenes}
 
 

@@ -154,7 +154,7 @@ def gain_from_noise_profile(profile: Sequence[float], saturation: float) -> floa
     Shot noise has variance K * DN, so K = s * S; colours are averaged.
     """
     scales = list(profile[0::2])
-    if not scales or len(profile) % 2 or not 0 < min(scales) <= max(scales) <= LARGEST_SCALE:
+    if not scales or len(profile) % 2 or not all(0 < scale <= LARGEST_SCALE for scale in scales):
         raise ValueError(
             f"noise profile is {list(profile)}; it must hold pairs with a scale above 0, and up to {LARGEST_SCALE:g}"
         )
@@ -185,7 +185,7 @@ def choose_gain(
     camera = calibrated_camera(model, saturation)
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
-    reasons = ["its ISO is unknown" if camera else f"{model or 'its camera'} is not calibrated"]
+    reasons = ["its ISO is unknown" if camera else f"its camera {model} is not calibrated".replace("  ", " ")]
     try:
         return gain_from_noise_profile(profile, saturation), "noise profile of the file"
     except ValueError as error:

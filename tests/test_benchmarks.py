@@ -33,11 +33,12 @@ GMAC_AT_512 = 49.03  # counted by hand from the widths and 12 inputs
 
 
 def test_peers_take_turns_and_follow_different_neighbours() -> None:
-    calls: list[str] = []
-    works = {name: lambda name=name: calls.append(name) for name in "abc"}
-    taken = harness.interleaved(works, 3, warm_up=0)
-    assert "".join(calls) == "abc" + "bac" + "cab"
-    assert all(len(seconds) == 3 for seconds in taken.values())
+    for names, turns in (("ab", "ab ba"), ("abc", "abc bac cab"), ("abcd", "abcd badc cdab dcba")):
+        calls: list[str] = []
+        works = {name: lambda name=name: calls.append(name) for name in names}  # type: ignore[misc]  # noqa: B023
+        taken = harness.interleaved(works, len(turns.split()), warm_up=0)
+        assert "".join(calls) == turns.replace(" ", "")
+        assert all(len(seconds) == len(turns.split()) for seconds in taken.values())
 
 
 def test_rounds_that_were_made_stay_when_time_is_up() -> None:

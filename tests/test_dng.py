@@ -79,6 +79,8 @@ def described(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("SONY", "ILCE-7SM2", "Sony ILCE-7SM2"),
         ("OLYMPUS IMAGING CORP.", "E-M5", "Olympus E-M5"),
         ("RICOH IMAGING COMPANY, LTD.", "PENTAX K-1", "Pentax K-1"),
+        ("OM Digital Solutions", "OM-1", "OM Digital Solutions OM-1"),
+        ("EASTMAN KODAK COMPANY", "KODAK EASYSHARE Z981", "Kodak EASYSHARE Z981"),
         ("", "Camera", "Camera"),
         ("", "", "unknown camera"),
     ],

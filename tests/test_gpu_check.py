@@ -201,7 +201,7 @@ def test_kernels_take_turns_on_a_card_that_is_warm(monkeypatch: pytest.MonkeyPat
     turns = clock.launched[:: gpu_kernels.LAUNCHES]
     round_of_all = ["copy", "pack", "pack", "unpack", "expose"]
     assert turns[:6] == ["copy", *round_of_all]  # what warms the clocks, and each once
-    assert turns[6:16] == [*round_of_all, "unpack", "pack", "pack", "copy", "expose"]
+    assert turns[6:16] == [*round_of_all, "pack", "copy", "expose", "unpack", "pack"]
 
 
 def test_clocks_are_read_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,9 +303,9 @@ def test_a_budget_is_for_all_checks_together(tmp_path: Path) -> None:
     script = tmp_path / "check.py"
     script.write_text("import sys, time\nprint(float(sys.argv[6]) - time.monotonic())\ntime.sleep(600)\n")
     began = time.monotonic()
-    runner = Runner(WRITE_S + 6, script)
+    runner = Runner(WRITE_S + 20, script)
     assert runner.hindrance() is None
-    runner._until -= 5  # as if a check had taken them
+    runner._until -= 19  # as if a check had taken them
     assert runner.hindrance() == NO_TIME
     assert runner.apart("a", 600) == MISSING | {"why": "no time was left after 1 s"}
     assert time.monotonic() - began < 5
@@ -333,8 +333,8 @@ def test_what_a_check_had_found_outlives_it(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("STARTED", str(tmp_path / "started"))
     script = tmp_path / "check.py"
     script.write_text(UNFINISHED)
-    assert Runner(script=script).apart("a", 2) == PASSED | {"peers": {}, "why": "it took more than 2 s"}
-    assert Runner(WRITE_S + 2, script).apart("a", 600)["why"] == "no time was left after 2 s"
+    assert Runner(script=script).apart("a", 5) == PASSED | {"peers": {}, "why": "it took more than 5 s"}
+    assert Runner(WRITE_S + 5, script).apart("a", 600)["why"] == "no time was left after 5 s"
     script.write_text(UNFINISHED.replace("time.sleep(600)", "os.abort()"))
     crashed = Runner(script=script).apart("a", 60)
     assert crashed == FAILED | {"peers": {}, "why": "its process was ended by signal 6"}

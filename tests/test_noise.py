@@ -47,7 +47,9 @@ def test_noise_profile_gives_the_gain(gain: float, saturation: float) -> None:
 
 
 def test_an_unknown_gain_is_asked_for() -> None:
-    with pytest.raises(ValueError, match=r"^X100 is not calibrated, it has no noise profile; give --gain in DN"):
+    with pytest.raises(
+        ValueError, match=r"^its camera X100 is not calibrated, it has no noise profile; give --gain in DN"
+    ):
         choose_gain("X100", 200, (), 4000)
     for useless in (-1.0, 50.0):  # nothing, and a white of a fiftieth of an electron
         with pytest.raises(ValueError, match=r"not calibrated, its noise profile is .*; give --gain"):

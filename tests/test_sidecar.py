@@ -60,9 +60,15 @@ def test_adobes_goes_inside_and_darktables_beside(
     assert (out / "DSC0000_exposed.dng.xmp").read_text() == "what was done to the result"
 
 
-def test_levels_that_darktable_noted_are_not_taken_for_others(source: Path) -> None:
+@pytest.mark.parametrize(
+    "module",
+    [
+        '<rdf:li xmlns:darktable="http://darktable.sf.net/" darktable:operation="rawprepare"/>',
+        "<rdf:li>rawprepare</rdf:li>",  # as older versions wrote it
+    ],
+)
+def test_levels_that_darktable_noted_are_not_taken_for_others(source: Path, module: str) -> None:
     """It subtracts the black level that its history holds, whatever the file says."""
-    module = '<rdf:li xmlns:darktable="http://darktable.sf.net/" darktable:operation="rawprepare"/>'
     history = DARKTABLE.replace("<rdf:li>", f"{module}<rdf:li>")
     source.with_name("DSC0000.dng.xmp").write_text(history)
     result = Path("out/DSC0000_exposed.dng")

@@ -27,8 +27,8 @@ class Shot(NamedTuple):
 class Range:
     """What cameras, sensitivities and exposures training covers.
 
-    Gains are log-uniform between the ISO limits; ratios, too, in one half of the shots, for what is seldom asked, and
-    uniform in the other, for what is dark.
+    Gains are log-uniform between the ISO limits. Ratios are log-uniform in half of the shots, so that small ones occur,
+    and uniform in the other half, so that most are large.
     """
 
     iso: tuple[float, float] = (100.0, 25600.0)

@@ -145,7 +145,7 @@ class GlobalMean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
     def largest_sum(self, x: Tensor, pixels: int) -> float:
-        """The same; pixels: of the frame's planes, which are more than this level's."""
+        """The largest sum on the way to a mean. pixels: of the frame's planes, which are more than this level's."""
         return x.abs().mean((2, 3)).max().item() * pixels
 
 
