@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_machine import LOAD_S
 from numpy.typing import NDArray
 
 from exposure.export.precision import Traced
 from exposure.networks import Network
 
 WARM_UPS = 3  # kernels are chosen, graphs recorded
-LOAD_S = 0.5  # a card's clocks rise only under load
 LEAST_S = 0.1  # of what is timed at once: one pass may take less than the clocks need
 QUIET = {"TORCHINDUCTOR_AUTOTUNE_NUM_CHOICES_DISPLAYED": "0"}  # else a table for each convolution
 Passes = Callable[[int], None]

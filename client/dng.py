@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from exposure.srgb import SRGB_TO_XYZ
 
 from .metadata import MAKER_NOTE, PLACEHOLDERS, Entry, Metadata, append_directories
 from .rawfile import RawFile
-from .tags import text_of
+from .tags import Tags, text_of
 from .tiff import ASCII, BYTE, DOUBLE, FLOAT, LONG, RATIONAL, SHORT, SRATIONAL, UNDEFINED
 
 NUMERIC = (BYTE, SHORT, LONG, RATIONAL, SRATIONAL, FLOAT, DOUBLE)
@@ -97,6 +98,11 @@ def write_dng(
 def software_told(made_with: str) -> str:
     """The tag Software: the program, and what makes the same result again."""
     return f"{SOFTWARE} ({made_with})" if made_with else SOFTWARE
+
+
+def is_result(tags: Tags) -> bool:
+    """Whether `software_told` says of a file what made it, in whatever version; our samples do not."""
+    return re.match(r"exposure \S+ \(ratio", text_of(tags, "Software")) is not None
 
 
 def _write_preview(tif: tifffile.TiffWriter, preview: NDArray[np.uint8], tags: list[Tag], software: str) -> None:
@@ -271,7 +277,7 @@ BRANDS = ("Pentax", "Kodak", "Epson", "OM Digital Solutions", "Phase One", "Koni
 
 
 def adobes_name(make: str, model: str) -> str:
-    """A camera as Adobe writes it into UniqueCameraModel, by which programs find profiles: "Nikon D850"."""
+    """Brand and model in the form of Adobe's UniqueCameraModel, by which programs find profiles: "Nikon D850"."""
     said = f"{make} {model}".lower()
     first = (make.split() or [""])[0]
     brand = next((name for name in BRANDS if name.lower() in said), first.capitalize() if first.isupper() else first)

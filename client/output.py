@@ -50,10 +50,21 @@ class Exposed:
     made_with: str = ""
 
 
-def asked_for(ratio: float, gain: float, passes: int, seed: int, checkpoint: str = "") -> str:
+def asked_for(
+    ratio: float,
+    gain: float,
+    passes: int,
+    seed: int,
+    checkpoint: str = "",
+    *,
+    strength: float = 1.0,
+    keep_exposure: bool = False,
+) -> str:
     """What makes the same mosaic once more: ratio and gain as they are sent, and the first digits of the checkpoint."""
     told = f"ratio {_fp32(ratio)}, gain {_fp32(gain)} DN/e-, passes {passes}, seed {seed}"
-    return f"{told}, checkpoint {checkpoint[:12]}" if checkpoint else told
+    told += f", checkpoint {checkpoint[:12]}" if checkpoint else ""
+    told += f", strength {strength:g}" if strength < 1 else ""
+    return f"{told}, exposure kept" if keep_exposure else told
 
 
 def _fp32(value: float) -> str:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from exposure.noise import CAMERAS, calibrated_camera, choose_gain, noise_profile
 from exposure.noise_fit import fit_noise
-from exposure.schedule import SERVED_PASSES, TRAINED_RATIOS
+from exposure.schedule import SERVED_PASSES
 from exposure.sensor import Sensor
 
 from . import target
@@ -117,9 +117,15 @@ class Recipe:
         if self.strength < 1:
             denoised = blended(denoised, _multiplied(file, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
-        made_with = asked_for(choice.ratio, choice.gain, self.passes, self.seed, checkpoint)
-        made_with += f", strength {self.strength:g}" if self.strength < 1 else ""
-        made_with += ", exposure kept" if self.keep_exposure else ""
+        made_with = asked_for(
+            choice.ratio,
+            choice.gain,
+            self.passes,
+            self.seed,
+            checkpoint,
+            strength=self.strength,
+            keep_exposure=self.keep_exposure,
+        )
         if not self.keep_exposure:
             return Exposed(file.sensor, denoised, denoised, (scale, offset), self.strength, made_with)
         sensor, mosaic, coarse = at_own_exposure(file, denoised, choice.ratio, self.seed)
@@ -154,7 +160,7 @@ def formats_of(text: str) -> tuple[str, ...]:
 
 def _beyond(ratio: float) -> str:
     """A remark where no published or shipped network was trained for so much."""
-    longest = TRAINED_RATIOS[1]
+    longest = target.LARGEST_AUTO_RATIO
     return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 

@@ -1,14 +1,12 @@
 """The target exposure: how many times longer a file should have been exposed, and why."""
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 
 from exposure.schedule import TRAINED_RATIOS
 
+from .dng import is_result
 from .rawfile import RawFile, RawFileError
-from .tags import text_of
 
 LARGEST_AUTO_RATIO = TRAINED_RATIOS[1]
 BLOCK = 8  # plane pixels a side: their mean has an eighth of a pixel's noise
@@ -29,7 +27,7 @@ def ratio_like(file: RawFile, long: RawFile) -> float:
     The f-number and the ISO count where both files tell theirs. Raises RawFileError when an exposure time is unknown,
     `long` is the shorter one, or a result of ours, which tells the exposure time of its source.
     """
-    if re.match(r"exposure \S+ \(ratio", text_of(long.tags, "Software")):
+    if is_result(long.tags):
         raise RawFileError(f"--like {long.path.name} is a result of this command; give a file as the camera wrote it")
     ratio = 1.0
     for name, power, known in (("exposure_s", 1, "exposure time"), ("iso", 1, ""), ("aperture", -2, "")):

@@ -185,7 +185,7 @@ def choose_gain(
     camera = calibrated_camera(model, saturation)
     if camera and iso:
         return camera.gain(iso), f"calibrated {model} at ISO {iso:g}"
-    reasons = ["its ISO is unknown" if camera else f"its camera {model} is not calibrated".replace("  ", " ")]
+    reasons = ["its ISO is unknown" if camera else f"{f'its camera {model}'.rstrip()} is not calibrated"]
     try:
         return gain_from_noise_profile(profile, saturation), "noise profile of the file"
     except ValueError as error:

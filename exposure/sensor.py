@@ -80,15 +80,20 @@ def pack(mosaic: NDArray[np.uint16], sensor: Sensor, ratio: float = 1.0, *, mult
     return np.ascontiguousarray(pad(image, multiple))
 
 
+def check_planes(planes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise ValueError where planes, [4, h, w], do not hold a mosaic of `shape`, (H, W)."""
+    height, width = shape
+    if planes[0] != 4 or not (0 < height <= 2 * planes[1] and 0 < width <= 2 * planes[2]):
+        raise ValueError(f"image is {shape_text(planes)}; a {height}x{width} mosaic needs 4 half-size planes")
+
+
 def unpack(image: NDArray[np.float32], sensor: Sensor, shape: tuple[int, ...]) -> NDArray[np.uint16]:
     """Turn planes back into the mosaic that a sensor with the same black and white would have recorded.
 
     image: [4, h, w] signal, clamped to [0, 1]; anything beyond `shape` is padding and cropped.
     shape: (H, W) of the mosaic. Returns [H, W] in DN, rounded. The inverse of `pack` at ratio 1.
     """
-    height, width = shape
-    if image.shape[0] != 4 or 2 * image.shape[1] < height or 2 * image.shape[2] < width:
-        raise ValueError(f"image is {shape_text(image.shape)}; a {height}x{width} mosaic needs 4 half-size planes")
+    check_planes(image.shape, shape)
     mosaic = np.empty(shape, np.uint16)
     for plane, (row, column) in zip(image, sensor.planes, strict=True):
         black = sensor.black_at(row, column)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.schedule import MOST_ELECTRONS, Step, unroll
-from exposure.sensor import Sensor, plane_side, shape_text
+from exposure.sensor import Sensor, check_planes, plane_side, shape_text
 
 from .arrays import Array, address, checked, empty, images, lies_on_gpu, run
 from .library import Field, Injection, Layout, library
@@ -44,10 +44,8 @@ def pack(mosaic: Array, sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1
 def unpack(image: Array, sensor: Sensor, shape: tuple[int, ...]) -> Array:
     """`exposure.sensor.unpack`, bit for bit: [4, h, w] signal, float32, to [H, W] DN."""
     image = checked("image", image, "float32", 3)
-    height, width = shape
-    if image.shape[0] != 4 or not (0 < height <= 2 * image.shape[1] and 0 < width <= 2 * image.shape[2]):
-        raise ValueError(f"image is {shape_text(image.shape)}; a {height}x{width} mosaic needs 4 half-size planes")
-    mosaic = empty((height, width), "uint16", image)
+    check_planes(tuple(image.shape), shape)
+    mosaic = empty((shape[0], shape[1]), "uint16", image)
     layout = _layout(sensor, shape, image.shape[1:], [sensor.white - black for black in sensor.black])
     run("unpack", image, address(image), ctypes.byref(layout), address(mosaic))
     return mosaic

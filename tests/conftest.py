@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,13 @@ def photographs(tmp_path: Path) -> list[Path]:
     for seed, path in enumerate(paths):
         Image.fromarray((255 * dead_leaves(160, seed)).astype(np.uint8)).save(path)
     return paths
+
+
+def is_gone(pid: int) -> bool:
+    """Within some seconds; one that nobody has waited for is gone, too."""
+    for _ in range(500):
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.02)
+    return False

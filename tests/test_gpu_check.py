@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, is_gone
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
@@ -347,16 +347,6 @@ def appeared(path: Path) -> int:
         assert time.monotonic() < until
         time.sleep(0.02)
     return int(path.read_text())
-
-
-def is_gone(pid: int) -> bool:
-    """Within some seconds; one that nobody has waited for is gone, too."""
-    for _ in range(500):
-        stat = Path(f"/proc/{pid}/stat")
-        if not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.02)
-    return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")

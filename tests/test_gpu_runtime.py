@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, is_gone
 
 from exposure import load_checkpoint
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
@@ -375,11 +375,7 @@ def test_a_process_ends_with_what_started_it(tmp_path: Path, late: bool) -> None
         "os.kill(parent, signal.SIGKILL)\n"
     )
     subprocess.run([sys.executable, script], check=False, timeout=60)
-    stat = Path(f"/proc/{said.read_text()}/stat")
-    until = time.monotonic() + 20
-    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    assert is_gone(int(said.read_text()))
 
 
 def test_a_peer_is_tied_to_what_started_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exposure import Sensor
+from exposure.client.dng import software_told
+from exposure.client.output import asked_for
 from exposure.client.rawfile import RawFile, RawFileError
 from exposure.client.recipe import Choice, Recipe, at_own_exposure, blended
 from exposure.client.target import LARGEST_AUTO_RATIO, brightest_ratio, ratio_from_ev, ratio_like
@@ -54,7 +56,7 @@ def test_like_says_why_not() -> None:
 
 
 def test_a_result_does_not_tell_how_long_it_was_exposed() -> None:
-    long = replace(FILE, path=Path("a_exposed.dng"), tags={"Software": (2, "exposure 0.2.0 (ratio 8)")})
+    long = replace(FILE, path=Path("a_exposed.dng"), tags={"Software": (2, software_told(asked_for(8, 3, 3, 0)))})
     with pytest.raises(RawFileError, match=r"^--like a_exposed\.dng is a result of this command; give a file as"):
         ratio_like(FILE, long)
 

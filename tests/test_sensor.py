@@ -109,3 +109,6 @@ def test_impossible_mosaics_are_refused() -> None:
         pack(np.zeros((4, 4, 3), np.uint16), Sensor((0, 0, 0, 0), 100, CFAS["RGGB"]))
     with pytest.raises(ValueError, match="image is 4x2x2"):
         unpack(np.zeros((4, 2, 2), np.float32), Sensor((0, 0, 0, 0), 100, CFAS["RGGB"]), (6, 4))
+    for none in ((0, 4), (4, -2)):
+        with pytest.raises(ValueError, match="half-size planes"):
+            unpack(np.zeros((4, 2, 2), np.float32), Sensor((0, 0, 0, 0), 100, CFAS["RGGB"]), none)
