@@ -22,7 +22,7 @@ from .access import ServerError, ServerGoneError
 from .inputs import PREVIEW, Names, Source, is_text, resolved
 from .rawfile import RawFile, RawFileError
 from .reader import Readers
-from .recipe import Choice, Recipe
+from .recipe import Choice, Recipe, finer
 from .results import OutputError, Results, TakenError, claimed, remove_leftovers
 from .sidecar import Sidecars, with_sidecars, write_copies
 from .triton import Answer, Client
@@ -231,7 +231,8 @@ class Batch:
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
-        sidecars = with_sidecars(file, results[0], new_levels=self.recipe.keep_exposure) if results else Sidecars(file)
+        new_levels = self.recipe.keep_exposure or finer(file) is not file
+        sidecars = with_sidecars(file, results[0], new_levels=new_levels) if results else Sidecars(file)
         if not self.overwrite:
             self._results.refuse_others(content, source.path, targets)
         return sidecars.file, choice, sidecars
@@ -254,15 +255,7 @@ class Batch:
             if self._stop.is_set():
                 raise ServerGoneError("the batch was ended")
             try:
-                return self.client().answer(
-                    file.mosaic,
-                    file.sensor,
-                    ratio=choice.ratio,
-                    gain=choice.gain,
-                    passes=self.recipe.passes,
-                    seed=self.recipe.seed,
-                    tile_done=self._progress,
-                )
+                return self.client().answer(**self.recipe.request(file, choice), tile_done=self._progress)
             except ServerGoneError as error:
                 self._end_for(error)  # before the next file is let in
                 raise
@@ -275,7 +268,7 @@ class Batch:
             note = partial(self._results.renaming, content, target)
             if target.stem.endswith(PREVIEW):
                 ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
-                output.write_preview(target, file, exposed.in_file_levels, ratio, note)
+                output.write_preview(target, file, exposed.in_levels_of(file), ratio, note)
             else:
                 output.write(target, file, exposed, note)
 

@@ -34,7 +34,7 @@ def run(client: Client, folder: Path) -> None:
     choice = recipe.choose(file)
 
     def request() -> NDArray[np.uint16]:
-        return client.denoise(file.mosaic, file.sensor, ratio=sample.ratio, gain=choice.gain, passes=PASSES)
+        return client.denoise(**recipe.request(file, choice))
 
     request()  # the engine compiles itself for a new frame size
     with watch.request(f"request, {PASSES} passes", client):

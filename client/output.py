@@ -36,7 +36,7 @@ UNDONE_BY = {  # TIFF orientation
 
 @dataclass(frozen=True)
 class Exposed:
-    """A result. mosaic: [H, W] DN in the levels of `sensor`; in_file_levels: the same in the levels of its source.
+    """A result. mosaic: [H, W] DN in the levels of `sensor`, a whole number of times finer than those of its source.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; noise_reduction: its strength, 0 to 1.
     made_with: what was asked of which network, by `asked_for`; a DNG tells it.
@@ -44,10 +44,14 @@ class Exposed:
 
     sensor: Sensor
     mosaic: NDArray[np.uint16]
-    in_file_levels: NDArray[np.uint16]
     noise_profile: tuple[float, float]
     noise_reduction: float
     made_with: str = ""
+
+    def in_levels_of(self, file: RawFile) -> NDArray[np.uint16]:
+        """The mosaic in the levels of its source, in which LibRaw develops it."""
+        steps = round(self.sensor.white / file.sensor.white)
+        return self.mosaic if steps == 1 else np.rint(self.mosaic / np.float32(steps)).astype(np.uint16)
 
 
 def asked_for(
@@ -102,11 +106,11 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note | None = None)
             back = read(part, twice=False)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
-            picture = render(file, exposed.in_file_levels, bits=16, linear=True)
+            picture = render(file, exposed.in_levels_of(file), bits=16, linear=True)
             write_tiff(part, picture, file, exposed.made_with)
             same = np.array_equal(tifffile.imread(part), picture)
         else:
-            picture = render(file, exposed.in_file_levels)
+            picture = render(file, exposed.in_levels_of(file))
             write_srgb(part, picture, file, exposed.made_with)
             same = _reads_like(part, picture)
         if not same:

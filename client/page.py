@@ -204,15 +204,7 @@ class Desk:
 
         progress(0, desc="the server computes")
         with watch.request(f"request, {recipe.passes} pass{'es' * (recipe.passes > 1)}", self.client):
-            return self.client.answer(
-                file.mosaic,
-                file.sensor,
-                ratio=choice.ratio,
-                gain=choice.gain,
-                passes=recipe.passes,
-                seed=recipe.seed,
-                tile_done=tile_done,
-            )
+            return self.client.answer(**recipe.request(file, choice), tile_done=tile_done)
 
 
 def histogram(file: RawFile, exposed: Exposed, ratio: float) -> pd.DataFrame:
@@ -237,7 +229,7 @@ def _shares(mosaic: NDArray[np.uint16], sensor: Sensor, ratio: float) -> NDArray
 def _pair(file: RawFile, exposed: Exposed, choice: Choice, folder: Path) -> dict[str, str]:
     """Addresses of the brightened file and the result as the browser gets them."""
     before = brightened(file, choice.ratio)
-    pictures = {"before": Exposed(file.sensor, before, before, exposed.noise_profile, 0), "after": exposed}
+    pictures = {"before": Exposed(file.sensor, before, exposed.noise_profile, 0), "after": exposed}
     for name, picture in pictures.items():
         write(folder / f"{name}.jpg", file, picture)
     return {name: f"/gradio_api/file={quote(str(folder / name))}.jpg" for name in pictures}

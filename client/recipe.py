@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from .rawfile import RawFile
 from .tags import known_numbers
 
 LARGEST_DN = np.float32(65535)
+LEVELS = 2**14  # that a result has room for: coarser steps show in smooth shadows, where noise hid them before
 LARGEST_FP32 = float(np.finfo(np.float32).max)  # ratio and gain are sent so
 
 
@@ -112,10 +114,18 @@ class Recipe:
             file.model, iso, file.noise_profile, file.sensor.saturation, lambda: fit_noise(file.mosaic, file.sensor)
         )
 
+    def request(self, file: RawFile, choice: Choice) -> dict[str, Any]:
+        """The arguments of `Client.answer`, in the levels of `finer`; the gain, in FP32 as it is told, too."""
+        fine = finer(file)
+        gain = float(np.float32(choice.gain)) * (fine.sensor.white / file.sensor.white)
+        physics = {"ratio": choice.ratio, "gain": gain, "passes": self.passes, "seed": self.seed}
+        return {"mosaic": fine.mosaic, "sensor": fine.sensor, **physics}
+
     def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice, checkpoint: str = "") -> Exposed:
-        """What is written: the answer, blended with the brightened file, at the exposure that was asked for."""
+        """What is written: the answer to `request`, blended with the brightened file, at the exposure asked for."""
+        fine = finer(file)
         if self.strength < 1:
-            denoised = blended(denoised, _multiplied(file, choice.ratio), self.strength)
+            denoised = blended(denoised, _multiplied(fine, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
         made_with = asked_for(
             choice.ratio,
@@ -127,10 +137,10 @@ class Recipe:
             keep_exposure=self.keep_exposure,
         )
         if not self.keep_exposure:
-            return Exposed(file.sensor, denoised, denoised, (scale, offset), self.strength, made_with)
-        sensor, mosaic, coarse = at_own_exposure(file, denoised, choice.ratio, self.seed)
+            return Exposed(fine.sensor, denoised, (scale, offset), self.strength, made_with)
+        sensor, mosaic = at_own_exposure(fine, denoised, choice.ratio, self.seed)
         profile = scale / choice.ratio, offset / choice.ratio**2
-        return Exposed(sensor, mosaic, coarse, profile, self.strength, made_with)
+        return Exposed(sensor, mosaic, profile, self.strength, made_with)
 
     def _noise(self, file: RawFile, choice: Choice) -> tuple[float, float]:
         """The noise profile of a result, about the most that is left: variance = scale * signal + offset.
@@ -164,6 +174,22 @@ def _beyond(ratio: float) -> str:
     return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 
+def finer(file: RawFile) -> RawFile:
+    """The file in levels 2^n times finer, as far as 14 bits hold white, and 16 its brightest pixel; or itself."""
+    steps, most = 1, int(file.mosaic.max())
+    while 2 * steps * file.sensor.white < LEVELS and 2 * steps * most <= LARGEST_DN:
+        steps *= 2
+    if steps == 1:
+        return file
+    return replace(file, mosaic=file.mosaic * np.uint16(steps), sensor=_in_steps(file.sensor, steps))
+
+
+def _in_steps(sensor: Sensor, steps: int) -> Sensor:
+    """Levels so many times finer."""
+    b0, b1, b2, b3 = (steps * level for level in sensor.black)
+    return replace(sensor, black=(b0, b1, b2, b3), white=steps * sensor.white)
+
+
 def _multiplied(file: RawFile, ratio: float) -> NDArray[np.float32]:
     """The brightened file in DN, with the noise below black: without it, its mean would lift and tint shadows."""
     black = _black(file)
@@ -186,22 +212,19 @@ def _black(file: RawFile) -> NDArray[np.float32]:
 
 def at_own_exposure(
     file: RawFile, denoised: NDArray[np.uint16], ratio: float, seed: int
-) -> tuple[Sensor, NDArray[np.uint16], NDArray[np.uint16]]:
+) -> tuple[Sensor, NDArray[np.uint16]]:
     """Take the brightness back: the denoised signal / R, in levels a whole number of times finer, up to 16 bits.
 
     Where the brightened file clips, its own pixels stay. Rounding is dithered, since a later push makes its steps
     visible: a quarter of a DN for 14 bit, where the read noise was several DN.
-    Returns the finer levels, the mosaic in them, and the same mosaic in the levels of the file.
+    Returns the finer levels, and the mosaic in them.
     """
-    finer = int(65535 // file.sensor.white)
-    b0, b1, b2, b3 = (finer * level for level in file.sensor.black)
-    sensor = replace(file.sensor, black=(b0, b1, b2, b3), white=finer * file.sensor.white)
+    steps = int(65535 // file.sensor.white)
     black = _black(file)
     own = file.mosaic - black
     clips = own * np.float32(ratio) >= file.sensor.white - black
     signal = np.where(clips, own, (denoised - black) / np.float32(ratio))
     dither = np.random.default_rng(seed).random(denoised.shape, np.float32)
-    level = np.floor(np.float32(finer) * (signal + black) + dither)
+    level = np.floor(np.float32(steps) * (signal + black) + dither)
     mosaic: NDArray[np.uint16] = np.clip(level, 0, 65535).astype(np.uint16)
-    coarse: NDArray[np.uint16] = np.rint(signal + black).clip(0, 65535).astype(np.uint16)
-    return sensor, mosaic, coarse
+    return _in_steps(file.sensor, steps), mosaic

@@ -51,7 +51,7 @@ def with_sidecars(file: RawFile, result: Path, *, new_levels: bool = False) -> S
         try:
             content = _read(path)
             if new_levels and RAWPREPARE.search(content):
-                raise ValueError("it holds darktable's black and white levels, which --keep-exposure changes")
+                raise ValueError("it holds darktable's black and white levels, and those of the result are finer")
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} beside it is left out ({getattr(error, 'strerror', None) or error})")
             continue

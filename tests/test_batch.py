@@ -745,16 +745,31 @@ def test_the_server_is_asked_what_the_recipe_says(tmp_path: Path) -> None:
 
         def close(self) -> None: ...
 
-        def answer(self, mosaic: Any, _: Sensor, **request: Any) -> Answer:
-            asked.append({name: request[name] for name in ("ratio", "gain", "passes", "seed")})
-            return Answer(mosaic, "one")
+        def answer(self, *, tile_done: Any, **request: Any) -> Answer:
+            tile_done(1.0)
+            asked.append(request)
+            return Answer(request.pop("mosaic"), "one")
 
     make_files(tmp_path / "in", 1)
     sources = find_sources([tmp_path / "in"], recursive=False)
     report, recipe = denoise_command.Report(1, True, io.StringIO()), Recipe(ratio=20, gain=3, passes=2, seed=7)
     batch.Batch(sources, recipe, tmp_path / "out", Server, report).run()  # type: ignore[arg-type]
-    assert asked == [{"ratio": 20, "gain": 3, "passes": 2, "seed": 7}]
+    assert asked == [{"sensor": SENSOR, "ratio": 20, "gain": 3, "passes": 2, "seed": 7}]
     assert visible(tmp_path / "out") == ["DSC0000_exposed.dng"]
+
+
+def test_twelve_bits_come_out_as_fourteen(address: str, tmp_path: Path) -> None:
+    """A file of 12 bits, and the same light in levels four times finer: one mosaic, to the bit."""
+    coarse = np.random.default_rng(0).integers(120, 300, (64, 64)).astype(np.uint16)
+    for name, steps, gain in (("coarse", 1, 0.7), ("fine", 4, 2.8)):
+        path, sensor = tmp_path / f"{name}.dng", Sensor((128 * steps,) * 4, 4095 * steps, CFAS["RGGB"])
+        write_dng(path, RawFile(path, steps * coarse, sensor), steps * coarse)
+        assert denoise(path, "--gain", gain, "--out", tmp_path / "out", "--server", address) == 0
+    one, other = (read(tmp_path / "out" / f"{name}_exposed.dng") for name in ("coarse", "fine"))
+    assert one.sensor == other.sensor
+    assert one.sensor.white == 16380
+    np.testing.assert_array_equal(one.mosaic, other.mosaic)
+    assert (one.mosaic % 4 != 0).mean() > 0.6  # three in four are between the levels of the source
 
 
 def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

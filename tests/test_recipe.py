@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from exposure import Sensor
 from exposure.client.dng import software_told
-from exposure.client.output import asked_for
+from exposure.client.output import Exposed, asked_for
 from exposure.client.rawfile import RawFile, RawFileError
-from exposure.client.recipe import Choice, Recipe, at_own_exposure, blended
+from exposure.client.recipe import Choice, Recipe, at_own_exposure, blended, finer
 from exposure.client.target import LARGEST_AUTO_RATIO, brightest_ratio, ratio_from_ev, ratio_like
 from exposure.noise import CAMERAS, ReadNoise, expose_short
-from exposure.sensor import recorded
+from exposure.sensor import pack, recorded
 
 SENSOR = Sensor((512, 520, 516, 512), 16383, CFAS["RGGB"])
 FILE = RawFile(Path("short.arw"), np.full((64, 64), 600, np.uint16), SENSOR, iso=1600, exposure_s=1 / 30, aperture=2.8)
@@ -154,7 +154,7 @@ def test_a_blend_leaves_the_dark_dark(keep_exposure: bool) -> None:
     file = replace(FILE, mosaic=recorded(noise, SENSOR))
     black = np.tile(np.array(SENSOR.black, np.uint16).reshape(2, 2), (128, 128))
     recipe = Recipe(ratio=20, strength=0.0, keep_exposure=keep_exposure)
-    blend = recipe.finish(file, black, Choice(20, "", 3.0, "")).in_file_levels
+    blend = recipe.finish(file, black, Choice(20, "", 3.0, "")).in_levels_of(file)
     assert abs((blend - black.astype(float)).mean()) < 4 * 120 / 256  # four standard errors
 
 
@@ -167,14 +167,48 @@ def test_the_own_exposure_is_kept_with_more_bits(ratio: float, white: int) -> No
     own = np.rint(black + clean.clip(0, 1) * (white - black)).astype(np.uint16)
     lifted = np.rint(black + np.clip(clean * ratio, 0, 1) * (white - black)).astype(np.uint16)
     file = replace(FILE, mosaic=own, sensor=sensor)
-    finer, mosaic, coarse = at_own_exposure(file, lifted, ratio, seed=0)
+    levels, mosaic = at_own_exposure(file, lifted, ratio, seed=0)
     steps = 65535 // white
-    assert (finer.black, finer.white) == (tuple(steps * level for level in sensor.black), steps * white)
+    assert (levels.black, levels.white) == (tuple(steps * level for level in sensor.black), steps * white)
     exact = black + clean.clip(0, 1) * (white - black)
     clipped = (own - black) * np.float32(ratio) >= white - black
     assert np.abs(mosaic / steps - exact)[~clipped & (clean * ratio < 1)].max() <= 1 / steps + 0.5 / ratio + 0.01
     np.testing.assert_array_equal(mosaic[clipped] // steps, own[clipped])  # highlights are the file's own
-    assert np.abs(coarse - exact).max() <= 1.01
+    coarse = Exposed(levels, mosaic, (1, 0), 1.0).in_levels_of(file)
+    assert np.abs(coarse - exact).max() <= 1.01 + 0.5 / ratio  # dither or rounding, and that of the answer
+
+
+@given(white=st.sampled_from([255, 1023, 3967, 4095, 8191, 8192, 15520, 16383, 51080]), most=st.integers(1, 65535))
+def test_levels_become_as_fine_as_fourteen_bits_hold(white: int, most: int) -> None:
+    file = replace(FILE, mosaic=np.array([[5, most]], np.uint16), sensor=Sensor((3, 4, 5, 6), white, CFAS["RGGB"]))
+    fine = finer(file)
+    steps = round(fine.sensor.white / white)
+    assert steps & (steps - 1) == 0
+    assert fine.sensor.black == tuple(steps * level for level in file.sensor.black)
+    assert fine.mosaic.tolist() == [[5 * steps, most * steps]]  # nothing overflows
+    assert steps == 1 or fine.sensor.white < 2**14
+    assert 2 * fine.sensor.white >= 2**14 or 2 * steps * most > 65535  # no finer ones would do
+    assert (fine is file) == (steps == 1)
+    signal = pack(fine.mosaic.repeat(2, axis=0), fine.sensor, 1)
+    np.testing.assert_allclose(signal, pack(file.mosaic.repeat(2, axis=0), file.sensor, 1), atol=1e-6)
+
+
+@pytest.mark.parametrize("keep_exposure", [False, True])
+def test_a_coarse_file_is_asked_for_and_written_in_finer_levels(keep_exposure: bool) -> None:
+    """Ten bits, as phones have them: a smooth ramp keeps more steps than the source has."""
+    sensor, ratio = Sensor((64, 64, 64, 64), 1023, CFAS["RGGB"]), 4.0
+    ramp = np.tile(np.linspace(0, 100, 1000), (40, 1))
+    file = replace(FILE, mosaic=np.rint(64 + ramp / ratio).astype(np.uint16), sensor=sensor)
+    recipe, choice = Recipe(ratio=ratio, keep_exposure=keep_exposure), Choice(ratio, "", 0.123456789, "")
+    asked = recipe.request(file, choice)
+    assert (asked["sensor"].white, asked["gain"]) == (16 * 1023, 16 * float(np.float32(0.123456789)))
+    np.testing.assert_array_equal(asked["mosaic"], 16 * file.mosaic)
+    answer = np.rint(16 * (64 + ramp)).astype(np.uint16)
+    done = recipe.finish(file, answer, choice)
+    signal = (done.mosaic - done.sensor.black[0]) / done.sensor.saturation * (ratio if keep_exposure else 1)
+    assert np.abs(signal - ramp / sensor.saturation).max() < (0.1 if keep_exposure else 0.032) / sensor.saturation
+    assert np.abs(done.in_levels_of(file) - 64 - ramp / (ratio if keep_exposure else 1)).max() <= 0.57
+    assert "gain 0.12345679 DN/e-" in done.made_with  # that of the source's levels
 
 
 def test_the_dither_is_that_of_the_seed() -> None:
