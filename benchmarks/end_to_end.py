@@ -142,7 +142,9 @@ def batch_of_files(
             write_result(folder / "in_turn.dng", file, mosaic)
 
     alone = [_command(servers["together"], [path], folder) for path in paths]
-    works = {name: _command(address, paths, folder) for name, address in servers.items()}
+    works: dict[str, Callable[[], object]] = {
+        name: _command(address, paths, folder) for name, address in servers.items()
+    }
     works |= {"a command for each file": lambda: [run() for run in alone], "in turn, by hand": in_turn}
     seconds = interleaved(works, rounds)
     megapixels = sum(rawfile.read(path).mosaic.size for path in paths) / 1e6

@@ -61,7 +61,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
     network = load_checkpoint(checkpoint)
     settings = Settings(frames=(frame,))
     about = {"version": trt.__version__, "card": torch.cuda.get_device_name(), "compute_capability": str(_capability())}
-    refused = []
+    refused: list[dict[str, Any]] = []
     for numbers in plan_attempts(network, settings):
         try:
             built = _built_engine(target, trt, network, settings, numbers)
@@ -186,7 +186,8 @@ def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:
     network = load_checkpoint(checkpoint)
     height, width = (plane_side(side, network.multiple) for side in (frame[1], frame[0]))
     numbers = plan_attempts(network, Settings(frames=(frame,)))[0]
-    half = Traced(network, half=True, islands=numbers.islands).cuda().to(memory_format=torch.channels_last)
+    half: Any = Traced(network, half=True, islands=numbers.islands).cuda()
+    half = half.to(memory_format=torch.channels_last)
 
     def run(*arrays: Any) -> Any:
         with torch.no_grad():

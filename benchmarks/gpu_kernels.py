@@ -30,7 +30,6 @@ CFAS = {
 }
 FRAME = (2832, 4240)  # 12 MP
 SMALL = ((2, 2), (33, 47), (130, 61))
-PIXELS = {"float32": 0, "float16": 1}
 RATES = (0.0, 0.01, 0.3, 3.0, 9.99, 10.0, 40.0, 500.0, 2e4, 2e5, 2.0**24)  # electrons
 BUFFER_SETS = 8  # in turn, so that a card's cache does not hold the next one
 LAUNCHES = 40  # between two events: one at a time, the host's part of a launch would be counted
@@ -43,9 +42,9 @@ def parity(gpu: Gpu, *, whole_frame: bool = True) -> dict[str, dict[str, Any]]:
     """Every kernel on the card against the CPU's, over phases, sizes, padding, seeds and electrons."""
     shapes = (*SMALL, FRAME) if whole_frame else SMALL
     works: dict[str, Callable[[Gpu, tuple[int, int]], Compared]] = {}
-    for dtype in PIXELS:
-        works[f"pack {dtype}"] = lambda gpu, shape, dtype=dtype: packed(gpu, shape, dtype)
-        works[f"expose {dtype}"] = lambda gpu, shape, dtype=dtype: exposed(gpu, shape, dtype)
+    for dtype in ops.PLANES:
+        works[f"pack {dtype}"] = partial(packed, dtype=dtype)
+        works[f"expose {dtype}"] = partial(exposed, dtype=dtype)
     works |= {"unpack": unpacked, "poisson": drawn}
     return {name: judged(itertools.chain(*(work(gpu, shape) for shape in shapes))) for name, work in works.items()}
 
@@ -65,12 +64,12 @@ def judged(pairs: Compared) -> dict[str, Any]:
     return result if passed else result | {"largest_difference": largest}
 
 
-def packed(gpu: Gpu, shape: tuple[int, int], dtype: str) -> Compared:
+def packed(gpu: Gpu, shape: tuple[int, int], dtype: ops.Planes) -> Compared:
     for phase, multiple in itertools.product(CFAS, (1, 16)):
         sensor, mosaic = Sensor((500, 510, 520, 530), 16383, CFAS[phase]), dark(shape)
         expected = ops.pack(mosaic, sensor, 3.0, multiple=multiple, dtype=dtype)
         image = gpu.empty(expected.shape, dtype)
-        gpu.run("pack", gpu.upload(mosaic), packing(sensor, shape, expected.shape, 3.0), image, PIXELS[dtype])
+        gpu.run("pack", gpu.upload(mosaic), packing(sensor, shape, expected.shape, 3.0), image, ops.PLANES[dtype])
         yield gpu.download(image), expected
         gpu.release()
 
@@ -95,7 +94,7 @@ def drawn(gpu: Gpu, shape: tuple[int, int]) -> Compared:
         gpu.release()
 
 
-def exposed(gpu: Gpu, shape: tuple[int, int], dtype: str) -> Compared:
+def exposed(gpu: Gpu, shape: tuple[int, int], dtype: ops.Planes) -> Compared:
     for gain in (0.1, 3.0, 50.0):
         for index, step in enumerate(unroll(100, gain, PUBLISHED_PHOTON_UNIT, 3)[:-1]):
             random = np.random.default_rng(index)
@@ -103,7 +102,7 @@ def exposed(gpu: Gpu, shape: tuple[int, int], dtype: str) -> Compared:
             clean, original = (random.uniform(-0.1, 1.1, planes).astype(np.float32) for _ in range(2))
             field, following = Field(9, index, 3, 5, *planes[1:]), gpu.empty(planes, dtype)
             arrays = (gpu.upload(clean), gpu.upload(original), injection(step), field)
-            gpu.run("expose", *arrays, following, PIXELS[dtype])
+            gpu.run("expose", *arrays, following, ops.PLANES[dtype])
             expected = ops.expose(clean, original, step, seed=9, index=index, origin=(6, 10), dtype=dtype)
             yield gpu.download(following), expected
             gpu.release()

@@ -56,9 +56,9 @@ def first_card(library: str = "libcuda.so.1") -> Card:
         driver = ctypes.CDLL(library)
     except OSError as error:
         raise NoCardError(f"{library} is not on this machine, so there is no driver: {needed}") from error
-    number, error = ctypes.c_int(), driver.cuInit(0)
-    if error or driver.cuDeviceGetCount(ctypes.byref(number)) or number.value < 1:
-        raise NoCardError(f"the driver finds no card (cuInit says {error}): {needed}")
+    number, said = ctypes.c_int(), driver.cuInit(0)
+    if said or driver.cuDeviceGetCount(ctypes.byref(number)) or number.value < 1:
+        raise NoCardError(f"the driver finds no card (cuInit says {said}): {needed}")
     name, device, values = ctypes.create_string_buffer(256), ctypes.c_int(), []
     driver.cuDeviceGet(ctypes.byref(device), 0)
     driver.cuDeviceGetName(name, 256, device)
@@ -96,12 +96,12 @@ def has_openvino_headers() -> bool:
 
 def clock_under_load(work: Callable[[], object], load_s: float = LOAD_S) -> int | None:
     """Repeat the work for half a second or more; MHz of the multiprocessors meanwhile, where nvidia-smi tells them."""
-    command = [program("nvidia-smi"), "--id=0", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    teller, flags = program("nvidia-smi"), ["--id=0", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
     began, smi = time.monotonic(), None
     while (loaded_s := time.monotonic() - began) < load_s or (smi and smi.poll() is None and loaded_s < 10 * load_s):
         work()
-        if smi is None and command[0] and loaded_s > load_s / 2:  # clocks have risen
-            smi = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        if smi is None and teller and loaded_s > load_s / 2:  # clocks have risen
+            smi = subprocess.Popen([teller, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if smi is None:
         return None
     smi.kill()  # where it hangs

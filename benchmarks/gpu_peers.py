@@ -222,8 +222,8 @@ def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
     from exposure.kernels.machine import this_machine
 
     half = _half_graph(network, graph)
-    plan, profile = half.with_suffix(".plan"), Settings().profile(network.multiple)
-    options = PlanOptions(**profile, compute_capabilities=cards_named(target))
+    plan, sides = half.with_suffix(".plan"), Settings().profile(network.multiple)
+    options = PlanOptions(sides["smallest"], sides["usual"], sides["largest"], cards_named(target))
     plan_from_onnx(half, plan, target, options, this_machine().card)
     return ByPlan(TorchMemoryEngine(load_tensorrt(target), plan.read_bytes()))
 

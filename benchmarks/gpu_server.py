@@ -15,9 +15,10 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from frames import SENSOR
 from gpu_build import PROJECT
 from gpu_machine import NotCheckedError
-from gpu_torch import PHYSICS, SENSOR, dark
+from gpu_torch import PHYSICS, dark
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
 from exposure.kernels.library import BACKEND, built
@@ -35,7 +36,8 @@ def server_check() -> dict[str, Any]:
     _require()
     from exposure.client.triton import ServerError
 
-    mosaic, result = dark((770, 1021)), {}
+    mosaic = dark((770, 1021))
+    result: dict[str, Any] = {}
     with _served(MODEL_REPOSITORY) as client:
         expected = {passes: client.denoise(mosaic, SENSOR, passes=passes, **PHYSICS) for passes in PASSES}
     with _copied() as repository, _served(_on_card(repository)) as client:
@@ -154,7 +156,7 @@ def _require() -> None:
     except OSError as error:
         raise NotCheckedError(str(error)) from error
     if not (MODEL_REPOSITORY / "denoiser" / "1" / "openvino" / "manifest.json").is_file():
-        command = [sys.executable, PROJECT / "export" / "build_engine.py", "--target", "openvino"]
+        command = [sys.executable, str(PROJECT / "export" / "build_engine.py"), "--target", "openvino"]
         result = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())
         if result.returncode:
             raise NotCheckedError(f"no engine for the CPU, and building one failed: {result.stderr.strip()[-300:]}")

@@ -12,7 +12,7 @@ from exposure.assets import CHECKPOINT
 from exposure.kernels import ops
 from exposure.sensor import recorded
 
-PHYSICS = {"ratio": 50.0, "gain": 3.0, "seed": 2**40 + 3}
+PHYSICS: dict[str, Any] = {"ratio": 50.0, "gain": 3.0, "seed": 2**40 + 3}
 TIPPED = 0.02  # of all pixels: a rounding of the network's tips a draw over, and the next pass spreads it
 
 

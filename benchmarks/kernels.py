@@ -26,10 +26,10 @@ def main() -> None:
     """Verify, then time in turn."""
     benchmark = Benchmark("kernels", __doc__, rounds=7)
     probe = Probe()
-    geometry = geometry_seconds(benchmark, probe)
+    timed = geometry_seconds(benchmark, probe)
     benchmark.say("geometry timed")
     drawn = {f"{rate:g}": draws(benchmark, rate) for rate in RATES}
-    geometry = {name: described(*timed, probe.best.bandwidth) for name, timed in geometry.items()}
+    geometry = {name: described(*kernel, probe.best.bandwidth) for name, kernel in timed.items()}
     height, width = frame(benchmark)
     size = {"frame_mp": rounded(height * width / 1e6)}
     benchmark.finish({**size, "ceilings": probe.record(), "geometry": geometry, "draws": drawn})
@@ -40,7 +40,7 @@ def frame(benchmark: Benchmark) -> tuple[int, int]:
     return FRAMES[1 if benchmark.quick else 12]
 
 
-def geometry_seconds(benchmark: Benchmark, probe: Probe) -> dict[str, Any]:
+def geometry_seconds(benchmark: Benchmark, probe: Probe) -> dict[str, tuple[int, float, dict[str, list[float]]]]:
     """pack, expose and unpack of a frame: bytes that must move, megapixels, seconds of each peer; equal first."""
     shape = frame(benchmark)
     mosaic = dark_mosaic(*shape)

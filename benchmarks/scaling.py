@@ -87,7 +87,7 @@ def over_cores(benchmark: Benchmark, megapixels: int, graph: Path) -> dict[str, 
     sides = planes_of(FRAMES[megapixels])
     workers = {str(count): Worker(OURS, graph, cores=available[:count]) for count in counts}
     try:
-        works: dict[str, Callable[[], None]] = {count: _pass(worker, sides) for count, worker in workers.items()}
+        works: dict[str, Callable[[], float]] = {count: _pass(worker, sides) for count, worker in workers.items()}
         seconds = interleaved(works, 3 * benchmark.rounds)
         peaks = {count: worker.peak_gib() for count, worker in workers.items()}
     finally:
@@ -205,7 +205,7 @@ def _available_gib() -> float:
     return int(text.split()[0]) / 2**20
 
 
-def _pass(worker: Worker, sides: tuple[int, int]) -> Callable[[], None]:
+def _pass(worker: Worker, sides: tuple[int, int]) -> Callable[[], float]:
     return lambda: worker.run(*sides)
 
 

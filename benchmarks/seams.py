@@ -35,7 +35,8 @@ def main() -> None:
     """Both engines of the shipped network: the installed one, and FP32."""
     benchmark = Benchmark("seams", __doc__, rounds=1)
     file = rawfile.read(DATA / "raw" / NAME)
-    choice, plan = Recipe(ratio=RATIO).choose(file), plan_tiles(file.mosaic.shape, TILE_PIXELS)
+    height, width = file.mosaic.shape
+    choice, plan = Recipe(ratio=RATIO).choose(file), plan_tiles((height, width), TILE_PIXELS)
     installed = read_manifest(MODEL_REPOSITORY / "denoiser" / "1" / "openvino").precision
     engines: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="exposure_benchmark_") as scratch:

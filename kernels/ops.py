@@ -19,7 +19,7 @@ from .arrays import Array, address, checked, empty, images, lies_on_gpu, run
 from .library import Field, Injection, Layout, library
 
 Planes: TypeAlias = Literal["float32", "float16"]
-PLANES = {"float32": 0, "float16": 1}  # csrc/kernels.h, Planes
+PLANES: dict[Planes, int] = {"float32": 0, "float16": 1}  # csrc/kernels.h, Planes
 
 
 def pack(mosaic: Array, sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1, dtype: Planes = "float32") -> Array:
