@@ -34,7 +34,7 @@ from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.client.recipe import Recipe
 from exposure.client.server import ServerOptions, running_server
-from exposure.client.triton import Client
+from exposure.client.triton import Answer, Client
 from exposure.export.gate import ALLOWANCES
 from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.kernels.library import threads
@@ -210,7 +210,7 @@ def write_raw(path: Path, mosaic: NDArray[np.uint16]) -> Path:
 def write_result(path: Path, file: RawFile, mosaic: NDArray[np.uint16]) -> None:
     """As the command writes it: lossless, with a thumbnail, read again and compared."""
     recipe = Recipe(ratio=RATIO, gain=GAIN)
-    output.write(path, file, recipe.finish(file, mosaic, recipe.choose(file)))
+    output.write(path, file, recipe.finish(file, Answer(mosaic, file.sensor), recipe.choose(file)))
 
 
 def _command(address: str, paths: list[Path], folder: Path) -> Callable[[], None]:

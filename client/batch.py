@@ -22,7 +22,7 @@ from .access import ServerError, ServerGoneError
 from .inputs import PREVIEW, Names, Source, is_text, resolved
 from .rawfile import RawFile, RawFileError
 from .reader import Readers
-from .recipe import Choice, Recipe, finer
+from .recipe import LEVELS, Choice, Recipe
 from .results import OutputError, Results, TakenError, claimed, remove_leftovers
 from .sidecar import Sidecars, with_sidecars, write_copies
 from .triton import Answer, Client
@@ -144,6 +144,7 @@ class Batch:
         """Read --like; put the settings as text, by which results are told apart: that file counts by its content."""
         settings = asdict(self.recipe)
         del settings["formats"], settings["preview"]  # each result is noted by itself
+        settings["levels"] = LEVELS  # results of earlier versions had those of their source, however few
         if self.recipe.like is not None:
             try:
                 settings["like"] = _content_of(self.recipe.like)
@@ -192,7 +193,7 @@ class Batch:
             self._results.begin(content, self._settings, source.path, targets, overwrite=self.overwrite)
             try:
                 answer = self._answer(file, choice)
-                exposed = self.recipe.finish(file, answer.denoised, choice, answer.checkpoint)
+                exposed = self.recipe.finish(file, answer, choice)
                 with self._writing:
                     self._write(content, file, exposed, choice, targets)
                     write_copies(sidecars)
@@ -231,7 +232,7 @@ class Batch:
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
-        new_levels = self.recipe.keep_exposure or finer(file) is not file
+        new_levels = self.recipe.has_new_levels(file)
         sidecars = with_sidecars(file, results[0], new_levels=new_levels) if results else Sidecars(file)
         if not self.overwrite:
             self._results.refuse_others(content, source.path, targets)
@@ -268,7 +269,7 @@ class Batch:
             note = partial(self._results.renaming, content, target)
             if target.stem.endswith(PREVIEW):
                 ratio = 1.0 if self.recipe.keep_exposure else choice.ratio  # both at one exposure
-                output.write_preview(target, file, exposed.in_levels_of(file), ratio, note)
+                output.write_preview(target, file, exposed, ratio, note)
             else:
                 output.write(target, file, exposed, note)
 

@@ -49,7 +49,6 @@ CHANNEL = (
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 2_000),  # a server that comes back is found soon
 )
-NO_SUCH_OUTPUT = re.compile(r"output .*CHECKPOINT")  # of a model repository that is older than this question
 BUSY = re.compile(r"ask again later")  # kernels/backend/admission.cpp
 FULL = re.compile(r"memory does not suffice")  # kernels/backend/*.cpp, export/tensorrt_runtime.py
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
@@ -66,8 +65,8 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The frame, and the SHA-256 of the checkpoint that made it; "" where the repository is too old to tell."""
+class Reply:
+    """A frame or tile, and the SHA-256 of the checkpoint that made it."""
 
     denoised: NDArray[np.uint16]
     checkpoint: str
@@ -111,7 +110,6 @@ class Connection:
         self._changed = threading.Condition()
         self._calls: dict[object, Any] = {}  # that are not answered, each by a key of its own
         self._closed = False
-        self._tells = True  # which checkpoint made an answer
 
     def refuse(self) -> None:
         """Take no further calls."""
@@ -135,12 +133,12 @@ class Connection:
         self.regions.close()
         self._grpc.close()
 
-    def infer(self, request: Request) -> Answer:
+    def infer(self, request: Request) -> Reply:
         """DENOISED and CHECKPOINT. Raises ServerGoneError where another try may help, ServerError where it will not."""
         return self._answered(lambda: self._infer(request))
 
     def checkpoint(self, deadline_s: float | None = None) -> str:
-        """SHA-256 of the checkpoint that the server runs, "" where its repository is too old to tell.
+        """SHA-256 of the checkpoint that the server runs.
 
         deadline_s: a server that is silent for longer counts as gone. Raises what `infer` raises.
         """
@@ -182,7 +180,7 @@ class Connection:
             self._pause_s = MOST_PAUSE_S  # each question to it takes so long
             raise ServerGoneError(self._silent(deadline_s)) from error
 
-    def _infer(self, request: Request) -> Answer:
+    def _infer(self, request: Request) -> Reply:
         size = 2 * request.mosaic.nbytes
         try:
             return self._infer_once(request, self.regions.take(size))
@@ -191,7 +189,7 @@ class Connection:
                 raise
         return self._infer_once(request, self.regions.new(size))  # the server was started anew since
 
-    def _infer_once(self, request: Request, region: "Region | None") -> Answer:
+    def _infer_once(self, request: Request, region: "Region | None") -> Reply:
         try:
             answer = self._ask(request, region)
         except BaseException as error:  # Ctrl-C too
@@ -253,7 +251,7 @@ class Connection:
                 ) from error
             raise ServerError(_without_model(message)) from error
 
-    def _ask(self, request: Request, region: "Region | None") -> Answer:
+    def _ask(self, request: Request, region: "Region | None") -> Reply:
         mosaic = np.ascontiguousarray(request.mosaic)
         large, output = grpc.InferInput("MOSAIC", mosaic.shape, "UINT16"), grpc.InferRequestedOutput("DENOISED")
         if region is not None:
@@ -264,23 +262,15 @@ class Connection:
             large.set_data_from_numpy(mosaic)
         reply, checkpoint = self._call_telling(request.model, [large, *_tensors(request.small)], [output])
         if region is not None:
-            return Answer(np.array(region.array(mosaic.shape, mosaic.nbytes)), checkpoint)
-        return Answer(reply.as_numpy("DENOISED"), checkpoint)
+            return Reply(np.array(region.array(mosaic.shape, mosaic.nbytes)), checkpoint)
+        return Reply(reply.as_numpy("DENOISED"), checkpoint)
 
     def _call_telling(
         self, model: str, inputs: list[Any], outputs: list[Any], deadline_s: float | None = None
     ) -> tuple[Any, str]:
         """A reply, and CHECKPOINT in the same reply: a server may be started anew between two."""
-        if self._tells:
-            try:
-                wanted = [*outputs, grpc.InferRequestedOutput("CHECKPOINT")]
-                reply = self._call(model, inputs, wanted, deadline_s)
-                return reply, bytes(reply.as_numpy("CHECKPOINT")[0]).decode()
-            except InferenceServerException as error:
-                if not NO_SUCH_OUTPUT.search(str(error.message())):
-                    raise
-                self._tells = False
-        return (self._call(model, inputs, outputs) if outputs else None), ""
+        reply = self._call(model, inputs, [*outputs, grpc.InferRequestedOutput("CHECKPOINT")], deadline_s)
+        return reply, bytes(reply.as_numpy("CHECKPOINT")[0]).decode()
 
     def _call(self, model: str, inputs: list[Any], outputs: list[Any], deadline_s: float | None = None) -> Any:
         """One call that `close` can end. Who waits is told at the deadline, the server where it goes on after that."""

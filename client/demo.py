@@ -12,7 +12,7 @@ from . import output, rawfile
 from .recipe import Recipe
 from .sample import make_sample, refuse_others
 from .stopwatch import Stopwatch
-from .triton import Client
+from .triton import Answer, Client
 
 PASSES = 3
 
@@ -33,20 +33,21 @@ def run(client: Client, folder: Path) -> None:
     recipe = Recipe(ratio=sample.ratio, passes=PASSES)
     choice = recipe.choose(file)
 
-    def request() -> NDArray[np.uint16]:
-        return client.denoise(**recipe.request(file, choice))
+    def request() -> Answer:
+        return client.answer(**recipe.request(file, choice))
 
     request()  # the engine compiles itself for a new frame size
     with watch.request(f"request, {PASSES} passes", client):
-        result = request()
+        answer = request()
+    exposed = recipe.finish(file, answer, choice)
     with watch.timed("write the DNG"):
-        output.write(dng, file, recipe.finish(file, result, choice))
+        output.write(dng, file, exposed)
     with watch.timed("develop and write the picture"):
-        output.write_preview(pair, file, result, sample.ratio)
+        output.write_preview(pair, file, exposed, sample.ratio)
 
     clean = pack(rawfile.read(sample.clean).mosaic, file.sensor)
     noisy = quality(pack(file.mosaic, file.sensor, sample.ratio), clean)
-    denoised = quality(pack(result, file.sensor), clean)
+    denoised = quality(pack(exposed.mosaic, exposed.sensor), clean)
     height, width = file.mosaic.shape
     print(f"{sample.dark}: {width}x{height}, {choice}")
     print("              PSNR     SSIM   (RAW space, against the noiseless long exposure)")

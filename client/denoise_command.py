@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -75,20 +76,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") ->
 
 
 def _recipe(options: argparse.Namespace) -> Recipe:
-    return Recipe(
-        ratio=options.ratio,
-        ev=options.ev,
-        like=options.like,
-        auto=options.auto,
-        gain=options.gain,
-        iso=options.iso,
-        passes=options.passes,
-        seed=options.seed,
-        strength=options.strength,
-        keep_exposure=options.keep_exposure,
-        formats=formats_of(options.format),
-        preview=options.preview,
-    )
+    return Recipe(**{flag.name: getattr(options, flag.name) for flag in fields(Recipe)})
 
 
 def _may_pass(ending: ServerGoneError | OutputError) -> bool:
@@ -288,19 +276,27 @@ def add_parser(commands: Any) -> None:
         "--gain", type=float, help="system gain in DN per electron, of all files (default: from each file)"
     )
     known.add_argument("--iso", type=float, help="ISO of the file, for calibrated cameras (default: from the file)")
-    this.add_argument("--passes", type=int, choices=SERVED_PASSES, default=3, help="network evaluations (default: 3)")
-    this.add_argument("--seed", type=int, default=0, help="of the injected photon noise (default: 0)")
+    this.add_argument(
+        "--passes", type=int, choices=SERVED_PASSES, default=Recipe.passes, help="network evaluations (default: 3)"
+    )
+    this.add_argument("--seed", type=int, default=Recipe.seed, help="of the injected photon noise (default: 0)")
     this.add_argument(
         "--strength",
         type=float,
-        default=1,
+        default=Recipe.strength,
         help="share of the denoised result, the rest is the brightened file (default: 1)",
     )
     this.add_argument(
         "--keep-exposure", action="store_true", help="write the file at its own exposure, denoised, with more bits"
     )
     this.add_argument("--out", type=given_path, default=Path(), metavar="DIR", help="where results go (default: here)")
-    this.add_argument("--format", default="dng", help=f"one or more of {','.join(FORMATS)} (default: dng)")
+    this.add_argument(
+        "--format",
+        dest="formats",
+        type=formats_of,
+        default=Recipe.formats,
+        help=f"one or more of {','.join(FORMATS)} (default: dng)",
+    )
     this.add_argument("--preview", action="store_true", help="also write before and after side by side")
     this.add_argument("--overwrite", action="store_true", help="do again what is done, replace what is there")
     this.add_argument(

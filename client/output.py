@@ -36,7 +36,7 @@ UNDONE_BY = {  # TIFF orientation
 
 @dataclass(frozen=True)
 class Exposed:
-    """A result. mosaic: [H, W] DN in the levels of `sensor`, a whole number of times finer than those of its source.
+    """A result. mosaic: [H, W] DN in the levels of `sensor`, those of its source or finer ones.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; noise_reduction: its strength, 0 to 1.
     made_with: what was asked of which network, by `asked_for`; a DNG tells it.
@@ -47,11 +47,6 @@ class Exposed:
     noise_profile: tuple[float, float]
     noise_reduction: float
     made_with: str = ""
-
-    def in_levels_of(self, file: RawFile) -> NDArray[np.uint16]:
-        """The mosaic in the levels of its source, in which LibRaw develops it."""
-        steps = round(self.sensor.white / file.sensor.white)
-        return self.mosaic if steps == 1 else np.rint(self.mosaic / np.float32(steps)).astype(np.uint16)
 
 
 def asked_for(
@@ -64,7 +59,7 @@ def asked_for(
     strength: float = 1.0,
     keep_exposure: bool = False,
 ) -> str:
-    """What makes the same mosaic once more: ratio and gain as they are sent, and the first digits of the checkpoint."""
+    """What makes the same mosaic once more: ratio, gain in DN of the source, and the first digits of the checkpoint."""
     told = f"ratio {_fp32(ratio)}, gain {_fp32(gain)} DN/e-, passes {passes}, seed {seed}"
     told += f", checkpoint {checkpoint[:12]}" if checkpoint else ""
     told += f", strength {strength:g}" if strength < 1 else ""
@@ -93,7 +88,8 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note | None = None)
     """
     with whole(path, part=part_of(path), note=note) as part:
         if path.suffix == ".dng":
-            described = replace(file, sensor=exposed.sensor)
+            kept = file.whole_sensor and exposed.sensor == file.sensor  # OpcodeList1 may speak of the levels stored
+            described = replace(file, sensor=exposed.sensor, whole_sensor=kept)
             write_dng(
                 part,
                 described,
@@ -106,11 +102,11 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note | None = None)
             back = read(part, twice=False)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
-            picture = render(file, exposed.in_levels_of(file), bits=16, linear=True)
+            picture = render(file, exposed.mosaic, exposed.sensor, bits=16, linear=True)
             write_tiff(part, picture, file, exposed.made_with)
             same = np.array_equal(tifffile.imread(part), picture)
         else:
-            picture = render(file, exposed.in_levels_of(file))
+            picture = render(file, exposed.mosaic, exposed.sensor)
             write_srgb(part, picture, file, exposed.made_with)
             same = _reads_like(part, picture)
         if not same:
@@ -149,11 +145,10 @@ def brightened(file: RawFile, ratio: float) -> NDArray[np.uint16]:
     return unpack(pack(file.mosaic, file.sensor, ratio), file.sensor, file.mosaic.shape)
 
 
-def write_preview(
-    path: Path, file: RawFile, mosaic: NDArray[np.uint16], ratio: float, note: Note | None = None
-) -> None:
+def write_preview(path: Path, file: RawFile, exposed: Exposed, ratio: float, note: Note | None = None) -> None:
     """Before and after, side by side: the brightened file and the result, both as LibRaw develops them."""
-    pair = np.concatenate([render(file, brightened(file, ratio)), render(file, mosaic)], axis=1)
+    after = render(file, exposed.mosaic, exposed.sensor)
+    pair = np.concatenate([render(file, brightened(file, ratio)), after], axis=1)
     with whole(path, part=part_of(path), note=note) as part:
         Image.fromarray(pair).save(part)
         if not _reads_like(part, pair):

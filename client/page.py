@@ -183,7 +183,7 @@ class Desk:
         else:
             answer = self._answer(file, recipe, choice, watch, progress)
         progress(1, desc="writing")
-        exposed = recipe.finish(file, answer.denoised, choice, answer.checkpoint)
+        exposed = recipe.finish(file, answer, choice)
         results = Source(path).targets(folder, recipe.formats, recipe.preview)
         for result in results:
             with watch.timed(f"write the {result.suffix[1:].upper()}"):

@@ -77,7 +77,7 @@ class RawFile:
 def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
     """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else.
 
-    twice: decode it once more, to find missing data; False where the mosaic is held against another one anyway.
+    twice: look for missing data, and decode it once more for that; False where the mosaic is held against another one.
     """
     path = Path(path)
     try:
@@ -87,8 +87,8 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
             _refuse_other_sensors(raw)
             tags = read_tags(path, raw.raw_image.shape)
             mosaic = np.array(raw.raw_image_visible)
-            _refuse_missing_data(path, mosaic, tags)
             if twice:
+                _refuse_missing_data(path, mosaic, tags)
                 _refuse_chance(path, mosaic)
             black, mosaic = _levelled(raw, mosaic, tags)
             metadata = read_metadata(path)
@@ -118,19 +118,30 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
 
 
 def render(
-    file: RawFile, mosaic: NDArray[np.uint16], *, bits: int = 8, linear: bool = False, half_size: bool = False
+    file: RawFile,
+    mosaic: NDArray[np.uint16],
+    sensor: Sensor | None = None,
+    *,
+    bits: int = 8,
+    linear: bool = False,
+    half_size: bool = False,
 ) -> NDArray[Any]:
     """Develop a mosaic as LibRaw would develop the file it came from: [h, w, 3] sRGB, 8 or 16 bit.
 
-    linear: no tone curve, for further processing. half_size: one pixel for each 2x2 cell, quickly. Raises RawFileError
-    where the file has gone or changed meanwhile.
+    sensor: in whose levels it is, where not in the file's. linear: no tone curve, for further processing. half_size:
+    one pixel for each 2x2 cell, quickly. Raises RawFileError where the file has gone or changed meanwhile.
     """
+    levels = sensor or file.sensor
     try:
         if file.stamp and _stamp(file.path) != file.stamp:
             raise RawFileError("it has changed since it was read")
         with rawpy.imread(str(file.path)) as raw:
             raw.raw_image_visible[:] = mosaic
+            black = _black_of_colours(raw, levels)
             return raw.postprocess(
+                user_black=0,
+                user_cblack=black,
+                user_sat=round(levels.white) - min(black),  # LibRaw sets it when black is subtracted already
                 use_camera_wb=file.white_balance is not None,
                 no_auto_bright=True,
                 half_size=half_size,
@@ -142,6 +153,13 @@ def render(
         raise RawFileError(f"LibRaw cannot read it once more, to develop it ({_reason(error)})") from error
     except OSError as error:
         raise RawFileError(f"it cannot be opened once more, to develop it ({reason_of(error)})") from error
+
+
+def _black_of_colours(raw: Any, sensor: Sensor) -> list[int]:
+    """Of LibRaw's colours R, G, B and the other G; rounded, where LibRaw itself cuts a DNG's fractions off."""
+    cells = raw.raw_colors_visible[:2, :2].ravel()
+    black = np.array(sensor.black)
+    return [round(float(black[cells == colour].mean() if colour in cells else black.mean())) for colour in range(4)]
 
 
 def _stamp(path: Path) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from . import target
 from .output import FORMATS, Exposed, asked_for
 from .rawfile import RawFile
 from .tags import known_numbers
+from .triton import Answer
 
 LARGEST_DN = np.float32(65535)
 LEVELS = 2**14  # that a result has room for: coarser steps show in smooth shadows, where noise hid them before
@@ -116,14 +117,18 @@ class Recipe:
 
     def request(self, file: RawFile, choice: Choice) -> dict[str, Any]:
         """The arguments of `Client.answer`, in the levels of `finer`; the gain, in FP32 as it is told, too."""
-        fine = finer(file)
-        gain = float(np.float32(choice.gain)) * (fine.sensor.white / file.sensor.white)
+        mosaic, sensor = finer(file.mosaic, file.sensor)
+        gain = float(np.float32(choice.gain)) * (sensor.white / file.sensor.white)
         physics = {"ratio": choice.ratio, "gain": gain, "passes": self.passes, "seed": self.seed}
-        return {"mosaic": fine.mosaic, "sensor": fine.sensor, **physics}
+        return {"mosaic": mosaic, "sensor": sensor, **physics}
 
-    def finish(self, file: RawFile, denoised: NDArray[np.uint16], choice: Choice, checkpoint: str = "") -> Exposed:
-        """What is written: the answer to `request`, blended with the brightened file, at the exposure asked for."""
-        fine = finer(file)
+    def has_new_levels(self, file: RawFile) -> bool:
+        """Whether black and white of a result are others than the file's."""
+        return self.keep_exposure or finer(file.mosaic, file.sensor)[1] != file.sensor
+
+    def finish(self, file: RawFile, answer: Answer, choice: Choice) -> Exposed:
+        """What is written: the answer, in its levels, blended with the brightened file, at the exposure asked for."""
+        fine, denoised = _in_levels_of(answer.sensor, file), answer.denoised
         if self.strength < 1:
             denoised = blended(denoised, _multiplied(fine, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
@@ -132,7 +137,7 @@ class Recipe:
             choice.gain,
             self.passes,
             self.seed,
-            checkpoint,
+            answer.checkpoint,
             strength=self.strength,
             keep_exposure=self.keep_exposure,
         )
@@ -174,14 +179,18 @@ def _beyond(ratio: float) -> str:
     return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 
-def finer(file: RawFile) -> RawFile:
-    """The file in levels 2^n times finer, as far as 14 bits hold white, and 16 its brightest pixel; or itself."""
-    steps, most = 1, int(file.mosaic.max())
-    while 2 * steps * file.sensor.white < LEVELS and 2 * steps * most <= LARGEST_DN:
+def finer(mosaic: NDArray[np.uint16], sensor: Sensor) -> tuple[NDArray[np.uint16], Sensor]:
+    """A mosaic [H, W] in levels 2^n times finer: as far as 14 bits hold white, and 16 its brightest pixel."""
+    steps, most = 1, int(mosaic.max())
+    while 2 * steps * sensor.white < LEVELS and 2 * steps * most <= LARGEST_DN:
         steps *= 2
-    if steps == 1:
-        return file
-    return replace(file, mosaic=file.mosaic * np.uint16(steps), sensor=_in_steps(file.sensor, steps))
+    return (mosaic * np.uint16(steps), _in_steps(sensor, steps)) if steps > 1 else (mosaic, sensor)
+
+
+def _in_levels_of(sensor: Sensor, file: RawFile) -> RawFile:
+    """The file in those levels, a whole number of times finer than its own."""
+    steps = round(sensor.white / file.sensor.white)
+    return file if steps == 1 else replace(file, mosaic=file.mosaic * np.uint16(steps), sensor=sensor)
 
 
 def _in_steps(sensor: Sensor, steps: int) -> Sensor:

@@ -34,7 +34,8 @@ class Sidecars:
 def with_sidecars(file: RawFile, result: Path, *, new_levels: bool = False) -> Sidecars:
     """Each sidecar goes where the programs that write it look for it when they open the DNG `result`.
 
-    new_levels: black and white are other ones there; what names the source's (darktable's rawprepare) is left out.
+    new_levels: black and white are other ones there; what names the source's, or margins (darktable's rawprepare), is
+    left out.
 
     IMG.xmp is Adobe's, who read a DNG's XMP inside it and nowhere else: it becomes the DNG's own, in place of what a
     camera wrote into its RAW file. If the source is a DNG, its own was edited by programs and stays; then IMG.xmp goes
@@ -50,8 +51,8 @@ def with_sidecars(file: RawFile, result: Path, *, new_levels: bool = False) -> S
             continue
         try:
             content = _read(path)
-            if new_levels and RAWPREPARE.search(content):
-                raise ValueError("it holds darktable's black and white levels, and those of the result are finer")
+            if (new_levels or not file.whole_sensor) and RAWPREPARE.search(content):
+                raise ValueError("it holds darktable's levels and margins of a sensor, and the result has others")
         except (OSError, ValueError) as error:
             problems.append(f"{path.name} beside it is left out ({getattr(error, 'strerror', None) or error})")
             continue

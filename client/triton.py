@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +21,22 @@ from exposure.sensor import Sensor, check_tile
 from exposure.tiles import GRID, SMALLEST_TILE, TILE_PIXELS, Tile, plan_tiles
 
 from .access import Access, ServerBusyError, ServerError, ServerFullError, ServerGoneError
-from .connection import READY_TIMEOUT_S, SPARED_S, Answer, Connection, Request, smallest_request
+from .connection import READY_TIMEOUT_S, SPARED_S, Connection, Reply, Request, smallest_request
 
 __all__ = ["Answer", "AsyncClient", "Client", "ServerBusyError", "ServerError", "ServerGoneError"]
 
 STAGES = ("pack", "denoiser", "expose", "unpack")
 IN_FLIGHT = 2  # requests at each server: one computes, the next is packed
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """denoised: [H, W] in DN of `sensor`; checkpoint: SHA-256 of the one that made it, "" where that is not known."""
+
+    denoised: NDArray[np.uint16]
+    sensor: Sensor
+    checkpoint: str = ""
 
 
 class Client:
@@ -138,7 +148,8 @@ class Client:
             return Request(f"exposure_{passes}", mosaic[tile.rows, tile.columns], {**small, "ORIGIN": place})
 
         parts = {self._submit(request(tile)): tile for tile in tiles}
-        return self._assembled(mosaic.shape, parts, tile_done)
+        reply = self._assembled(mosaic.shape, parts, tile_done)
+        return Answer(reply.denoised, sensor, reply.checkpoint)
 
     def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
         """The mosaic of `answer`, which takes the same arguments."""
@@ -169,7 +180,7 @@ class Client:
                 connection.infer(smallest_request(f"exposure_{passes}"))
 
     def checkpoint(self) -> str:
-        """SHA-256, hexadecimal, of the checkpoint that the servers run; "" where their repository is too old to tell.
+        """SHA-256, hexadecimal, of the checkpoint that the servers run.
 
         Raises ServerError also where servers differ: chance would decide which of them makes a result.
         """
@@ -205,7 +216,7 @@ class Client:
             raise ServerError(f"origin is {list(origin)}; of a frame sent in tiles it must be multiples of {GRID}")
         return tiles
 
-    def _submit(self, request: Request) -> "Future[Answer]":
+    def _submit(self, request: Request) -> "Future[Reply]":
         try:
             return self._threads.submit(self._infer, request)
         except RuntimeError as error:
@@ -214,15 +225,15 @@ class Client:
     @staticmethod
     def _assembled(
         shape: tuple[int, ...],
-        parts: "dict[Future[Answer], Tile]",
+        parts: "dict[Future[Reply], Tile]",
         tile_done: Callable[[float], None] | None,
-    ) -> Answer:
+    ) -> Reply:
         frame, checkpoints = np.empty(shape, np.uint16), set()
         try:
             for part in as_completed(parts):
-                tile, answer = parts[part], part.result()
-                frame[tile.kept_rows, tile.kept_columns] = answer.denoised[tile.kept]
-                checkpoints.add(answer.checkpoint)
+                tile, reply = parts[part], part.result()
+                frame[tile.kept_rows, tile.kept_columns] = reply.denoised[tile.kept]
+                checkpoints.add(reply.checkpoint)
                 if len(checkpoints) > 1:
                     raise ServerError("its tiles were made by different checkpoints; give servers of one to --server")
                 if tile_done is not None:
@@ -230,9 +241,9 @@ class Client:
         finally:
             for part in parts:
                 part.cancel()
-        return Answer(frame, checkpoints.pop())
+        return Reply(frame, checkpoints.pop())
 
-    def _infer(self, request: Request) -> Answer:
+    def _infer(self, request: Request) -> Reply:
         return self._patiently(lambda connection: connection.infer(request))
 
     def _patiently(self, ask: Callable[[Connection], T]) -> T:

@@ -338,19 +338,6 @@ def test_another_checkpoint_does_the_files_again(
         assert client.checkpoint() == shipped
 
 
-def test_a_repository_of_an_earlier_version_tells_no_checkpoint(repository: Path, tmp_path: Path) -> None:
-    """Its results count as those of one network."""
-    shutil.copytree(repository, tmp_path / "earlier")
-    line = ',\n  { name: "CHECKPOINT" data_type: TYPE_STRING dims: [ 1 ] }'
-    for config in (tmp_path / "earlier").glob("**/*.pbtxt"):
-        text = config.read_text().replace(line, "")
-        config.write_text(re.sub(r'\n *output_map {[^}]*"CHECKPOINT" }', "", text))
-    with running_server(ServerOptions(tmp_path / "earlier", **FREE)) as server, Client(server.address) as client:
-        assert client.checkpoint() == ""
-        make_files(tmp_path / "in", 1)
-        assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", server.address) == 0
-
-
 def test_what_made_a_result_is_told_by_its_own_answer(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -748,7 +735,7 @@ def test_the_server_is_asked_what_the_recipe_says(tmp_path: Path) -> None:
         def answer(self, *, tile_done: Any, **request: Any) -> Answer:
             tile_done(1.0)
             asked.append(request)
-            return Answer(request.pop("mosaic"), "one")
+            return Answer(request.pop("mosaic"), request["sensor"], "one")
 
     make_files(tmp_path / "in", 1)
     sources = find_sources([tmp_path / "in"], recursive=False)

@@ -27,6 +27,7 @@ from exposure.client.dng import adobes_name, write_dng
 from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
 from exposure.client.rawfile import RawFile, read, render
 from exposure.client.recipe import Choice, Recipe
+from exposure.client.triton import Answer
 
 SENSOR = Sensor((512, 512, 512, 512), 4095, CFAS["RGGB"])
 CHOICE = Choice(8, "as given", 1.77, "as given")
@@ -57,7 +58,7 @@ def tags(path: Path, *flags: str) -> dict[str, Any]:
 
 def exposed(source: Path, out: Path) -> Path:
     file = read(source)
-    output.write(out, file, Recipe(ratio=8).finish(file, file.mosaic, CHOICE))
+    output.write(out, file, Recipe(ratio=8).finish(file, Answer(file.mosaic, file.sensor), CHOICE))
     return out
 
 
@@ -107,7 +108,7 @@ def test_what_makes_it_again_is_told(tmp_path: Path) -> None:
     mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
     file, ratio, gain = RawFile(tmp_path / "a.arw", mosaic, SENSOR), 100 / 3, 3.0
     made_with = output.asked_for(ratio, gain, 3, 2**64 - 1, "26a4dc355b8e42248c0c7220")
-    exposed = replace(Recipe(ratio=8).finish(file, mosaic, CHOICE), made_with=made_with)
+    exposed = replace(Recipe(ratio=8).finish(file, Answer(mosaic, file.sensor), CHOICE), made_with=made_with)
     output.write(tmp_path / "b.dng", file, exposed)
     request = f"ratio 33.333332, gain 3 DN/e-, passes 3, seed {2**64 - 1}, checkpoint 26a4dc355b8e"
     assert np.float32("33.333332") == np.float32(ratio)
@@ -197,9 +198,8 @@ def test_black_levels_of_any_fraction_are_written(tmp_path: Path, hundredths: in
     mosaic = np.random.default_rng(0).integers(70, 1000, (64, 80)).astype(np.uint16)
     source = read(tagged(tmp_path / "a.dng", mosaic, (50714, 5, 1, (hundredths, 100), True)))
     assert source.sensor.black == pytest.approx((hundredths / 100,) * 4, abs=1 / 2048)
-    output.write(
-        tmp_path / "b.dng", source, Recipe(ratio=8, keep_exposure=keep_exposure).finish(source, mosaic, CHOICE)
-    )
+    recipe = Recipe(ratio=8, keep_exposure=keep_exposure)
+    output.write(tmp_path / "b.dng", source, recipe.finish(source, Answer(mosaic, source.sensor), CHOICE))
 
 
 @pytest.mark.parametrize(("note", "safe"), [(b"Nikon\0\2x", False), (b"\x05\0a note", True), (b"\x05\0a note", False)])
@@ -350,7 +350,7 @@ def test_results_of_every_width_are_what_was_written(tmp_path: Path, width: int)
     """Also where the small copy that becomes the preview is 1024 pixels wide."""
     mosaic = np.random.default_rng(0).integers(512, 1000, (256, width)).astype(np.uint16)
     file = RawFile(tmp_path / "nowhere.dng", mosaic, SENSOR)
-    output.write(tmp_path / "result.dng", file, Recipe(ratio=8).finish(file, mosaic, CHOICE))
+    output.write(tmp_path / "result.dng", file, Recipe(ratio=8).finish(file, Answer(mosaic, file.sensor), CHOICE))
     ramp = np.broadcast_to(np.arange(width, dtype=np.uint16) + 512, mosaic.shape)
     small = output._thumbnail(file, ramp, tmp_path / "small.dng")
     assert (np.diff(small[small.shape[0] // 2, :, 1].astype(int)) >= -1).all()  # no tile of another place
@@ -454,7 +454,7 @@ def dark(tmp_path: Path) -> RawFile:
 @pytest.mark.parametrize("suffix", ["tiff", "png", "jpg"])
 def test_pictures_show_the_result(dark: RawFile, tmp_path: Path, suffix: str) -> None:
     result, path = output.brightened(dark, 8), tmp_path / f"result.{suffix}"
-    output.write(path, dark, Recipe(ratio=8).finish(dark, result, CHOICE))
+    output.write(path, dark, Recipe(ratio=8).finish(dark, Answer(result, dark.sensor), CHOICE))
     if suffix == "tiff":
         np.testing.assert_array_equal(tifffile.imread(path), render(dark, result, bits=16, linear=True))
     else:
@@ -463,9 +463,25 @@ def test_pictures_show_the_result(dark: RawFile, tmp_path: Path, suffix: str) ->
         assert difference.mean() <= (2 if suffix == "jpg" else 0)  # of 255
 
 
+def test_pictures_of_coarse_files_have_the_levels_of_the_result(tmp_path: Path) -> None:
+    """Ten bits with a black of 63.97, as phones have: black is black, not magenta, and a ramp has its finer steps."""
+    sensor = Sensor((63.97,) * 4, 1023, CFAS["RGGB"])
+    mosaic = np.random.default_rng(0).integers(60, 90, (64, 1000)).astype(np.uint16)
+    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, sensor, white_balance=(2, 1, 1.6)), mosaic)
+    file, recipe, choice = read(tmp_path / "a.dng"), Recipe(ratio=8), CHOICE
+    asked = recipe.request(file, choice)
+    black = np.full_like(mosaic, round(asked["sensor"].black[0]))
+    ramp = np.tile(np.linspace(black[0, 0], black[0, 0] + 800, 1000), (64, 1)).astype(np.uint16)
+    shown = [recipe.finish(file, Answer(answer, asked["sensor"]), choice) for answer in (black, ramp)]
+    output.write(tmp_path / "black.tiff", file, shown[0])
+    output.write(tmp_path / "ramp.tiff", file, shown[1])
+    assert tifffile.imread(tmp_path / "black.tiff").max() <= 5  # of 65535
+    assert len(np.unique(tifffile.imread(tmp_path / "ramp.tiff")[32, :, 1])) > 400  # 51 with the steps of the source
+
+
 def test_the_preview_shows_before_and_after(dark: RawFile, tmp_path: Path) -> None:
     result = np.full_like(dark.mosaic, 3000)
-    output.write_preview(tmp_path / "preview.png", dark, result, 8.0)
+    output.write_preview(tmp_path / "preview.png", dark, output.Exposed(dark.sensor, result, (1, 0), 1.0), 8.0)
     with Image.open(tmp_path / "preview.png") as preview:
         before, after = np.hsplit(np.asarray(preview), 2)
     np.testing.assert_array_equal(before, render(dark, output.brightened(dark, 8.0)))

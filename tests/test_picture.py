@@ -15,6 +15,7 @@ from exposure.client.picture import LONGEST, srgb_profile
 from exposure.client.rawfile import RawFile
 from exposure.client.recipe import Recipe
 from exposure.client.tiff import ASCII, UNDEFINED
+from exposure.client.triton import Answer
 from exposure.srgb import linear_light
 
 __all__ = ["dark", "described"]  # the fixtures
@@ -54,7 +55,7 @@ def test_of_other_containers_too(dark: RawFile, data: Path, tmp_path: Path, name
     metadata = read_metadata(source)
     assert metadata is not None
     file = replace(dark, metadata=metadata, make=metadata.text(271), model=metadata.text(272))
-    output.write(result, file, Recipe(ratio=8).finish(file, file.mosaic, CHOICE))
+    output.write(result, file, Recipe(ratio=8).finish(file, Answer(file.mosaic, file.sensor), CHOICE))
     before, after = tags(source, "-ExifIFD:all", "-GPS:all", "-IFD0:Make", "-IFD0:Model"), tags(result)
     expected = {name: value for name, value in before.items() if name not in OF_THE_RAW}
     assert len(expected) >= 15
@@ -78,7 +79,9 @@ def test_long_fields_are_left_out(dark: RawFile, tmp_path: Path, suffix: str, or
     text, long = Entry(ASCII, 4, b"you\0"), Entry(ASCII, LONGEST + 1, b"y" * LONGEST + b"\0")
     told = Metadata(order, description={315: text, 270: long}, exif={37510: comment, 42033: text})
     path = tmp_path / f"result.{suffix}"
-    output.write(path, replace(dark, metadata=told), Recipe(ratio=8).finish(dark, dark.mosaic, CHOICE))
+    output.write(
+        path, replace(dark, metadata=told), Recipe(ratio=8).finish(dark, Answer(dark.mosaic, dark.sensor), CHOICE)
+    )
     with Image.open(path) as picture:
         exif = picture.getexif()
         assert exif[315] == "you"

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from exposure import Sensor, tiles
 from exposure.client import triton
-from exposure.client.connection import Answer, Connection, Request
+from exposure.client.connection import Connection, Reply, Request
 from exposure.client.triton import Client, ServerError
 from exposure.networks import UNet
 from exposure.tiles import GRID, MARGIN, SMALLEST_TILE, plan_tiles
@@ -93,12 +93,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Request]]:
     asked: list[tuple[str, Request]] = []
     second = threading.Event()
 
-    def infer(server: Connection, request: Request) -> Answer:
+    def infer(server: Connection, request: Request) -> Reply:
         asked.append((server.address, request))
         if len(asked) > 1:
             second.set()
         assert second.wait(timeout=30)
-        return Answer(request.mosaic, "another" if server.address == "localhost:9" else "one")
+        return Reply(request.mosaic, "another" if server.address == "localhost:9" else "one")
 
     monkeypatch.setattr(Connection, "infer", infer)
     return asked

@@ -180,6 +180,11 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--independent", action="store_true", help="judge photons drawn as published too (from 3 passes on)"
         )
+        kind.add_argument(
+            "--as-published",
+            action="store_true",
+            help="judge the published evaluation too: so drawn, and every estimate aligned with the truth",
+        )
         kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
         kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")
         kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
@@ -207,6 +212,9 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
     if arguments.independent:
         independent = evaluate.definition(arguments.checkpoint, noise="independent")
         rows.append(evaluate.Row("independent draws", independent, [n for n in arguments.passes if n > 2]))
+    if arguments.as_published:
+        published = evaluate.definition(arguments.checkpoint, noise="independent", aligned=True)
+        rows.append(evaluate.Row("as published", published, arguments.passes))
     if arguments.one_pass:
         rows.append(evaluate.Row("trained for one pass", evaluate.definition(arguments.one_pass), [1]))
     if arguments.diffusion:
@@ -225,7 +233,9 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
             if scores:
                 _tell(arguments, scores, {"left_out": left_out, "ended_early": ended})
     if not scores and not left_out:
-        raise ValueError("there is nothing to evaluate: no case was found")
+        raise ValueError(
+            "no case was found; sid looks for short/ and long/ in its folder, eld for scene-N folders below it"
+        )
     return 1 if left_out else 0
 
 

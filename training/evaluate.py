@@ -19,6 +19,7 @@ from .classical import non_local_means
 
 if TYPE_CHECKING:
     from exposure.client.triton import Client
+    from exposure.networks import Network
 
 Denoiser = Callable[[Case, int], NDArray[np.float32]]
 BANDS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # of the truth's signal: each from one to the next
@@ -52,8 +53,12 @@ class Score:
     bias: tuple[float | None, ...] = ()
 
 
-def definition(checkpoint: Path, noise: str = "poisson") -> Denoiser:
-    """The loop of `exposure.denoise`, in FP32, on a card too; noise: of its photons."""
+def definition(checkpoint: Path, noise: str = "poisson", *, aligned: bool = False) -> Denoiser:
+    """The loop of `exposure.denoise`, in FP32, on a card too; noise: of its photons.
+
+    aligned: every estimate is brought nearest to the truth before photons are drawn from it, as published evaluations
+    do; deployed, nobody can.
+    """
     import torch
 
     from exposure.denoise import denoise
@@ -67,10 +72,24 @@ def definition(checkpoint: Path, noise: str = "poisson") -> Denoiser:
     def run(case: Case, passes: int) -> NDArray[np.float32]:
         image = torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None].to(device)
         physics: dict[str, Any] = {"ratio": case.ratio, "gain": case.gain, "saturation": case.sensor.saturation}
-        result = denoise(network, image, **physics, passes=passes, noise=noise)
+        loop = Aligned(network, case.clean) if aligned else network
+        result = denoise(loop, image, **physics, passes=passes, noise=noise)
         return result[0].cpu().numpy()
 
     return run
+
+
+class Aligned:
+    """A network that knows the truth [4, h, w]: it multiplies each estimate by `oracle_gain`."""
+
+    def __init__(self, network: "Network", clean: NDArray[np.float32]) -> None:
+        self.photon_unit, self.multiple = network.photon_unit, network.multiple
+        self._network, self._clean = network, clean
+
+    def __call__(self, *inputs: Any) -> Any:
+        estimate = self._network(*inputs).clip(0, 1)
+        height, width = self._clean.shape[1:]  # without the padding
+        return estimate * oracle_gain(estimate[0, :, :height, :width].cpu().numpy(), self._clean)
 
 
 def served(client: "Client", checkpoint: str) -> Denoiser:
@@ -79,13 +98,16 @@ def served(client: "Client", checkpoint: str) -> Denoiser:
     checkpoint: SHA-256 of the one that it is compared with. Raises ValueError where the server runs another: their
     difference would not be that of the deployment.
     """
+    from exposure.client.recipe import finer
+
     told = client.checkpoint()
-    if told not in ("", checkpoint):
+    if told != checkpoint:
         raise ValueError(f"the server runs checkpoint {told[:12]}..., and --checkpoint is {checkpoint[:12]}...")
 
     def run(case: Case, passes: int) -> NDArray[np.float32]:
-        mosaic = client.denoise(case.mosaic, case.sensor, ratio=case.ratio, gain=case.gain, passes=passes)
-        return pack(mosaic, case.sensor)
+        mosaic, sensor = finer(case.mosaic, case.sensor)  # as `exposure denoise` asks
+        gain = case.gain * (sensor.white / case.sensor.white)
+        return pack(client.denoise(mosaic, sensor, ratio=case.ratio, gain=gain, passes=passes), sensor)
 
     return run
 
