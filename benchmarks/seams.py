@@ -20,6 +20,7 @@ from exposure.client.recipe import Choice, Recipe
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Client
 from exposure.export.build_engine import build
+from exposure.export.precision import WHITE_DN
 from exposure.export.recipes import Settings
 from exposure.kernels.manifest import read_manifest
 from exposure.tiles import Tile, plan_tiles
@@ -28,7 +29,6 @@ DATA = Path(os.environ.get("EXPOSURE_DATA", Path(__file__).resolve().parents[2] 
 NAME = "blackmagic_dark_GBRG_12bit.dng"
 RATIO, TILE_PIXELS, PASSES = 8.0, 700_000, (1, 2, 3)
 NEAR = 16  # pixels on either side of a seam
-SATURATION = 16383  # DN of 14 bits
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def differences(repository: Path, file: rawfile.RawFile, choice: Choice, plan: S
         for passes in PASSES:
             physics: dict[str, Any] = {"ratio": choice.ratio, "gain": choice.gain, "passes": passes}
             parts, frame = (client.denoise(file.mosaic, file.sensor, **physics) for client in (tiled, whole))
-            change = (parts.astype(float) - frame) * (SATURATION / file.sensor.saturation)
+            change = (parts.astype(float) - frame) * (WHITE_DN / file.sensor.saturation)
             size = np.abs(change)
             found[str(passes)] = {
                 "largest": rounded(size.max()),

@@ -36,7 +36,7 @@ _stderr = threading.RLock()  # one descriptor for the whole process
 
 
 class RawFileError(ValueError):
-    """A file that is not a Bayer RAW which we can read; the message is one sentence, without the path."""
+    """A file that is not done: mostly no Bayer RAW that we can read. The message is one sentence, without the path."""
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _in_steps(sensor: Sensor, steps: int) -> Sensor:
 
 def _multiplied(file: RawFile, ratio: float) -> NDArray[np.float32]:
     """The brightened file in DN, with the noise below black: without it, its mean would lift and tint shadows."""
-    black = _black(file)
+    black = file.sensor.black_of(file.mosaic.shape)
     return np.clip((file.mosaic - black) * np.float32(ratio) + black, -LARGEST_DN, np.float32(file.sensor.white))
 
 
@@ -210,13 +210,6 @@ def blended(denoised: NDArray[np.uint16], noisy: NDArray[np.float32], strength: 
     mixed = noisy + np.float32(strength) * (denoised.astype(np.float32) - noisy)
     rounded: NDArray[np.uint16] = np.rint(mixed).clip(0, LARGEST_DN).astype(np.uint16)
     return rounded
-
-
-def _black(file: RawFile) -> NDArray[np.float32]:
-    """The black level of every pixel."""
-    height, width = file.mosaic.shape
-    cells = ((height + 1) // 2, (width + 1) // 2)
-    return np.tile(np.array(file.sensor.black, np.float32).reshape(2, 2), cells)[:height, :width]
 
 
 def at_own_exposure(
@@ -229,7 +222,7 @@ def at_own_exposure(
     Returns the finer levels, and the mosaic in them.
     """
     steps = int(65535 // file.sensor.white)
-    black = _black(file)
+    black = file.sensor.black_of(file.mosaic.shape)
     own = file.mosaic - black
     clips = own * np.float32(ratio) >= file.sensor.white - black
     signal = np.where(clips, own, (denoised - black) / np.float32(ratio))

@@ -69,8 +69,10 @@ class Client:
         shared_memory: bool = True,
     ) -> None:
         addresses = [address] if isinstance(address, str) else list(address)
-        if not addresses or in_flight < 1:
-            raise ServerError(f"{len(addresses)} servers with {in_flight} requests each; at least 1 and 1 are needed")
+        if not addresses:
+            raise ServerError("no address is given; give HOST:PORT of at least one server")
+        if in_flight < 1:
+            raise ServerError(f"in_flight is {in_flight}; it must be at least 1")
         if tile_pixels < SMALLEST_TILE:
             raise ServerError(f"the tile bound is {tile_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
         access = Access(timeout_s, tls, authorities, certificate, key, dict(headers or {}))
@@ -203,7 +205,8 @@ class Client:
             with suppress(ServerGoneError):  # the others do its work
                 for model in connection.statistics():
                     if model["name"] in spent:
-                        spent[model["name"]] += int(model["inference_stats"]["success"].get("ns", 0)) / 1e9
+                        for part in ("compute_input", "compute_infer", "compute_output"):  # not what it waited before
+                            spent[model["name"]] += int(model["inference_stats"].get(part, {}).get("ns", 0)) / 1e9
         return spent
 
     def _tiles_of(self, shape: tuple[int, ...], origin: tuple[int, int]) -> Sequence[Tile]:

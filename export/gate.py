@@ -112,7 +112,7 @@ def _compare(scene: Scene, passes: int, expected: Array, computed: Array, what: 
     if not np.isfinite(expected).all():
         raise GraphError(f"the network itself gives NaN or Inf on the {scene.name} scene")
     if not np.isfinite(computed).all():
-        raise GraphError(f"{what} gives NaN or Inf on the {scene.name} scene after {passes} passes")
+        raise GraphError(f"{what} gives NaN or Inf on the {scene.name} scene after pass {passes}")
     loss = None if scene.clean is None else psnr(expected, scene.clean) - psnr(computed, scene.clean)
     return Figures(
         scene=scene.name,

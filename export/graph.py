@@ -89,10 +89,8 @@ def agreement(network: Network, run: Run, least_db: float, what: str) -> float:
     """
     worst = float("inf")
     for crop in low_light_crops(network.photon_unit, network.multiple):
-        image, original = (
-            crop.image,
-            np.ascontiguousarray(crop.image[..., ::-1]),
-        )  # two, so that none passes for the other
+        image = crop.image
+        original = np.ascontiguousarray(image[..., ::-1])  # another image, so that none passes for the other
         gain = np.array([crop.photon_gain], np.float32)
         with torch.no_grad():
             expected = network(*map(torch.from_numpy, (image, gain, original))).numpy()

@@ -4,12 +4,12 @@ import functools
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from exposure.files import sha256
 from exposure.kernels.machine import LIBRARIES, Machine, library_version, this_machine
@@ -27,6 +27,7 @@ from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
 RTX_A5000 = 86
 GRAPH = "model.onnx"
 USUAL_FRAME = (4240, 2832)
+A = TypeVar("A")
 
 
 @dataclass(frozen=True)
@@ -87,27 +88,23 @@ def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: 
 
 def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
     """OpenVINO's own format; in BF16 but for its ends where the processor is fast at it and the gate lets it pass."""
-    from .openvino_engine import WIDE_ENDS, OpenVinoEngine, bf16_is_fast, openvino_from_onnx
+    from .openvino_engine import WIDE_ENDS, OpenVinoEngine, WideEnds, bf16_is_fast, openvino_from_onnx
 
-    accuracy: dict[str, Any] = {"ran_on": "this processor"}
     in_bf16 = bf16_is_fast() and not settings.fp32
-    attempts = [("bf16", wide) for wide in WIDE_ENDS] if in_bf16 else []
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / GRAPH
-        accuracy |= _traced(network, graph, checkpoint)
-        for precision, wide in [*attempts, ("f32", None)]:
+        traced = _traced(network, graph, checkpoint)
+
+        def judged(wide: WideEnds | None) -> dict[str, Any]:
             with stage("convert to OpenVINO"):
                 openvino_from_onnx(graph, folder, wide=wide)
-            what = f"the {precision.upper()} engine" + (f" ({wide})" if wide else "")
-            try:
-                accuracy["scenes"] = _gate(network, OpenVinoEngine(folder, precision), precision, settings, what)
-                break
-            except GraphError as error:
-                if precision == "f32":
-                    raise
-                print(f"    {error}")
-                accuracy["refused"] = str(error)
-    return Built(precision, _runs_on("openvino"), accuracy)
+            precision, ends = ("bf16", f" ({wide})") if wide else ("f32", "")
+            engine = OpenVinoEngine(folder, precision)
+            scenes = _gate(network, engine, precision, settings, f"the {precision.upper()} engine{ends}")
+            return traced | {"ran_on": "this processor", "wide": str(wide or "everything"), "scenes": scenes}
+
+        wide, accuracy = _first_to_pass([*(WIDE_ENDS if in_bf16 else ()), None], judged)
+    return Built("bf16" if wide else "f32", _runs_on("openvino"), accuracy)
 
 
 def plan_recipe(target: str, network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
@@ -117,17 +114,12 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
     cards: tuple[int, ...] = ()
     if target == "tensorrt-rtx":
         cards = RTX_CARDS if settings.portable else (settings.compute_capability or _rtx_card(this_machine()),)
-    accuracy: dict[str, Any] = {}
-    for chosen in plan_attempts(network, settings):
+
+    def judged(chosen: Precision) -> dict[str, Any]:
         print(f"    {chosen}")
-        try:
-            accuracy |= _plan(target, network, folder, settings, checkpoint, cards, chosen)
-            break
-        except GraphError as error:
-            if chosen.precision == "f32":
-                raise
-            print(f"    {error}")
-            accuracy["refused"] = str(error)
+        return _plan(target, network, folder, settings, checkpoint, cards, chosen)
+
+    chosen, accuracy = _first_to_pass(plan_attempts(network, settings), judged)
     machine = this_machine()
     runs_on = _runs_on(target) | {
         "compute_capability": " ".join(map(str, cards)) or machine.compute_capability,
@@ -137,6 +129,22 @@ def plan_recipe(target: str, network: Network, folder: Path, settings: Settings,
         "driver": machine.driver,
     }
     return Built(chosen.precision, runs_on, accuracy, list(chosen.islands))
+
+
+def _first_to_pass(attempts: Sequence[A], judged: Callable[[A], dict[str, Any]]) -> tuple[A, dict[str, Any]]:
+    """The first attempt that the gate lets pass, and what was measured, with the sentences about those before it.
+
+    Raises GraphError, that of the last one, where none passes.
+    """
+    refused: list[str] = []
+    *early, last = attempts
+    for attempt in early:
+        try:
+            return attempt, judged(attempt) | {"refused": refused}
+        except GraphError as error:
+            print(f"    {error}")
+            refused.append(str(error))
+    return last, judged(last) | {"refused": refused}
 
 
 @dataclass(frozen=True)

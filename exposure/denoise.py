@@ -37,10 +37,10 @@ def denoise(
     image: [N, 4, h, w] from `pack`, brightened by ratio, in [0, 1]; any h and w.
     ratio: R, at least 1. gain: K in DN per electron. saturation: S, white - black in DN.
     passes: network evaluations. seed: of the photon noise, unsigned 64-bit.
-    noise: of the photons. "poisson": drawn as served, antithetic, that is every second injection with the mirrored
-        random numbers of the one before it (Hammersley and Morton 1956), so that what the network took over from that
-        one's noise meets its opposite. Each is Poisson's for a given rate; together they are not, as that noise is in
-        the second's rate. "independent": drawn anew each time, as published. "mean": the expectation, for exact
+    noise: of the photons. "poisson": as served, antithetic (Hammersley and Morton 1956): every second injection uses
+        the mirrored random numbers of the one before it, so that noise which the network passed on is partly
+        cancelled. Each is a Poisson draw of its own rate; two together are not, since noise of the first is in the
+        second's rate. "independent": new numbers each time, as published. "mean": the expectation, for exact
         comparisons.
     Returns the clean image, [N, 4, h, w] in [0, 1]. Raises ValueError for anything other than described.
     """

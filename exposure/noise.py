@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .noise_fit import NoiseFit
-from .schedule import PUBLISHED_PHOTON_UNIT
 
 NOISE_MODELS = ("P+g", "P+G+r+u")
 CALIBRATED_LEVELS = (2**13, 2**14)  # white - black in DN of a 14-bit file
@@ -132,7 +131,7 @@ CAMERAS = {
 }
 
 
-def calibrated_camera(model: str, saturation: float = PUBLISHED_PHOTON_UNIT) -> Camera | None:
+def calibrated_camera(model: str, saturation: float) -> Camera | None:
     """The calibration of the camera that wrote this EXIF model tag, if there is one for levels such as these.
 
     saturation: S, white - black in DN. The cameras were measured in 14 bit; a DN of a 12-bit mode or of a rescaled file

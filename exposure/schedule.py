@@ -47,7 +47,10 @@ def unroll(
     if ratio < 1:
         raise ValueError(f"ratio is {ratio:g}; a target exposure is at least the file's own (1)")
     if saturation / gain > MOST_ELECTRONS:
-        raise ValueError(f"gain is {gain:g}; a pixel of {saturation:g} DN would hold {saturation / gain:.1g} electrons")
+        raise ValueError(
+            f"gain is {gain:g}; a pixel of {saturation:g} DN would hold {saturation / gain:.1g} electrons, "
+            f"and {MOST_ELECTRONS:.0f} can be counted"
+        )
     if passes < 1:
         raise ValueError(f"passes is {passes}; at least one network evaluation is needed")
     if not photon_unit > 0:

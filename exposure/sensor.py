@@ -57,6 +57,11 @@ class Sensor:
         """Black level in DN of one cell position."""
         return self.black[2 * row + column]
 
+    def black_of(self, shape: Sequence[int]) -> NDArray[np.float32]:
+        """Black level in DN of every pixel of a mosaic [H, W]."""
+        cells = np.array(self.black, np.float32).reshape(2, 2)
+        return np.tile(cells, [(side + 1) // 2 for side in shape])[: shape[0], : shape[1]]
+
 
 def pack(mosaic: NDArray[np.uint16], sensor: Sensor, ratio: float = 1.0, *, multiple: int = 1) -> NDArray[np.float32]:
     """Turn raw DN into what the network sees, already brightened by `ratio`.
@@ -109,9 +114,7 @@ def recorded(dn: NDArray[np.floating[Any]], sensor: Sensor) -> NDArray[np.uint16
 
     Noise that falls below black is recorded too.
     """
-    rows, columns = (np.arange(side) % 2 for side in dn.shape)
-    black = np.asarray(sensor.black, dn.dtype).reshape(2, 2)[rows][:, columns]
-    return np.clip(np.rint(dn + black), 0, sensor.white).astype(np.uint16)
+    return np.clip(np.rint(dn + sensor.black_of(dn.shape)), 0, sensor.white).astype(np.uint16)
 
 
 def check_tile(shape: Sequence[int], origin: Sequence[int]) -> None:

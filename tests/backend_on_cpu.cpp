@@ -49,7 +49,7 @@ struct TRITONBACKEND_Response {
 };
 
 // Where the server puts outputs: as asked, or all in one place.
-enum Placement { AS_ASKED, ON_HOST, ON_CARD, ON_OTHER_CARD };
+enum Placement { AS_ASKED, ON_HOST, ON_CARD, ON_OTHER_CARD, NOWHERE };
 static thread_local Placement placement = AS_ASKED;
 static thread_local std::string no_room_for;  // the name of an output
 
@@ -109,7 +109,9 @@ TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, voi
     if (placement == ON_HOST) place = {MEMORY_CPU_PINNED, 0};
     if (placement == ON_CARD) place = {MEMORY_GPU, 0};
     if (placement == ON_OTHER_CARD) place = {MEMORY_GPU, 1};
-    if (place.on_host()) {
+    if (placement == NOWHERE) {  // what Triton says where an ensemble gets no memory for a tensor
+        output->memory = nullptr;
+    } else if (place.on_host()) {
         output->memory = malloc(byte_size);
     } else if (cuda().allocate(&output->memory, byte_size)) {
         return new TRITONSERVER_Error{"the server has no room on the card"};
@@ -325,6 +327,17 @@ static void fails_halfway(Model& expose) {
     }
 }
 
+// An output that is not there, though Triton calls it a success, is no answer.
+static void needs_memory(Model& expose) {
+    auto cpu = make_cpu_device(1);
+    placement = NOWHERE;
+    Exchange e;
+    ask_expose(e, 0, 32, 48);
+    std::string refusal = e.answered_by(expose, *cpu);
+    expect(refusal == std::bad_alloc().what(), "no memory for an output: " + refusal);
+    placement = AS_ASKED;
+}
+
 static void admits() {
     uint64_t ticket = 0;
     auto is_busy = [&](Admission& door, int64_t megapixels, Admission::Clock::time_point now) {
@@ -456,6 +469,7 @@ int main(int, char** arguments) {
     every_way("unpack", *unpack, [](Exchange& e, int way, int h, int w) { ask_unpack(e, way, h, w); });
     refusals(*pack, *expose, *unpack);
     fails_halfway(*expose);
+    needs_memory(*expose);
     admits();
     leaves(*pack, *unpack);
     concurrently(*expose);

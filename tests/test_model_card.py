@@ -155,3 +155,24 @@ def test_the_readme_says_what_was_scored() -> None:
             if passes:  # "Served by the BF16 engine, the same to 0.01 dB"
                 assert abs(figures(served, group, "served", passes)[0] - blind) < 0.015
     assert len(rows.keys() & (INPUTS.keys() | PASSES.keys())) == 6
+
+
+def test_the_card_says_what_was_probed() -> None:
+    probed = json.loads((RESULTS / "probes.json").read_text())
+    assert probed["checkpoint"] == sha256(PROJECT / "checkpoints" / "unet.safetensors")
+    card = PROJECT / "checkpoints" / "README.md"
+    rows, hot = rows_of(card, 3), probed["hot_pixels"]
+    for charge in ("10", "100", "1000", "10000"):
+        told = [hot[ratio][charge] for ratio in ("x10", "x100", "x300")]
+        assert rows[f"{charge} DN"] == [f"{dn['in_dn']} → {dn['left_dn']}" for dn in told]
+    text = " ".join(card.read_text().split())
+    fields = [f"{probed['uniform_fields_dn'][level]['poisson']:.0f}" for level in ("312", "78", "0")]
+    assert "312 DN come out as {}, 78 as {}, and 0 as {}".format(*fields) in text
+    deviations = [f"{told[noise]:.0f}" for told in probed["between_seeds_dn"].values() for noise in told]
+    sentence = (
+        "is {} DN, and {} with published draws, at ISO 400 and ×100, {} and {} at ISO 3200, and {} and {} there at"
+    )
+    assert sentence.format(*deviations) in text
+    kept = probed["block_means"]
+    assert -5.05 < kept["passes_1"]["1"] < kept["passes_1"]["90"] <= 2
+    assert -9 < kept["passes_3"]["1"] < kept["passes_3"]["90"] <= 3.5

@@ -241,10 +241,17 @@ def test_the_client_refuses_before_sending(client: Client) -> None:
 
 
 def test_statistics_tell_the_stages(client: Client) -> None:
-    before = client.stage_seconds()
+    stages = ("pack", "denoiser", "expose", "unpack")
+
+    def executions() -> dict[str, int]:
+        told = client._connections[0].statistics()
+        return {model["name"]: int(model.get("execution_count", 0)) for model in told if model["name"] in stages}
+
+    before, executed = client.stage_seconds(), executions()
     client.probe()
-    after = client.stage_seconds()
-    assert all(after[stage] > before[stage] for stage in ("pack", "denoiser", "expose", "unpack"))
+    after, since = client.stage_seconds(), executions()
+    assert all(after[stage] > before[stage] for stage in stages)
+    assert all(since[stage] > executed.get(stage, 0) for stage in stages)
 
 
 @pytest.mark.parametrize("address", ["localhost", "localhost:http", ""])

@@ -83,3 +83,31 @@ def test_brightened_is_clipped_where_published(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(shots, "expose_short", lambda *_, **__: np.array([[[-5.0, 0.0, 77.915, 1e4]]]))
     image = shots.brightened(np.zeros((1, 1, 4), np.float32), 100, 3, CAMERAS["SonyA7S2"].read_noise(3.0), 0)
     np.testing.assert_allclose(image, [[[0, 0, 0.5, 1]]], rtol=1e-4)
+
+
+def test_defects_are_hot_or_dead_and_few() -> None:
+    ratio, dim = 50.0, np.float32(0.02)
+    shares, charges, dead = [], [], 0
+    for seed in range(40):
+        image = np.full((4, 256, 256), dim, np.float32)
+        shots.add_defects(image, ratio, np.random.default_rng(seed))
+        changed = image[image != dim]
+        shares.append(changed.size / image.size)
+        dead += np.count_nonzero(changed == 0)
+        charges += ((changed[changed > 0] - dim) * shots.SATURATION / ratio).tolist()
+        assert image.max() <= 1
+    low, high = shots.DEFECTS
+    assert np.mean(shares) == pytest.approx((high - low) / np.log(high / low), rel=0.4)
+    assert dead / (dead + len(charges)) == pytest.approx(shots.DEAD, abs=0.04)
+    most = (1 - dim) * shots.SATURATION / ratio  # beyond it, the brightened pixel is white
+    assert kstest(np.array(charges)[np.array(charges) < 0.99 * most], loguniform(1, 0.99 * most).cdf).pvalue > 1e-4
+
+
+def test_half_of_the_shots_have_no_defects(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[float] = []
+    monkeypatch.setattr(shots, "add_defects", lambda _, ratio, __: called.append(ratio))
+    monkeypatch.setattr(Scenes, "__getitem__", lambda *_: np.full((4, 16, 16), 0.5, np.float32))
+    crops = Shots(Scenes(side=16, seed=3), Range())
+    for index in range(400):
+        crops[index]
+    assert abs(len(called) / 400 - 0.5) < 4 * np.sqrt(0.25 / 400)

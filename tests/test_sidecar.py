@@ -68,14 +68,15 @@ def test_adobes_goes_inside_and_darktables_beside(
     ],
 )
 def test_levels_that_darktable_noted_are_not_taken_for_others(source: Path, module: str) -> None:
-    """It subtracts the black level that its history holds, whatever the file says."""
+    """It subtracts the black level that its history holds, whatever the file says, and cuts off the margins."""
     history = DARKTABLE.replace("<rdf:li>", f"{module}<rdf:li>")
     source.with_name("DSC0000.dng.xmp").write_text(history)
     result = Path("out/DSC0000_exposed.dng")
     assert list(with_sidecars(read(source), result).copies.values()) == [history.encode()]
-    refused = with_sidecars(read(source), result, new_levels=True)
-    assert refused.copies == {}
-    assert "DSC0000.dng.xmp beside it is left out (it holds darktable's black and white levels" in refused.warning
+    without_margins = replace(read(source), whole_sensor=False)
+    for refused in (with_sidecars(read(source), result, new_levels=True), with_sidecars(without_margins, result)):
+        assert refused.copies == {}
+        assert "DSC0000.dng.xmp beside it is left out (it holds darktable's levels and margins" in refused.warning
     source.with_name("DSC0000.dng.xmp").write_text(DARKTABLE)  # a rating alone
     assert list(with_sidecars(read(source), result, new_levels=True).copies.values()) == [DARKTABLE.encode()]
 

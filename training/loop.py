@@ -215,7 +215,8 @@ class Trainer:
             self.average.load_state_dict(state["netG"])
             self.network.load_state_dict(state["weights"])
         except RuntimeError as error:
-            raise ValueError(f"{self.folder} holds a run of another network; choose another --out") from error
+            flags = "--widths, --widen, --concat-origin, --init or --diffusion"
+            raise ValueError(f"{self.folder} holds a run of another network ({flags}); choose another --out") from error
         for optimizer, saved in zip(self.optimizers, state["opt_g"], strict=True):
             optimizer.load_state_dict(saved)
         if "before" in state:

@@ -12,6 +12,7 @@ from exposure.schedule import PUBLISHED_PHOTON_UNIT, TRAINED_RATIOS
 from .scenes import Scenes
 
 SATURATION = PUBLISHED_PHOTON_UNIT  # S of all simulated cameras; only K / S tells them apart
+DEFECTS, DEAD = (1e-5, 1e-3), 0.1  # share of pixels that are defective, log-uniform; of these, share that is dead
 
 
 class Shot(NamedTuple):
@@ -54,6 +55,8 @@ class Shots:
         ratio = logarithmic if generator.random() < 0.5 else float(generator.uniform(least, most))
         read_noise = camera.read_noise(gain, generator.choice(self.limits.noise), generator)
         image = brightened(clean, ratio, gain, read_noise, generator)
+        if generator.random() < 0.5:
+            add_defects(image, ratio, generator)
         return Shot(image, clean, np.float32(ratio), np.float32(SATURATION / (ratio * gain)))
 
 
@@ -63,3 +66,16 @@ def brightened(
     """What the network sees of a clean scene [4, h, w] after a shot that was `ratio` times too short, in [0, 1]."""
     dn = expose_short(clean, ratio=ratio, gain=gain, saturation=SATURATION, read_noise=read_noise, seed=seed)
     return np.clip(dn * (ratio / SATURATION), 0, 1).astype(np.float32)
+
+
+def add_defects(image: NDArray[np.float32], ratio: float, generator: np.random.Generator) -> None:
+    """Let some pixels of a brightened shot [4, h, w] not tell the light: hot ones, and dead ones, which stay black.
+
+    A hot pixel adds charge of its own to any exposure, from 1 DN to white, log-uniform; the ratio multiplies it too.
+    """
+    low, high = np.log(DEFECTS)
+    places = generator.random(image.shape) < np.exp(generator.uniform(low, high))
+    count = np.count_nonzero(places)
+    charge = np.exp(generator.uniform(0, np.log(SATURATION), count)) * (ratio / SATURATION)
+    dead = generator.random(count) < DEAD
+    image[places] = np.where(dead, 0, np.minimum(image[places] + charge, 1))

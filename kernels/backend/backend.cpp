@@ -113,6 +113,8 @@ void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONB
     TRITONSERVER_Error* ignored =
         TRITONBACKEND_ModelInstanceReportStatistics(instance, request, success, start, start, end, end);
     if (ignored) TRITONSERVER_ErrorDelete(ignored);
+    if (success) ignored = TRITONBACKEND_ModelInstanceReportBatchStatistics(instance, 1, start, start, end, end);
+    if (success && ignored) TRITONSERVER_ErrorDelete(ignored);
     ignored = TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL);
     if (ignored) TRITONSERVER_ErrorDelete(ignored);
     if (self.behind_pack) admission().ended();

@@ -1,10 +1,21 @@
 #include "openvino_engine.h"
 
+#include <algorithm>
+#include <new>
 #include <thread>
 
-// Packed pixels of all frame sizes kept compiled: their activations take about 0.7 kB a pixel.
+// Packed pixels of all frame sizes kept compiled, but for a larger usual one: activations take about 0.7 kB a pixel.
 static const int64_t COMPILED_PIXELS = 4000000;
 static const int64_t WEIGHTS = 50000;  // what each holds of its own, 35 MB, as pixels
+
+static int64_t held(const OpenVinoEngine::Size& size) { return size.first * size.second + WEIGHTS; }
+
+// Of OpenVINO's words for memory that it did not get; it lets no std::bad_alloc out.
+static bool is_of_memory(const std::string& words) {
+    for (const char* known : {"ailed to allocate", "can't allocate", "bad_alloc", "bad allocation", "could not create a primitive"})
+        if (words.find(known) != std::string::npos) return true;
+    return false;
+}
 
 // One for the process. What it reads it copies: a file that is mapped into memory would change the network of a running
 // server when it is overwritten in place, and CHECKPOINT would not tell. Nothing compiled is kept on disk: compiling takes a
@@ -19,7 +30,10 @@ static ov::Core& core() {
 }
 
 OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, Size usual, int threads)
-    : network_(core().read_model(folder + "/model.xml")), bf16_(false), threads_(threads) {
+    : network_(core().read_model(folder + "/model.xml")),
+      bf16_(false),
+      threads_(threads),
+      bound_(std::max(COMPILED_PIXELS, held(usual))) {
     for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
         bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
     for (const auto& input : network_->inputs())
@@ -31,21 +45,32 @@ void OpenVinoEngine::infer(const float* image, const float* photon_gain, const f
                            int64_t width, float* clean) {
     ov::Shape shape{1, 4, (size_t)height, (size_t)width};
     auto wrap = [&](const float* data) { return ov::Tensor(ov::element::f32, shape, const_cast<float*>(data)); };
-    ov::InferRequest& request = compiled({height, width});
-    request.set_tensor("IMAGE", wrap(image));
-    request.set_tensor("PHOTON_GAIN", ov::Tensor(ov::element::f32, {1}, const_cast<float*>(photon_gain)));
-    if (wants_original_) request.set_tensor("ORIGIN_IMAGE", wrap(original));
-    request.set_tensor("CLEAN", wrap(clean));
-    request.infer();
+    try {
+        ov::InferRequest& request = compiled({height, width});
+        request.set_tensor("IMAGE", wrap(image));
+        request.set_tensor("PHOTON_GAIN", ov::Tensor(ov::element::f32, {1}, const_cast<float*>(photon_gain)));
+        if (wants_original_) request.set_tensor("ORIGIN_IMAGE", wrap(original));
+        request.set_tensor("CLEAN", wrap(clean));
+        request.infer();
+    } catch (const std::exception& error) {
+        forget({height, width});
+        if (is_of_memory(error.what())) throw std::bad_alloc();
+        throw;
+    }
+    if (held({height, width}) > bound_) forget({height, width});
+}
+
+void OpenVinoEngine::forget(Size size) {
+    compiled_.erase(size);
+    recent_.remove(size);
 }
 
 ov::InferRequest& OpenVinoEngine::compiled(Size size) {
     auto found = compiled_.find(size);
     if (found == compiled_.end()) {
-        auto held = [](const Size& size) { return size.first * size.second + WEIGHTS; };
         int64_t pixels = held(size);
         for (const Size& kept : recent_) pixels += held(kept);
-        for (; pixels > COMPILED_PIXELS && !recent_.empty(); recent_.pop_back()) {
+        for (; pixels > bound_ && !recent_.empty(); recent_.pop_back()) {
             pixels -= held(recent_.back());
             compiled_.erase(recent_.back());
         }

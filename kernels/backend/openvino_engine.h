@@ -24,10 +24,12 @@ class OpenVinoEngine {
   private:
     ov::InferRequest& compiled(Size size);
     ov::InferRequest compile(Size size);
+    void forget(Size size);
 
     std::shared_ptr<ov::Model> network_;  // as it was when the server started, whatever is installed since
     bool bf16_, wants_original_ = false;
     int threads_;
+    int64_t bound_;  // packed pixels of all sizes that are kept
     std::map<Size, ov::InferRequest> compiled_;
     std::list<Size> recent_;  // most recently used first
 };

@@ -112,6 +112,7 @@ void* Request::allocated(const char* name, TRITONSERVER_DataType type, size_t by
     check(TRITONBACKEND_ResponseOutput(response_, &output, name, type, shape.data(), (uint32_t)shape.size()));
     void* buffer;
     check(TRITONBACKEND_OutputBuffer(output, &buffer, bytes, &place.memory, &place.id));
+    if (!buffer && bytes) throw std::bad_alloc();  // an ensemble's memory for a tensor; Triton calls that a success
     return buffer;
 }
 

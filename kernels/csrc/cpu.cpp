@@ -1,6 +1,6 @@
 // The kernels on a CPU: plain loops over rows, split among threads. Which thread computes a row changes nothing.
 #include <algorithm>
-#include <system_error>
+#include <exception>
 #include <thread>
 #include <vector>
 
@@ -19,7 +19,7 @@ static void for_each_row(int32_t rows, int32_t threads, Row row) {
         int32_t first = (int32_t)((int64_t)rows * t / threads), last = (int32_t)((int64_t)rows * (t + 1) / threads);
         try {
             others.emplace_back(some, first, last);
-        } catch (const std::system_error&) {  // no thread to be had: do its rows here
+        } catch (const std::exception&) {  // no thread to be had, or no memory for it: do its rows here
             some(first, last);
         }
     }
