@@ -232,8 +232,9 @@ class Batch:
         file = self._readers.read(source.path)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
-        new_levels = self.recipe.has_new_levels(file)
-        sidecars = with_sidecars(file, results[0], new_levels=new_levels) if results else Sidecars(file)
+        sidecars = Sidecars(file)
+        if results:
+            sidecars = with_sidecars(file, results[0], new_levels=self.recipe.has_new_levels(file))
         if not self.overwrite:
             self._results.refuse_others(content, source.path, targets)
         return sidecars.file, choice, sidecars

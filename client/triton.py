@@ -194,7 +194,7 @@ class Client:
                 with suppress(ServerGoneError):
                     told[connection.checkpoint(deadline_s)] = connection.address
         if len(told) > 1:
-            which = ", ".join(f"{address} runs {digest[:12] or 'one'}..." for digest, address in told.items())
+            which = ", ".join(f"{address} runs {digest[:12]}..." for digest, address in told.items())
             raise ServerError(f"the servers run different checkpoints ({which}); give those of one to --server")
         return next(iter(told)) if told else self._patiently(Connection.checkpoint)  # all may be slow: no deadline then
 

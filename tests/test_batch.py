@@ -751,7 +751,10 @@ def test_twelve_bits_come_out_as_fourteen(address: str, tmp_path: Path) -> None:
     for name, steps, gain in (("coarse", 1, 0.7), ("fine", 4, 2.8)):
         path, sensor = tmp_path / f"{name}.dng", Sensor((128 * steps,) * 4, 4095 * steps, CFAS["RGGB"])
         write_dng(path, RawFile(path, steps * coarse, sensor), steps * coarse)
+        history = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><operation>rawprepare</operation></x:xmpmeta>'
+        path.with_name(f"{path.name}.xmp").write_text(history)
         assert denoise(path, "--gain", gain, "--out", tmp_path / "out", "--server", address) == 0
+    assert [path.name for path in (tmp_path / "out").glob("*.xmp")] == ["fine_exposed.dng.xmp"]  # with levels inside
     one, other = (read(tmp_path / "out" / f"{name}_exposed.dng") for name in ("coarse", "fine"))
     assert one.sensor == other.sensor
     assert one.sensor.white == 16380

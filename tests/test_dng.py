@@ -26,7 +26,7 @@ from exposure.client import output
 from exposure.client.dng import adobes_name, write_dng
 from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
 from exposure.client.rawfile import RawFile, read, render
-from exposure.client.recipe import Choice, Recipe
+from exposure.client.recipe import Choice, Recipe, finer
 from exposure.client.triton import Answer
 
 SENSOR = Sensor((512, 512, 512, 512), 4095, CFAS["RGGB"])
@@ -315,6 +315,17 @@ def test_opcodes_and_profiles_stay_as_they_are(tmp_path: Path) -> None:
         assert bytes(result["DNGVersion"][1]) == bytes([1, 6, 0, 0])  # the first that knows them
 
 
+def test_the_first_opcodes_stay_where_levels_do(tmp_path: Path) -> None:
+    """They may hold levels: a table of them, or the constant that marks a bad pixel."""
+    opcodes = struct.pack(">IIIII", 1, 1, 0x01030000, 1, 0)
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    source = read(tagged(tmp_path / "a.dng", mosaic, *((code, 7, 20, opcodes, True) for code in (51008, 51009))))
+    for answer, carried in (((mosaic, source.sensor), {1, 2}), (finer(mosaic, source.sensor), {2})):
+        output.write(tmp_path / "b.dng", source, Recipe(ratio=8).finish(source, Answer(*answer), CHOICE))
+        tags = read(tmp_path / "b.dng").tags
+        assert {number for number in (1, 2) if f"OpcodeList{number}" in tags} == carried
+
+
 @pytest.mark.parametrize(("corner", "kept"), [((2, 4), True), ((3, 5), False)])
 def test_opcodes_of_another_corner_are_left_out(tmp_path: Path, corner: tuple[int, int], kept: bool) -> None:
     """From an odd side LibRaw begins a pixel later; a gain map of red would then lie on blue."""
@@ -470,6 +481,7 @@ def test_pictures_of_coarse_files_have_the_levels_of_the_result(tmp_path: Path) 
     write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, sensor, white_balance=(2, 1, 1.6)), mosaic)
     file, recipe, choice = read(tmp_path / "a.dng"), Recipe(ratio=8), CHOICE
     asked = recipe.request(file, choice)
+    np.testing.assert_array_equal(render(file, asked["mosaic"], asked["sensor"]), render(file, mosaic))  # as bright
     black = np.full_like(mosaic, round(asked["sensor"].black[0]))
     ramp = np.tile(np.linspace(black[0, 0], black[0, 0] + 800, 1000), (64, 1)).astype(np.uint16)
     shown = [recipe.finish(file, Answer(answer, asked["sensor"]), choice) for answer in (black, ramp)]

@@ -166,15 +166,24 @@ def test_every_estimate_of_the_published_evaluation_is_fitted_to_the_truth() -> 
         def __call__(self, x: torch.Tensor, _: torch.Tensor, __: torch.Tensor) -> torch.Tensor:
             seen.append(x)
             padded = np.pad(clean, [(0, 0), (0, 12), (0, 8)])
+            padded[:, 10:] *= 0.5  # which is not judged
             return torch.from_numpy(0.67 * padded)[None]
 
     physics: dict[str, Any] = {"ratio": 100.0, "gain": 0.01, "saturation": SATURATION, "passes": 2, "noise": "mean"}
     image = torch.from_numpy(clean)[None]
-    np.testing.assert_allclose(denoise(evaluate.Aligned(Dark(), clean), image, **physics)[0], clean, rtol=1e-5)
-    np.testing.assert_allclose(seen[1][0, :, :20, :24], clean, rtol=1e-5)
+    case = Case("x100", "one", np.zeros((40, 48), np.uint16), SIMULATED, 100, 0.01, clean, crop=(1, 2, 9, 20))
+    np.testing.assert_allclose(
+        denoise(evaluate.Aligned(Dark(), case), image, **physics)[0, :, :10], clean[:, :10], rtol=1e-5
+    )
+    np.testing.assert_allclose(seen[1][0, :, :10, :24], clean[:, :10], rtol=1e-5)
+    known = np.zeros(clean.shape, bool)
+    known[:, 10:] = True  # the rest may come out above white
+    bright = denoise(evaluate.Aligned(Dark(), replace(case, crop=None, mask=known)), image, **physics)[0]
+    np.testing.assert_allclose(bright[:, 10:], clean[:, 10:], rtol=1e-5)
+    assert bright.max() == 1
     seen.clear()
     denoise(Dark(), image, **physics)  # type: ignore[arg-type]
-    assert seen[1][0, :, :20, :24].mean() < 0.7 * clean.mean()
+    assert seen[1][0, :, :10, :24].mean() < 0.7 * clean.mean()
 
 
 def test_the_table_tells_blind_oracle_and_ssim() -> None:

@@ -455,6 +455,7 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
     assert tried == [*len(WIDE_ENDS) * ["bf16"], "f32"]
     assert (built.precision, built.accuracy["scenes"]) == ("f32", [{"scene": "passed"}])
     assert built.accuracy["refused"] == len(WIDE_ENDS) * ["too coarse"]
+    assert built.accuracy["wide"] == "everything"
 
 
 @pytest.mark.parametrize(

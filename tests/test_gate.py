@@ -57,7 +57,7 @@ def with_nan(clean: Array) -> Array:
         ("f16", lambda clean: clean + 2e-4, r"agrees with FP32 torch to 7\d\.\d dB only on the smallest scene, 16x16"),
         ("bf16", lambda clean: clean + 2e-5, None),
         ("bf16", lambda clean: clean + 5e-4, "at least 70 dB is needed"),
-        ("f32", with_nan, "gives NaN or Inf on the smallest scene after 1 passes"),
+        ("f32", with_nan, "gives NaN or Inf on the smallest scene after pass 1"),
         ("f32", lambda clean: clean[..., :-1], "answers .* to an image of"),
     ],
 )

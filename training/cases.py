@@ -160,10 +160,9 @@ def _eld_case(group: str, scene: Path, number: int, gain: float | None) -> Case:
         if not shot.iso * shot.exposure_s > 0:
             raise ValueError(f"{shot.path}: it does not tell its ISO and exposure time, of which the ratio is made")
     light = [shot.iso * shot.exposure_s for shot in shots]
+    # camera, scene and file: other scenes have files of the same name
     case = _published_case(group, shots[0], shots[1], light[1] / light[0], gain)
-    return replace(
-        case, name="/".join(shots[0].path.parts[-3:])
-    )  # camera, scene, file: other scenes have its name, too
+    return replace(case, name="/".join(shots[0].path.parts[-3:]))
 
 
 def _read(path: Path) -> rawfile.RawFile:

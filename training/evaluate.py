@@ -72,7 +72,7 @@ def definition(checkpoint: Path, noise: str = "poisson", *, aligned: bool = Fals
     def run(case: Case, passes: int) -> NDArray[np.float32]:
         image = torch.from_numpy(pack(case.mosaic, case.sensor, case.ratio))[None].to(device)
         physics: dict[str, Any] = {"ratio": case.ratio, "gain": case.gain, "saturation": case.sensor.saturation}
-        loop = Aligned(network, case.clean) if aligned else network
+        loop = Aligned(network, case) if aligned else network
         result = denoise(loop, image, **physics, passes=passes, noise=noise)
         return result[0].cpu().numpy()
 
@@ -80,16 +80,16 @@ def definition(checkpoint: Path, noise: str = "poisson", *, aligned: bool = Fals
 
 
 class Aligned:
-    """A network that knows the truth [4, h, w]: it multiplies each estimate by `oracle_gain`."""
+    """A network that knows the truth of a case: it multiplies each estimate by `oracle_gain`, of what is judged."""
 
-    def __init__(self, network: "Network", clean: NDArray[np.float32]) -> None:
+    def __init__(self, network: "Network", case: Case) -> None:
         self.photon_unit, self.multiple = network.photon_unit, network.multiple
-        self._network, self._clean = network, clean
+        self._network, self._case = network, case
 
     def __call__(self, *inputs: Any) -> Any:
         estimate = self._network(*inputs).clip(0, 1)
-        height, width = self._clean.shape[1:]  # without the padding
-        return estimate * oracle_gain(estimate[0, :, :height, :width].cpu().numpy(), self._clean)
+        image, clean, mask = _judged(self._case, estimate[0].cpu().numpy())
+        return (estimate * oracle_gain(image[mask], clean[mask])).clip(0, 1)
 
 
 def served(client: "Client", checkpoint: str) -> Denoiser:
@@ -151,14 +151,12 @@ def _scores(case: Case, rows: Sequence[Row]) -> list[Score]:
 
 def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> Score:
     """Judge one result [4, h, w] in [0, 1]. Raises ValueError for what has no finite score."""
-    row, column, h, w = case.crop or (0, 0, *case.clean.shape[1:])
+    image, clean, mask = _judged(case, image)
+    h, w = clean.shape[1:]
     if min(h, w) < SSIM_WINDOW:
         raise ValueError(f"{case.name}: its planes are {w}x{h} pixels here; SSIM needs {SSIM_WINDOW} a side")
-    judged = (slice(None), slice(row, row + h), slice(column, column + w))
-    image, clean = image[judged], case.clean[judged]
     if not np.isfinite(image).all():
         raise ValueError(f"{case.name}: the result of {method} holds values that are not finite numbers")
-    mask = np.ones(clean.shape, bool) if case.mask is None else case.mask[judged]
     aligned = np.clip(image * oracle_gain(image[mask], clean[mask]), 0, 1)
     return Score(
         case.group,
@@ -170,6 +168,16 @@ def score(case: Case, method: str, passes: int, image: NDArray[np.float32]) -> S
         ssim=ssim(image, clean, None if case.mask is None else mask),
         bias=bias(image[mask], clean[mask]),
     )
+
+
+def _judged(
+    case: Case, image: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+    """What counts of a result, padded or not, and of the truth, [4, h, w]; and where that is known."""
+    row, column, h, w = case.crop or (0, 0, *case.clean.shape[1:])
+    part = (slice(None), slice(row, row + h), slice(column, column + w))
+    clean = case.clean[part]
+    return image[part], clean, np.ones(clean.shape, bool) if case.mask is None else case.mask[part]
 
 
 def bias(image: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float | None, ...]:

@@ -12,7 +12,7 @@ static int64_t held(const OpenVinoEngine::Size& size) { return size.first * size
 
 // Of OpenVINO's words for memory that it did not get; it lets no std::bad_alloc out.
 static bool is_of_memory(const std::string& words) {
-    for (const char* known : {"ailed to allocate", "can't allocate", "bad_alloc", "bad allocation", "could not create a primitive"})
+    for (const char* known : {"ailed to allocate", "can't allocate", "bad_alloc", "bad allocation"})
         if (words.find(known) != std::string::npos) return true;
     return false;
 }
