@@ -117,14 +117,13 @@ class Recipe:
 
     def request(self, file: RawFile, choice: Choice) -> dict[str, Any]:
         """The arguments of `Client.answer`, in the levels of `finer`; the gain, in FP32 as it is told, too."""
-        mosaic, sensor = finer(file.mosaic, file.sensor)
-        gain = float(np.float32(choice.gain)) * (sensor.white / file.sensor.white)
+        mosaic, sensor, gain = finer(file.mosaic, file.sensor, float(np.float32(choice.gain)))
         physics = {"ratio": choice.ratio, "gain": gain, "passes": self.passes, "seed": self.seed}
         return {"mosaic": mosaic, "sensor": sensor, **physics}
 
     def has_new_levels(self, file: RawFile) -> bool:
         """Whether black and white of a result are others than the file's."""
-        return self.keep_exposure or finer(file.mosaic, file.sensor)[1] != file.sensor
+        return self.keep_exposure or _fineness(file.mosaic, file.sensor) > 1
 
     def finish(self, file: RawFile, answer: Answer, choice: Choice) -> Exposed:
         """What is written: the answer, in its levels, blended with the brightened file, at the exposure asked for."""
@@ -179,12 +178,18 @@ def _beyond(ratio: float) -> str:
     return f", beyond the {longest:g} that networks are trained for" if ratio > longest else ""
 
 
-def finer(mosaic: NDArray[np.uint16], sensor: Sensor) -> tuple[NDArray[np.uint16], Sensor]:
-    """A mosaic [H, W] in levels 2^n times finer: as far as 14 bits hold white, and 16 its brightest pixel."""
+def finer(mosaic: NDArray[np.uint16], sensor: Sensor, gain: float) -> tuple[NDArray[np.uint16], Sensor, float]:
+    """A mosaic [H, W] in levels 2^n times finer, as far as 14 bits hold white; gain: K, to be in DN of these, too."""
+    steps = _fineness(mosaic, sensor)
+    return (mosaic * np.uint16(steps), _in_steps(sensor, steps), steps * gain) if steps > 1 else (mosaic, sensor, gain)
+
+
+def _fineness(mosaic: NDArray[np.uint16], sensor: Sensor) -> int:
+    """2^n, as far as 14 bits hold white so many times, and 16 the brightest pixel."""
     steps, most = 1, int(mosaic.max())
     while 2 * steps * sensor.white < LEVELS and 2 * steps * most <= LARGEST_DN:
         steps *= 2
-    return (mosaic * np.uint16(steps), _in_steps(sensor, steps)) if steps > 1 else (mosaic, sensor)
+    return steps
 
 
 def _in_levels_of(sensor: Sensor, file: RawFile) -> RawFile:

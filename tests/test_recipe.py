@@ -181,8 +181,9 @@ def test_the_own_exposure_is_kept_with_more_bits(ratio: float, white: int) -> No
 @given(white=st.sampled_from([255, 1023, 3967, 4095, 8191, 8192, 15520, 16383, 51080]), most=st.integers(1, 65535))
 def test_levels_become_as_fine_as_fourteen_bits_hold(white: int, most: int) -> None:
     mosaic, sensor = np.array([[5, most], [5, most]], np.uint16), Sensor((3, 4, 5, 6), white, CFAS["RGGB"])
-    fine, levels = finer(mosaic, sensor)
+    fine, levels, gain = finer(mosaic, sensor, 0.7)
     steps = round(levels.white / white)
+    assert gain == steps * 0.7
     assert steps & (steps - 1) == 0
     assert levels.black == tuple(steps * level for level in sensor.black)
     assert fine.tolist() == 2 * [[5 * steps, most * steps]]  # nothing overflows

@@ -57,7 +57,7 @@ def simulated(
     deviation = CAMERAS[camera].read_noise(gain).scale  # for methods that assume Gaussian noise
     black = SIMULATED.black[0]  # the same at every cell position
     for seed, path in enumerate(pictures):
-        clean = _clean(path, shrink)
+        clean = clean_planes(path, shrink)
         shape = (2 * clean.shape[1], 2 * clean.shape[2])
         truth = (unpack(clean, SIMULATED, shape).astype(np.float64) - black) / SIMULATED.saturation
         for ratio in ratios:
@@ -243,7 +243,7 @@ def _by_scene(folder: Path, unusable: Callable[[ValueError], None]) -> Iterator[
             unusable(ValueError(f"{short}: no file of {folder / 'long'} starts with {short.name[:5]}"))
 
 
-def _clean(path: Path, shrink: int) -> NDArray[np.float32]:
+def clean_planes(path: Path, shrink: int) -> NDArray[np.float32]:
     """The packed scene [4, h, w] in a file: a picture unprocessed, a RAW file as its sensor saw it."""
     if path.suffix.lower() in RAW_SUFFIXES:
         shot = _read(path)

@@ -183,7 +183,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--as-published",
             action="store_true",
-            help="judge the published evaluation too: so drawn, and every estimate aligned with the truth",
+            help="judge the published evaluation too: photons so drawn, and every estimate fitted to the truth",
         )
         kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
         kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")

@@ -105,8 +105,7 @@ def served(client: "Client", checkpoint: str) -> Denoiser:
         raise ValueError(f"the server runs checkpoint {told[:12]}..., and --checkpoint is {checkpoint[:12]}...")
 
     def run(case: Case, passes: int) -> NDArray[np.float32]:
-        mosaic, sensor = finer(case.mosaic, case.sensor)  # as `exposure denoise` asks
-        gain = case.gain * (sensor.white / case.sensor.white)
+        mosaic, sensor, gain = finer(case.mosaic, case.sensor, case.gain)  # as `exposure denoise` asks
         return pack(client.denoise(mosaic, sensor, ratio=case.ratio, gain=gain, passes=passes), sensor)
 
     return run

@@ -22,9 +22,10 @@ from exposure.noise import CAMERAS
 from exposure.quality import agreement_db
 from exposure.sensor import pack
 
+from .cases import clean_planes
 from .command import HELD_OUT
-from .scenes import DAYLIGHT, listed, read_picture, unprocessed
-from .shots import SATURATION, brightened
+from .scenes import listed
+from .shots import SATURATION, brightened, heated
 
 Planes = NDArray[np.float32]
 Loop = Callable[..., Planes]
@@ -76,11 +77,9 @@ def loop_of(checkpoint: Path) -> Loop:
 
 def scene(picture: Path) -> Planes:
     """The clean middle of a photograph, [4, h, w], shrunk to half first: sharp, and free of noise and blocks."""
-    image = read_picture(picture).reduce(2)
-    width, height = (min(side // 2, SIDE) * 2 for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    middle = image.crop((left, top, left + width, top + height))
-    return unprocessed(np.asarray(middle, np.float32) / 255, DAYLIGHT)
+    planes = clean_planes(picture, shrink=2)
+    top, left = (max(side - SIDE, 0) // 2 for side in planes.shape[1:])
+    return planes[:, top : top + SIDE, left : left + SIDE]
 
 
 def shot(clean: Planes, ratio: float, iso: float = ISO) -> tuple[Planes, dict[str, Any]]:
@@ -115,7 +114,7 @@ def hot_pixels(loop: Loop, scenes: Sequence[Planes]) -> dict[str, dict[str, dict
             told = []  # of each scene: what comes in, what is left, what is lost
             for clean, (image, physics), before in zip(scenes, shots, sound, strict=True):
                 hot = np.random.default_rng(7).random(image.shape) < DEFECTIVE
-                defective = np.where(hot, np.minimum(image + charge * ratio / SATURATION, 1), image).astype(np.float32)
+                defective = np.where(hot, heated(image, charge, ratio), image).astype(np.float32)
                 after = loop(defective, **physics)
                 signal = [float(change[hot].mean()) for change in (defective - image, after - before)]
                 told.append((*signal, agreement_db(before, clean) - agreement_db(after, clean)))

@@ -1,7 +1,7 @@
 """Simulated shots: clean scenes, exposed too short by cameras of every kind."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,6 +76,11 @@ def add_defects(image: NDArray[np.float32], ratio: float, generator: np.random.G
     low, high = np.log(DEFECTS)
     places = generator.random(image.shape) < np.exp(generator.uniform(low, high))
     count = np.count_nonzero(places)
-    charge = np.exp(generator.uniform(0, np.log(SATURATION), count)) * (ratio / SATURATION)
+    charge = np.exp(generator.uniform(0, np.log(SATURATION), count))
     dead = generator.random(count) < DEAD
-    image[places] = np.where(dead, 0, np.minimum(image[places] + charge, 1))
+    image[places] = np.where(dead, 0, heated(image[places], charge, ratio))
+
+
+def heated(signal: NDArray[np.float32], charge: float | NDArray[np.float64], ratio: float) -> NDArray[Any]:
+    """What pixels of a brightened shot read, in [0, 1], with a charge of their own, in DN of the shot before that."""
+    return np.minimum(signal + charge * (ratio / SATURATION), 1)

@@ -43,6 +43,11 @@ TRITONSERVER_Error* guarded(Work work) {
     }
 }
 
+// What is said where nobody is left to be told.
+void drop(TRITONSERVER_Error* error) {
+    if (error) TRITONSERVER_ErrorDelete(error);
+}
+
 uint64_t now_ns() {
     auto since = std::chrono::steady_clock::now().time_since_epoch();
     return (uint64_t)std::chrono::duration_cast<std::chrono::nanoseconds>(since).count();
@@ -105,18 +110,13 @@ void answer(const Instance& self, TRITONBACKEND_ModelInstance* instance, TRITONB
             tensors.finish();
         });
         success = error == nullptr;
-        TRITONSERVER_Error* unsent = TRITONBACKEND_ResponseSend(response, RESPONSE_COMPLETE_FINAL, error);
-        if (unsent) TRITONSERVER_ErrorDelete(unsent);  // the client is gone
+        drop(TRITONBACKEND_ResponseSend(response, RESPONSE_COMPLETE_FINAL, error));  // an error: the client is gone
     }
-    if (error) TRITONSERVER_ErrorDelete(error);
+    drop(error);
     uint64_t end = now_ns();
-    TRITONSERVER_Error* ignored =
-        TRITONBACKEND_ModelInstanceReportStatistics(instance, request, success, start, start, end, end);
-    if (ignored) TRITONSERVER_ErrorDelete(ignored);
-    if (success) ignored = TRITONBACKEND_ModelInstanceReportBatchStatistics(instance, 1, start, start, end, end);
-    if (success && ignored) TRITONSERVER_ErrorDelete(ignored);
-    ignored = TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL);
-    if (ignored) TRITONSERVER_ErrorDelete(ignored);
+    drop(TRITONBACKEND_ModelInstanceReportStatistics(instance, request, success, start, start, end, end));
+    if (success) drop(TRITONBACKEND_ModelInstanceReportBatchStatistics(instance, 1, start, start, end, end));
+    drop(TRITONBACKEND_RequestRelease(request, REQUEST_RELEASE_ALL));
     if (self.behind_pack) admission().ended();
 }
 

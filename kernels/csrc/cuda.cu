@@ -1,5 +1,5 @@
-// The kernels on a GPU, thin: the arithmetic is in the .cuh files. A block is a piece of a line; of a
-// frame with more lines than a grid may have, each goes on to further ones.
+// The kernels on a GPU, thin: the arithmetic is in the .cuh files. A block is a piece of a line; of a frame with
+// more lines than a grid may have, each goes on to further ones.
 //
 // tests/launch_on_cpu.h turns a launch into loops, so that this file's index code runs on a CPU too.
 #include "kernels_cuda.h"
