@@ -61,7 +61,11 @@ class Outcome:
             "results": [str(path) for path in self.results],
         }
         if self.choice is not None:
-            told |= {**asdict(self.choice), "megapixels": round(self.megapixels, 3), "seconds": round(self.seconds, 3)}
+            told |= {
+                **self.choice.as_json(),
+                "megapixels": round(self.megapixels, 3),
+                "seconds": round(self.seconds, 3),
+            }
         remarks = {"reason": self.reason, "warning": self.warning, "replaces": bool(self.replaces)}
         return json.dumps(told | {name: remark for name, remark in remarks.items() if remark})
 
@@ -234,7 +238,7 @@ class Batch:
         results = [target for target in targets if target.suffix == ".dng"]
         sidecars = Sidecars(file)
         if results:
-            sidecars = with_sidecars(file, results[0], new_levels=self.recipe.has_new_levels(file))
+            sidecars = with_sidecars(file, results[0], new_levels=self.recipe.has_new_levels(file, choice))
         if not self.overwrite:
             self._results.refuse_others(content, source.path, targets)
         return sidecars.file, choice, sidecars

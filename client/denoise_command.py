@@ -289,6 +289,11 @@ def add_parser(commands: Any) -> None:
     this.add_argument(
         "--keep-exposure", action="store_true", help="write the file at its own exposure, denoised, with more bits"
     )
+    this.add_argument(
+        "--keep-defects",
+        action="store_true",
+        help="leave hot and dead pixels as they are; the ratio brightens them, too",
+    )
     this.add_argument("--out", type=given_path, default=Path(), metavar="DIR", help="where results go (default: here)")
     this.add_argument(
         "--format",

@@ -58,12 +58,19 @@ def asked_for(
     *,
     strength: float = 1.0,
     keep_exposure: bool = False,
+    defects: int | None = 0,
 ) -> str:
-    """What makes the same mosaic once more: ratio, gain in DN of the source, and the first digits of the checkpoint."""
+    """What makes the same mosaic once more: ratio, gain in DN of the source, and the first digits of the checkpoint.
+
+    defects: pixels that were corrected, None where they are kept.
+    """
     told = f"ratio {_fp32(ratio)}, gain {_fp32(gain)} DN/e-, passes {passes}, seed {seed}"
     told += f", checkpoint {checkpoint[:12]}" if checkpoint else ""
     told += f", strength {strength:g}" if strength < 1 else ""
-    return f"{told}, exposure kept" if keep_exposure else told
+    told += ", exposure kept" if keep_exposure else ""
+    if defects is None:
+        return f"{told}, defects kept"
+    return f"{told}, {defects} defects corrected" if defects else told
 
 
 def _fp32(value: float) -> str:

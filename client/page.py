@@ -144,6 +144,7 @@ class Desk:
         gain: float | None,
         passes: int,
         strength: float,
+        correct: bool,
         formats: Sequence[str],
         earlier: Kept | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008  # how Gradio is asked for one
@@ -161,6 +162,7 @@ class Desk:
                 gain=gain or None,
                 passes=passes,
                 strength=strength,
+                keep_defects=not correct,
                 formats=tuple(formats),
             )
             shown = self._exposed(Path(upload), recipe, folder, earlier, progress)
@@ -175,9 +177,9 @@ class Desk:
         progress(0, desc="reading")
         with watch.timed("read the RAW file"):
             file = self.readers.read(path)
-        with watch.timed("choose ratio and gain"):
+        with watch.timed("choose ratio and gain, find defective pixels"):
             choice = recipe.choose(file)
-        asked = (path, choice.ratio, choice.gain, recipe.passes, recipe.seed)
+        asked = (path, choice.ratio, choice.gain, recipe.passes, recipe.seed, recipe.keep_defects)
         if earlier is not None and (*earlier.asked, earlier.answer.checkpoint) == (*asked, self.client.checkpoint()):
             answer = earlier.answer
         else:
@@ -280,6 +282,7 @@ def _layout(desk: Desk) -> gr.Blocks:
                 strength = gr.Slider(
                     0, 1, 1, step=0.05, label="Strength", info="the rest is the brightened file", elem_id="strength"
                 )
+                correct = gr.Checkbox(True, label="Correct hot and dead pixels", elem_id="correct")
                 formats = gr.CheckboxGroup(list(FORMATS), value=["dng", "tiff"], label="Download as")
                 button = gr.Button("Expose", variant="primary", elem_id="expose")
             with gr.Column(scale=3):
@@ -299,7 +302,7 @@ def _layout(desk: Desk) -> gr.Blocks:
                     timings = gr.Markdown(elem_id="timings")
         kept = gr.State(None, delete_callback=remove)
         shown = [told, pair, plot, timings, results, kept]
-        settings = [target, ratio, ev, gain, passes, strength, formats]
+        settings = [target, ratio, ev, gain, passes, strength, correct, formats]
         gr.on([upload.upload, upload.clear], desk.look, [upload, kept], shown, api_visibility="private")
         button.click(desk.expose, [upload, *settings, kept], shown, api_visibility="private")
         target.change(

@@ -1,12 +1,13 @@
 """What is done to a file: the choices before the request, and what becomes of the answer."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from exposure.defects import Defects, find_defects
 from exposure.noise import CAMERAS, calibrated_camera, choose_gain, noise_profile
 from exposure.noise_fit import fit_noise
 from exposure.schedule import SERVED_PASSES
@@ -25,15 +26,24 @@ LARGEST_FP32 = float(np.finfo(np.float32).max)  # ratio and gain are sent so
 
 @dataclass(frozen=True)
 class Choice:
-    """R and K of one file, and where each comes from."""
+    """R and K of one file, and where each comes from; its defective pixels, or None where they are kept."""
 
     ratio: float
     ratio_reason: str
     gain: float
     gain_reason: str
+    defects: Defects | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
-        return f"ratio {self.ratio:.4g} ({self.ratio_reason}), gain {self.gain:.3g} DN/e- ({self.gain_reason})"
+        chosen = f"ratio {self.ratio:.4g} ({self.ratio_reason}), gain {self.gain:.3g} DN/e- ({self.gain_reason})"
+        count = len(self.defects or ())
+        return f"{chosen}, {count} defective {'pixel' if count == 1 else 'pixels'} corrected" if count else chosen
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for scripts."""
+        ratio, gain = (f"{name}_reason" for name in ("ratio", "gain"))
+        chosen = {"ratio": self.ratio, ratio: self.ratio_reason, "gain": self.gain, gain: self.gain_reason}
+        return {**chosen, "defective_pixels": None if self.defects is None else len(self.defects)}
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,7 @@ class Recipe:
     seed: int = 0
     strength: float = 1.0
     keep_exposure: bool = False
+    keep_defects: bool = False
     formats: tuple[str, ...] = ("dng",)
     preview: bool = False
 
@@ -85,7 +96,9 @@ class Recipe:
 
     def choose(self, file: RawFile, long: RawFile | None = None) -> Choice:
         """R and K for one file; long: the file of --like. Raises ValueError when it does not tell what is needed."""
-        return Choice(*self._ratio(file, long), *self._gain(file))
+        gain, reason = self._gain(file)
+        defects = None if self.keep_defects else find_defects(file.mosaic, file.sensor, gain)
+        return Choice(*self._ratio(_corrected(file, defects), long), gain, reason, defects)
 
     def _ratio(self, file: RawFile, long: RawFile | None) -> tuple[float, str]:
         if self.ratio is not None:
@@ -117,17 +130,18 @@ class Recipe:
 
     def request(self, file: RawFile, choice: Choice) -> dict[str, Any]:
         """The arguments of `Client.answer`, in the levels of `finer`; the gain, in FP32 as it is told, too."""
-        mosaic, sensor, gain = finer(file.mosaic, file.sensor, float(np.float32(choice.gain)))
+        mosaic = _corrected(file, choice.defects).mosaic
+        mosaic, sensor, gain = finer(mosaic, file.sensor, float(np.float32(choice.gain)))
         physics = {"ratio": choice.ratio, "gain": gain, "passes": self.passes, "seed": self.seed}
         return {"mosaic": mosaic, "sensor": sensor, **physics}
 
-    def has_new_levels(self, file: RawFile) -> bool:
+    def has_new_levels(self, file: RawFile, choice: Choice) -> bool:
         """Whether black and white of a result are others than the file's."""
-        return self.keep_exposure or _fineness(file.mosaic, file.sensor) > 1
+        return self.keep_exposure or _fineness(_corrected(file, choice.defects).mosaic, file.sensor) > 1
 
     def finish(self, file: RawFile, answer: Answer, choice: Choice) -> Exposed:
         """What is written: the answer, in its levels, blended with the brightened file, at the exposure asked for."""
-        fine, denoised = _in_levels_of(answer.sensor, file), answer.denoised
+        fine, denoised = _in_levels_of(answer.sensor, _corrected(file, choice.defects)), answer.denoised
         if self.strength < 1:
             denoised = blended(denoised, _multiplied(fine, choice.ratio), self.strength)
         scale, offset = self._noise(file, choice)
@@ -139,6 +153,7 @@ class Recipe:
             answer.checkpoint,
             strength=self.strength,
             keep_exposure=self.keep_exposure,
+            defects=None if choice.defects is None else len(choice.defects),
         )
         if not self.keep_exposure:
             return Exposed(fine.sensor, denoised, (scale, offset), self.strength, made_with)
@@ -159,6 +174,10 @@ class Recipe:
         told = [value for value in file.noise_profile[1::2] if np.isfinite(value)]
         offset = max(float(np.mean(told)), 0.0) if told else offset
         return (self.strength + own * choice.ratio**0.5) ** 2 * scale, (own * choice.ratio) ** 2 * offset
+
+
+def _corrected(file: RawFile, defects: Defects | None) -> RawFile:
+    return replace(file, mosaic=defects.corrected(file.mosaic)) if defects else file
 
 
 def _is_positive(gain: float) -> bool:

@@ -90,7 +90,7 @@ def test_int8_inside_is_near_the_network_and_keeps_the_full_size_level(tmp_path:
 def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path, late: bool) -> None:
     """late: after its last pass, before it tells its memory."""
     graph = tmp_path / "f32.onnx"
-    onnx_from_network(load_checkpoint(CHECKPOINT), graph)
+    onnx_from_network(load_checkpoint(CHECKPOINT.with_name("unet_small.safetensors")), graph)
     dying, living = (workers.Worker(peers.OURS, graph) for _ in range(2))
     probe = ceilings.Probe()
     look, told = probe.run, dying.peak_gib

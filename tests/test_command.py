@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from conftest import shared_memory
+from conftest import CFAS, shared_memory
 from PIL import Image
 
 from exposure.client import batch, command, denoise_command, reach
 from exposure.client.dng import write_dng
-from exposure.client.rawfile import read
+from exposure.client.rawfile import RawFile, read
 from exposure.client.results import NAME
 from exposure.client.sample import make_sample
+from exposure.sensor import Sensor
 
 # Photon transfer on the file itself: the variance of second differences along rows, against the mean, within each
 # plane. The line through the 19 brightness classes has slope 1.7 to 1.8 DN per electron in all four planes.
@@ -368,6 +369,20 @@ def test_a_demo_replaces_demos_only(address: str, tmp_path: Path, capsys: pytest
         (tmp_path / name).unlink()
     for _ in range(2):
         assert command.main(["demo", "--server", address, "--out", str(tmp_path)]) == 0
+
+
+def test_defective_pixels_are_counted_or_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sensor = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
+    mosaic = np.random.default_rng(0).normal(600, 10, (64, 64)).astype(np.uint16)
+    mosaic[10, 20], mosaic[40, 41] = 4000, 16383
+    path = tmp_path / "hot.dng"
+    write_dng(path, RawFile(path, mosaic, sensor), mosaic, (2e-4, 1e-6))
+    plan = ["denoise", str(path), "--ratio", "20", "--out", str(tmp_path), "--dry-run"]
+    for flags, count in (([], 2), (["--keep-defects"], None)):
+        assert command.main([*plan, *flags, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["defective_pixels"] == count
+        assert command.main([*plan, *flags]) == 0
+        assert ("2 defective pixels corrected" in capsys.readouterr().out) == bool(count)
 
 
 def test_formats_have_several_names(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

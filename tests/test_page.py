@@ -328,7 +328,7 @@ def test_a_refused_setting_throws_nothing_away(address: str, sample: Path, tmp_p
         desk = page.Desk(client, reading, tmp_path)
 
         def press(gain: float, formats: list[str], earlier: page.Kept | None) -> page.Shown:
-            return page.Shown(*desk.expose(str(sample), page.RATIO, 20, None, gain, 1, 1.0, formats, earlier))
+            return page.Shown(*desk.expose(str(sample), page.RATIO, 20, None, gain, 1, 1.0, True, formats, earlier))
 
         first = press(3, ["dng"], None)
         assert first.kept is not None
@@ -347,6 +347,7 @@ def _check_pictures(browser: Browser) -> None:
     browser.until(lambda: browser.script("return document.querySelector('#pair .before').naturalWidth") == 512)
     width = "document.querySelector('#pair .pair').clientWidth"
     assert browser.script(f"return {width}") < 512
+    browser.script("document.querySelector('#pair .pair').scrollIntoView({block: 'center'})")
     for split in (0, 25, 100):
         browser.script(
             "const slider = document.querySelector('#pair input');"

@@ -36,15 +36,22 @@ def test_a_loop_that_does_nothing_leaves_every_defect() -> None:
     found = probes.hot_pixels(unchanged, [clean(0.05), clean(0.1)])
     assert set(found) == {"x10", "x100", "x300"}
     for by_charge in found.values():
-        assert all(answer["left_dn"] == answer["in_dn"] > 0 for answer in by_charge.values())
-        assert all(answer["lost_db"] > 0 for answer in by_charge.values())
-    assert found["x10"]["100"]["in_dn"] == pytest.approx(1000, abs=1)  # far from white nothing is clipped
+        assert by_charge["0"] == dict.fromkeys(by_charge["0"], 0)
+        answers = [by_charge[charge] for charge in ("10", "100", "1000", "10000")]
+        assert all(answer["left_dn"] == answer["in_dn"] > 0 for answer in answers)
+        assert all(answer["lost_db"] > 0 for answer in answers)
+        assert by_charge["10"]["corrected_left_dn"] == by_charge["10"]["in_dn"]  # of no more charge than noise
+        for strong in answers[2:]:
+            assert strong["found"] > 0.8  # the others have another beside them
+            assert abs(strong["corrected_left_dn"]) < 0.2 * strong["in_dn"]
+    assert found["x10"]["100"]["in_dn"] == pytest.approx(1000, abs=10)  # far from white nothing is clipped
 
 
 @pytest.mark.usefixtures("small")
 def test_a_loop_that_knows_the_truth_leaves_none() -> None:
     found = probes.hot_pixels(lambda *_, **__: clean(0.05), [clean(0.05)])
     assert {answer["left_dn"] for by_charge in found.values() for answer in by_charge.values()} == {0}
+    assert {answer["corrected_lost_db"] for by_charge in found.values() for answer in by_charge.values()} == {0}
     assert {answer["lost_db"] for by_charge in found.values() for answer in by_charge.values()} == {0}
 
 

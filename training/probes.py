@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from exposure.assets import CHECKPOINT
 from exposure.client import rawfile
 from exposure.client.recipe import Recipe
+from exposure.defects import find_defects
 from exposure.files import sha256, write_text
-from exposure.noise import CAMERAS
+from exposure.noise import CAMERAS, expose_short
 from exposure.quality import agreement_db
-from exposure.sensor import pack
+from exposure.sensor import Sensor, pack, recorded
 
 from .cases import clean_planes
 from .command import HELD_OUT
 from .scenes import listed
-from .shots import SATURATION, brightened, heated
+from .shots import SATURATION, brightened
 
 Planes = NDArray[np.float32]
 Loop = Callable[..., Planes]
@@ -34,7 +35,9 @@ Loop = Callable[..., Planes]
 CAMERA, ISO, PASSES = CAMERAS["SonyA7S2"], 3200.0, 3
 SIDE = 256  # of the planes of a scene
 FIELDS, FIELD_RATIO = (0.0, 78.0, 312.0), 300.0  # DN of the clean field
-CHARGES, DEFECT_RATIOS, DEFECTIVE = (10.0, 100.0, 1000.0, 10000.0), (10.0, 100.0, 300.0), 3e-4  # DN of the dark file
+CHARGES = (0.0, 10.0, 100.0, 1000.0, 10000.0)  # DN of the dark file
+DEFECT_RATIOS, DEFECTIVE = (10.0, 100.0, 300.0), 3e-4
+SENSOR = Sensor((512, 512, 512, 512), 512 + SATURATION, ((0, 1), (1, 2)))
 DRAWS = ("poisson", "independent")  # of photons: as served, as published
 SEEDS, SEEN_AT = 6, ((400.0, 100.0), (3200.0, 100.0), (3200.0, 300.0))  # ISO and ratio
 REAL_RATIO, BLOCK, CLIPPED, LEAST = 8.0, 16, 0.98, 0.003  # pixels of a plane on a side; signal
@@ -84,9 +87,13 @@ def scene(picture: Path) -> Planes:
 
 def shot(clean: Planes, ratio: float, iso: float = ISO) -> tuple[Planes, dict[str, Any]]:
     """What a network sees of it, and the arguments of the loop."""
-    gain = CAMERA.gain(iso)
-    physics = {"ratio": ratio, "gain": gain, "saturation": SATURATION, "passes": PASSES}
-    return brightened(clean, ratio, gain, CAMERA.read_noise(gain), 0), physics
+    physics = physics_of(ratio, iso)
+    return brightened(clean, ratio, physics["gain"], CAMERA.read_noise(physics["gain"]), 0), physics
+
+
+def physics_of(ratio: float, iso: float = ISO) -> dict[str, Any]:
+    """The arguments of the loop."""
+    return {"ratio": ratio, "gain": CAMERA.gain(iso), "saturation": SATURATION, "passes": PASSES}
 
 
 def uniform_fields(loop: Loop) -> dict[str, dict[str, float]]:
@@ -104,24 +111,48 @@ def hot_pixels(loop: Loop, scenes: Sequence[Planes]) -> dict[str, dict[str, dict
     """Pixels, 3 in 10000, with a charge of their own, by ratio and charge.
 
     in_dn: mean of what they add to the brightened file, which is clipped at white; left_dn: to the result, at their
-    place; lost_db: PSNR of all pixels, mean of the scenes.
+    place; lost_db: PSNR of all pixels, mean of the scenes. The same of files that were corrected before, and the shares
+    of these pixels, and of all others, that were called defective.
     """
     found: dict[str, dict[str, dict[str, float]]] = {}
     for ratio in DEFECT_RATIOS:
-        shots = [shot(clean, ratio) for clean in scenes]
-        sound = [loop(image, **physics) for image, physics in shots]
+        files = [as_file(clean, ratio) for clean in scenes]
+        sound = [loop(pack(file, SENSOR, ratio), **physics_of(ratio)) for file in files]
         for charge in CHARGES:
-            told = []  # of each scene: what comes in, what is left, what is lost
-            for clean, (image, physics), before in zip(scenes, shots, sound, strict=True):
-                hot = np.random.default_rng(7).random(image.shape) < DEFECTIVE
-                defective = np.where(hot, heated(image, charge, ratio), image).astype(np.float32)
-                after = loop(defective, **physics)
-                signal = [float(change[hot].mean()) for change in (defective - image, after - before)]
-                told.append((*signal, agreement_db(before, clean) - agreement_db(after, clean)))
-            added, left, lost = np.mean(told, axis=0)
-            dn = {"in_dn": round(added * SATURATION), "left_dn": round(left * SATURATION)}
-            found.setdefault(f"x{ratio:g}", {})[f"{charge:g}"] = {**dn, "lost_db": round(lost, 3)}
+            told = [_with_hot(loop, *scene, ratio, charge) for scene in zip(scenes, files, sound, strict=True)]
+            means = {name: float(np.mean([one[name] for one in told])) for name in told[0]}
+            found.setdefault(f"x{ratio:g}", {})[f"{charge:g}"] = {
+                name: round(mean * SATURATION) if name.endswith("_dn") else round(mean, 7 if name == "others" else 3)
+                for name, mean in means.items()
+            }
     return found
+
+
+def as_file(clean: Planes, ratio: float) -> NDArray[np.uint16]:
+    """The mosaic that a camera writes of a scene exposed too short."""
+    gain = CAMERA.gain(ISO)
+    dn = expose_short(clean, ratio=ratio, gain=gain, saturation=SATURATION, read_noise=CAMERA.read_noise(gain))
+    mosaic = np.empty((2 * dn.shape[1], 2 * dn.shape[2]))
+    for plane, (row, column) in zip(dn, SENSOR.planes, strict=True):
+        mosaic[row::2, column::2] = plane
+    return recorded(mosaic, SENSOR)
+
+
+def _with_hot(
+    loop: Loop, clean: Planes, file: NDArray[np.uint16], sound: Planes, ratio: float, charge: float
+) -> dict[str, float]:
+    """What `hot_pixels` tells of one scene; signal, not DN. sound: the result without them."""
+    hot = np.random.default_rng(7).random(file.shape) < DEFECTIVE
+    planes = np.stack([hot[row::2, column::2] for row, column in SENSOR.planes])
+    heated = np.where(hot, np.minimum(file + charge, SENSOR.white), file).astype(np.uint16)
+    corrected = find_defects(heated, SENSOR, CAMERA.gain(ISO)).corrected(heated)
+    changed, before = corrected != heated, pack(file, SENSOR, ratio)
+    told = {"in_dn": float((pack(heated, SENSOR, ratio) - before)[planes].mean())}
+    for prefix, mosaic in (("", heated), ("corrected_", corrected)):
+        after = loop(pack(mosaic, SENSOR, ratio), **physics_of(ratio))
+        told[f"{prefix}left_dn"] = float((after - sound)[planes].mean())
+        told[f"{prefix}lost_db"] = agreement_db(sound, clean) - agreement_db(after, clean)
+    return told | {"found": float(changed[hot].mean()), "others": float(changed[~hot].mean())}
 
 
 def between_seeds(loop: Loop, clean: Planes) -> dict[str, dict[str, float]]:

@@ -1,7 +1,7 @@
 """Simulated shots: clean scenes, exposed too short by cameras of every kind."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +78,4 @@ def add_defects(image: NDArray[np.float32], ratio: float, generator: np.random.G
     count = np.count_nonzero(places)
     charge = np.exp(generator.uniform(0, np.log(SATURATION), count))
     dead = generator.random(count) < DEAD
-    image[places] = np.where(dead, 0, heated(image[places], charge, ratio))
-
-
-def heated(signal: NDArray[np.float32], charge: float | NDArray[np.float64], ratio: float) -> NDArray[Any]:
-    """What pixels of a brightened shot read, in [0, 1], with a charge of their own, in DN of the shot before that."""
-    return np.minimum(signal + charge * (ratio / SATURATION), 1)
+    image[places] = np.where(dead, 0, np.minimum(image[places] + charge * (ratio / SATURATION), 1))
