@@ -79,11 +79,14 @@ def _draws(noise: str, seed: int, passes: int) -> list[Draw]:
         raise ValueError(f'noise is "{noise}"; it is "poisson", "independent" or "mean"')
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed is {seed}; it must be an unsigned 64-bit integer")
-    return [partial(_counts, seed=seed, index=strides[noise] * number) for number in range(passes - 1)]
+    return [partial(photon_counts, seed=seed, index=strides[noise] * number) for number in range(passes - 1)]
 
 
-def _counts(rate: Tensor, *, seed: int, index: int) -> Tensor:
-    """The server's own arithmetic: same seed, same electrons. Where the kernels for the GPU were not built, the CPU's
-    draw the same bits."""
+def photon_counts(rate: Tensor, *, seed: int, index: int) -> Tensor:
+    """Poisson counts of [..., 4, h, w] rates in electrons, by the server's own arithmetic: same seed, same electrons.
+
+    index: of the injection; 1 mirrors the random numbers of 0. Where the kernels for the GPU were not built, the CPU's
+    draw the same bits.
+    """
     within_reach = rate.float() if has_cuda_library() else rate.float().cpu()
     return poisson(within_reach, seed=seed, index=index).to(rate)

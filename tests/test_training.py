@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from exposure.client.command import main
-from exposure.denoise import denoise
+from exposure.denoise import denoise, photon_counts
 from exposure.kernels.library import threads
 from exposure.networks import CheckpointError, NAFNet, UNet, load_checkpoint, save_checkpoint
 from exposure.networks.checkpoint import CheckpointInfo
@@ -120,7 +120,7 @@ def test_rollout_judges_every_pass_and_feeds_gradients_through(monkeypatch: pyte
 
     loss, through = last_loss_and_its_gradients()
     assert torch.isfinite(through).all()
-    monkeypatch.setattr(loop, "straight_through", lambda *given: straight_through(*given).detach())
+    monkeypatch.setattr(loop, "straight_through", lambda *given, **which: straight_through(*given, **which).detach())
     same_loss, cut = last_loss_and_its_gradients()
     assert same_loss == loss
     assert (through - cut).norm() > 0.01 * through.norm()  # the earlier passes' share
@@ -130,7 +130,7 @@ def test_rollout_is_the_loop_of_the_definition(monkeypatch: pytest.MonkeyPatch) 
     network, (image, clean, ratio, electrons) = narrow(), one_batch()
     with torch.no_grad():
         network.conv10_1.bias += 0.5  # estimates that are not clamped
-    monkeypatch.setattr(loop, "straight_through", lambda rate, _: rate)
+    monkeypatch.setattr(loop, "straight_through", lambda rate, **_: rate)
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[2 / 3, 1 / 3]]))
     losses, _ = rollout(network, image, clean, ratio, electrons, passes=3)
     physics = {"ratio": ratio.item(), "gain": 15583 / (ratio * electrons).item(), "saturation": 15583.0}
@@ -179,9 +179,13 @@ def test_a_run_survives_a_failed_save(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_draw_is_poissons_with_the_gradient_of_its_rate() -> None:
-    rate = torch.full((10_000,), 7.0, requires_grad=True)
-    drawn = straight_through(rate, torch.Generator().manual_seed(3))
-    torch.testing.assert_close(drawn, torch.poisson(rate.detach(), torch.Generator().manual_seed(3)))
+    rate = torch.full((2, 4, 64, 64), 7.0, requires_grad=True)
+    drawn, mirrored = (straight_through(rate, [3, 5], index) for index in (0, 1))
+    for shot, seed in ((0, 3), (1, 5)):
+        torch.testing.assert_close(drawn[shot], photon_counts(rate[shot].detach(), seed=seed, index=0))
+    assert drawn.mean().item() == pytest.approx(7, abs=0.1)
+    assert drawn.var().item() == pytest.approx(7, rel=0.05)
+    assert torch.corrcoef(torch.stack([drawn.ravel(), mirrored.ravel()]).detach())[0, 1] < -0.9  # as served
     (3 * drawn).sum().backward()
     assert rate.grad is not None
     assert (rate.grad == 3).all()

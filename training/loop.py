@@ -5,8 +5,9 @@ import ctypes
 import hashlib
 import pickle
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.optim import Adam
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from exposure.denoise import expose
+from exposure.denoise import expose, photon_counts
 from exposure.files import whole
 from exposure.kernels.library import threads
 from exposure.networks import CheckpointInfo, Network
@@ -254,12 +255,13 @@ def rollout(
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Run the loop of `exposure.denoise` over random intermediate exposures, with gradients through every injection.
 
-    Photons are drawn anew in every step, as published, not antithetic as they are served.
+    Photons are drawn as they are served: every second injection mirrors the one before it.
     image, clean: [N, 4, h, w]; ratio, electrons: [N]. Returns for each pass the L1 loss of its estimate, and the
     auxiliary loss of the adaptive residual layer: both of its branches, weighted by the mask; each [N], of every shot.
     """
     ratio, electrons = ratio.reshape(-1, 1, 1, 1), electrons.reshape(-1, 1, 1, 1)
     between = torch.rand((len(image), passes - 1), generator=generator, device=image.device).sort(dim=1).values
+    seeds = torch.randint(2**62, (len(image),), generator=generator, device=image.device).tolist()
     exposures = [torch.ones_like(ratio)]
     exposures += [1 + (ratio - 1) * fraction.reshape(-1, 1, 1, 1) for fraction in between.T]
     x, losses, auxiliary = image, [], []
@@ -273,13 +275,14 @@ def rollout(
             apart = mask * (direct - clean).abs() + (1 - mask) * (corrected - clean).abs()
             auxiliary.append(apart.mean(dim=(1, 2, 3)))
         if len(losses) < passes:
-            x = expose(estimate, image, step, lambda rate: straight_through(rate, generator))
+            x = expose(estimate, image, step, partial(straight_through, seeds=seeds, index=len(losses) - 1))
     return losses, auxiliary
 
 
-def straight_through(rate: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A Poisson draw whose gradient is that of its rate."""
-    return rate + (torch.poisson(rate.detach(), generator) - rate.detach())
+def straight_through(rate: Tensor, seeds: Sequence[int], index: int) -> Tensor:
+    """A Poisson draw whose gradient is that of its rate. [N, 4, h, w]; seeds: of each shot; index: of the injection."""
+    counts = [photon_counts(one, seed=seed, index=index) for one, seed in zip(rate.detach(), seeds, strict=True)]
+    return rate + (torch.stack(counts) - rate.detach())
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
