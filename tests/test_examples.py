@@ -149,6 +149,8 @@ def test_the_program_of_the_readme(server: Server, tmp_path: Path, monkeypatch: 
     exec(textwrap.dedent(snippet[1]).replace("localhost:8001", server.address), {})
     file = read("night.ARW")
     choice = Recipe(auto=True).choose(file)
+    assert choice.defects is not None
     with Client(server.address) as client:
-        expected = client.denoise(file.mosaic, file.sensor, ratio=choice.ratio, gain=choice.gain)
+        mosaic = choice.defects.corrected(file.mosaic)
+        expected = client.denoise(mosaic, file.sensor, ratio=choice.ratio, gain=choice.gain)
     np.testing.assert_array_equal(read("night_exposed.dng").mosaic, expected)

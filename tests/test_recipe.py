@@ -65,7 +65,7 @@ def test_a_result_does_not_tell_how_long_it_was_exposed() -> None:
 def test_what_makes_the_same_once_more_is_noted() -> None:
     recipe = Recipe(ratio=8, strength=0.7, keep_exposure=True)
     told = recipe.finish(FILE, Answer(FILE.mosaic, FILE.sensor), Choice(8, "", 3, "")).made_with
-    assert told == "ratio 8, gain 3 DN/e-, passes 3, seed 0, strength 0.7, exposure kept"
+    assert told == "ratio 8, gain 3 DN/e-, passes 3, seed 0, strength 0.7, exposure kept, defects kept"
 
 
 def test_what_no_network_was_trained_for_is_told() -> None:
