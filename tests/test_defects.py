@@ -114,9 +114,9 @@ def test_hot_and_dead_pixels_are_found_in_the_dark() -> None:
 def test_noise_is_left_alone(name: str, iso: float) -> None:
     """Of Gaussian read noise, not a pixel. The Tukey law has outliers of its own: one in 800 pixels at most."""
     gain = CAMERAS[name].gain(iso)
-    for light in (0.0, 0.01, 0.5):
+    for light in (0.0, 0.5):
         for model in NOISE_MODELS:
-            clean, noise = np.full((512, 512), light), CAMERAS[name].read_noise(gain, model)
+            clean, noise = np.full((384, 384), light), CAMERAS[name].read_noise(gain, model)
             dn = expose_short(clean, ratio=100, gain=gain, saturation=SENSOR.saturation, read_noise=noise)
             found = found_in(recorded(dn, SENSOR), gain=gain)
             assert len(found) <= (0 if model == "P+g" else clean.size / 800)
