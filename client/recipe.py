@@ -41,9 +41,13 @@ class Choice:
 
     def as_json(self) -> dict[str, Any]:
         """The same for scripts."""
-        ratio, gain = (f"{name}_reason" for name in ("ratio", "gain"))
-        chosen = {"ratio": self.ratio, ratio: self.ratio_reason, "gain": self.gain, gain: self.gain_reason}
-        return {**chosen, "defective_pixels": None if self.defects is None else len(self.defects)}
+        return {
+            "ratio": self.ratio,
+            "ratio_reason": self.ratio_reason,
+            "gain": self.gain,
+            "gain_reason": self.gain_reason,
+            "defective_pixels": None if self.defects is None else len(self.defects),
+        }
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class Recipe:
                 raise ValueError(f'--format "{name}" is unknown; choose from {",".join(FORMATS)}')
 
     def choose(self, file: RawFile, long: RawFile | None = None) -> Choice:
-        """R and K for one file; long: the file of --like. Raises ValueError when it does not tell what is needed."""
+        """R, K and defects of one file; long: of --like. Raises ValueError where it does not tell what is needed."""
         gain, reason = self._gain(file)
         defects = None if self.keep_defects else find_defects(file.mosaic, file.sensor, gain)
         return Choice(*self._ratio(_corrected(file, defects), long), gain, reason, defects)

@@ -10,11 +10,9 @@ from numpy.typing import NDArray
 
 from .sensor import Sensor
 
-CERTAIN = 6.0  # standard deviations beyond the nearest in value of its neighbours: no Gaussian noise of 10^9 pixels is
+CERTAIN = 6.0  # standard deviations beyond the nearest in value of its neighbours
 ISOLATED = 2.5  # times what these neighbours differ from each other: beside texture, nothing is called defective
-SHARED = (
-    0.1  # of its excess, at least, a point of light brings to the pixels around it, through their other filters too
-)
+SHARED = 0.1  # of its excess: points of light bring more to the pixels around, but for some of one pure colour
 MARGIN = 3  # pixels to the farthest that is asked: a neighbour of a neighbour
 ROWS = 128  # that are looked at together, so that they stay in the processor's caches
 BLOCK, BLOCKS, QUIETEST = 32, 24, 10  # pixels on a side, blocks on a side, and percentile: where the noise is black's

@@ -44,7 +44,7 @@ def test_a_loop_that_does_nothing_leaves_every_defect() -> None:
         for strong in answers[2:]:
             assert strong["found"] > 0.8  # the others have another beside them
             assert abs(strong["corrected_left_dn"]) < 0.2 * strong["in_dn"]
-    assert found["x10"]["100"]["in_dn"] == pytest.approx(1000, abs=10)  # far from white nothing is clipped
+    assert found["x10"]["100"]["in_dn"] == pytest.approx(1000, abs=10)  # no white clips it; black clips noise
 
 
 @pytest.mark.usefixtures("small")

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from exposure.assets import CHECKPOINT
 from exposure.client import rawfile
 from exposure.client.recipe import Recipe
+from exposure.client.sample import SENSOR as SIMULATED
 from exposure.defects import find_defects
 from exposure.files import sha256, write_text
 from exposure.noise import CAMERAS, expose_short
 from exposure.quality import agreement_db
-from exposure.sensor import Sensor, pack, recorded
+from exposure.sensor import pack, recorded
 
 from .cases import clean_planes
 from .command import HELD_OUT
@@ -37,7 +38,6 @@ SIDE = 256  # of the planes of a scene
 FIELDS, FIELD_RATIO = (0.0, 78.0, 312.0), 300.0  # DN of the clean field
 CHARGES = (0.0, 10.0, 100.0, 1000.0, 10000.0)  # DN of the dark file
 DEFECT_RATIOS, DEFECTIVE = (10.0, 100.0, 300.0), 3e-4
-SENSOR = Sensor((512, 512, 512, 512), 512 + SATURATION, ((0, 1), (1, 2)))
 DRAWS = ("poisson", "independent")  # of photons: as served, as published
 SEEDS, SEEN_AT = 6, ((400.0, 100.0), (3200.0, 100.0), (3200.0, 300.0))  # ISO and ratio
 REAL_RATIO, BLOCK, CLIPPED, LEAST = 8.0, 16, 0.98, 0.003  # pixels of a plane on a side; signal
@@ -117,7 +117,7 @@ def hot_pixels(loop: Loop, scenes: Sequence[Planes]) -> dict[str, dict[str, dict
     found: dict[str, dict[str, dict[str, float]]] = {}
     for ratio in DEFECT_RATIOS:
         files = [as_file(clean, ratio) for clean in scenes]
-        sound = [loop(pack(file, SENSOR, ratio), **physics_of(ratio)) for file in files]
+        sound = [loop(pack(file, SIMULATED, ratio), **physics_of(ratio)) for file in files]
         for charge in CHARGES:
             told = [_with_hot(loop, *scene, ratio, charge) for scene in zip(scenes, files, sound, strict=True)]
             means = {name: float(np.mean([one[name] for one in told])) for name in told[0]}
@@ -133,9 +133,9 @@ def as_file(clean: Planes, ratio: float) -> NDArray[np.uint16]:
     gain = CAMERA.gain(ISO)
     dn = expose_short(clean, ratio=ratio, gain=gain, saturation=SATURATION, read_noise=CAMERA.read_noise(gain))
     mosaic = np.empty((2 * dn.shape[1], 2 * dn.shape[2]))
-    for plane, (row, column) in zip(dn, SENSOR.planes, strict=True):
+    for plane, (row, column) in zip(dn, SIMULATED.planes, strict=True):
         mosaic[row::2, column::2] = plane
-    return recorded(mosaic, SENSOR)
+    return recorded(mosaic, SIMULATED)
 
 
 def _with_hot(
@@ -143,13 +143,13 @@ def _with_hot(
 ) -> dict[str, float]:
     """What `hot_pixels` tells of one scene; signal, not DN. sound: the result without them."""
     hot = np.random.default_rng(7).random(file.shape) < DEFECTIVE
-    planes = np.stack([hot[row::2, column::2] for row, column in SENSOR.planes])
-    heated = np.where(hot, np.minimum(file + charge, SENSOR.white), file).astype(np.uint16)
-    corrected = find_defects(heated, SENSOR, CAMERA.gain(ISO)).corrected(heated)
-    changed, before = corrected != heated, pack(file, SENSOR, ratio)
-    told = {"in_dn": float((pack(heated, SENSOR, ratio) - before)[planes].mean())}
+    planes = np.stack([hot[row::2, column::2] for row, column in SIMULATED.planes])
+    heated = np.where(hot, np.minimum(file + charge, SIMULATED.white), file).astype(np.uint16)
+    corrected = find_defects(heated, SIMULATED, CAMERA.gain(ISO)).corrected(heated)
+    changed, before = corrected != heated, pack(file, SIMULATED, ratio)
+    told = {"in_dn": float((pack(heated, SIMULATED, ratio) - before)[planes].mean())}
     for prefix, mosaic in (("", heated), ("corrected_", corrected)):
-        after = loop(pack(mosaic, SENSOR, ratio), **physics_of(ratio))
+        after = loop(pack(mosaic, SIMULATED, ratio), **physics_of(ratio))
         told[f"{prefix}left_dn"] = float((after - sound)[planes].mean())
         told[f"{prefix}lost_db"] = agreement_db(sound, clean) - agreement_db(after, clean)
     return told | {"found": float(changed[hot].mean()), "others": float(changed[~hot].mean())}
