@@ -35,7 +35,7 @@ types: .venv/installed
 	@ln -s $(CURDIR)/exposure/* build/types/exposure/
 	@ln -s $(CURDIR)/export $(CURDIR)/client $(CURDIR)/kernels $(CURDIR)/training build/types/exposure/
 	MYPYPATH=build/types $(BIN)/mypy -p exposure
-	MYPYPATH=build/types:benchmarks $(BIN)/mypy benchmarks
+	MYPYPATH=build/types:benchmarks:tests $(BIN)/mypy benchmarks tests
 
 serve: installed-engine
 	$(BIN)/exposure serve

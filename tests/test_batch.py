@@ -31,7 +31,7 @@ from exposure.client.dng import write_dng
 from exposure.client.inputs import Source, find_sources
 from exposure.client.rawfile import RawFile, RawFileError, read
 from exposure.client.recipe import Recipe
-from exposure.client.results import LOCK_SUFFIX, NAME, Results, TakenError, claimed, remove_leftovers
+from exposure.client.results import LOCK_SUFFIX, NAME, OutputError, Results, TakenError, claimed, remove_leftovers
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Answer, Client, ServerError, ServerGoneError
 from exposure.files import sha256
@@ -98,9 +98,9 @@ def test_folders_and_patterns(tmp_path: Path) -> None:
         find_sources([tmp_path / "empty"], recursive=False)
     with pytest.raises(ValueError, match=r"it holds no RAW files; --recursive looks into its sub-folders$"):
         find_sources([tmp_path], recursive=False)
-    for pattern in ("*.NEF", "empt?"):
-        with pytest.raises(ValueError, match=rf"{re.escape(pattern)}: no file matches it$"):
-            find_sources([tmp_path / pattern], recursive=False)
+    for absent in ("*.NEF", "empt?"):
+        with pytest.raises(ValueError, match=rf"{re.escape(absent)}: no file matches it$"):
+            find_sources([tmp_path / absent], recursive=False)
 
 
 def test_a_linked_folder_is_told_and_not_followed(tmp_path: Path) -> None:
@@ -472,7 +472,7 @@ def test_a_kill_in_the_middle(small_repository: Path, tmp_path: Path, victim: st
     files = make_files(tmp_path / "in", 50)
     out, reference = tmp_path / "out", tmp_path / "reference"
     before = shared_memory()
-    ports = {"http_port": 0, "metrics_port": 0}
+    ports: dict[str, Any] = {"http_port": 0, "metrics_port": 0}
     with running_server(ServerOptions(small_repository, grpc_port=0, **ports)) as server:
         port = int(server.address.rpartition(":")[2])
         process = started(tmp_path / "in", "--out", out, "--server", server.address)
@@ -690,7 +690,7 @@ def test_a_library_that_does_not_say_why_it_cannot_write(
         raise OSError("write error")
 
     monkeypatch.setattr(output, "write_dng", fail)
-    monkeypatch.setattr(batch.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
     assert denoise(tmp_path / "in", "--out", tmp_path / "out", "--server", address) == status
     assert told in capsys.readouterr().err
 
@@ -747,10 +747,11 @@ def test_the_server_is_asked_what_the_recipe_says(tmp_path: Path) -> None:
 
 def test_twelve_bits_come_out_as_fourteen(address: str, tmp_path: Path) -> None:
     """A file of 12 bits, and the same light in levels four times finer: one mosaic, to the bit."""
-    coarse = np.random.default_rng(0).integers(120, 300, (64, 64)).astype(np.uint16)
+    coarse = np.random.default_rng(0).integers(120, 300, (64, 64))
     for name, steps, gain in (("coarse", 1, 0.7), ("fine", 4, 2.8)):
         path, sensor = tmp_path / f"{name}.dng", Sensor((128 * steps,) * 4, 4095 * steps, CFAS["RGGB"])
-        write_dng(path, RawFile(path, steps * coarse, sensor), steps * coarse)
+        mosaic = (steps * coarse).astype(np.uint16)
+        write_dng(path, RawFile(path, mosaic, sensor), mosaic)
         history = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><operation>rawprepare</operation></x:xmpmeta>'
         path.with_name(f"{path.name}.xmp").write_text(history)
         assert denoise(path, "--gain", gain, "--out", tmp_path / "out", "--server", address) == 0
@@ -781,7 +782,7 @@ def test_the_file_that_ended_the_batch_says_why(address: str, tmp_path: Path, mo
     with Client(address) as client:
         both = batch.Batch(sources, Recipe(ratio=20, gain=3), tmp_path, lambda: client, report)
         both._stop = stop
-        with pytest.raises(batch.OutputError, match="takes no more files"):
+        with pytest.raises(OutputError, match="takes no more files"):
             both.run()
 
 
@@ -819,7 +820,7 @@ def test_a_table_that_cannot_be_looked_into_ends_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail(_: Results) -> None:
-        raise batch.OutputError("the table of results cannot be written (disk I/O error)")
+        raise OutputError("the table of results cannot be written (disk I/O error)")
 
     make_files(tmp_path / "in", 1)
     monkeypatch.setattr(Results, "listed", fail)
@@ -937,7 +938,7 @@ def test_what_was_edited_after_a_kill_is_kept(
     base = (tmp_path / "in", "--out", tmp_path, "--server", address, "--preview")
 
     def killed(*_: object) -> None:
-        raise batch.OutputError("killed")
+        raise OutputError("killed")
 
     def die(*more: str) -> None:
         with monkeypatch.context() as patch:

@@ -35,7 +35,7 @@ GMAC_AT_512 = 49.03  # counted by hand from the widths and 12 inputs
 def test_peers_take_turns_and_follow_different_neighbours() -> None:
     for names, turns in (("ab", "ab ba"), ("abc", "abc bac cab"), ("abcd", "abcd badc cdab dcba")):
         calls: list[str] = []
-        works = {name: lambda name=name: calls.append(name) for name in names}  # type: ignore[misc]  # noqa: B023
+        works = {name: lambda name=name: calls.append(name) for name in names}  # noqa: B023
         taken = harness.interleaved(works, len(turns.split()), warm_up=0)
         assert "".join(calls) == turns.replace(" ", "")
         assert all(len(seconds) == len(turns.split()) for seconds in taken.values())
@@ -99,7 +99,7 @@ def test_a_peer_that_dies_while_it_is_timed_costs_itself(tmp_path: Path, late: b
         dying._process.kill()
         look()
 
-    def peak_gib() -> float:
+    def peak_gib() -> float | None:
         dying._process.kill()
         return told()
 

@@ -584,7 +584,7 @@ def test_client_certificates(small_repository: Path, tmp_path: Path, monkeypatch
 def test_a_certificate_that_cannot_be_used_is_one_sentence(tmp_path: Path, what: str, sentence: str) -> None:
     own, own_key = self_signed(tmp_path, "own")
     locked = tmp_path / "locked.pem"
-    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", own_key, "-out", locked]
+    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", str(own_key), "-out", str(locked)]
     subprocess.run(encrypt, check=True, capture_output=True)
     keys = {"no key": None, "an absent key": tmp_path / "absent.pem", "a locked key": locked}
     key = self_signed(tmp_path, "server")[1] if what == "another key" else keys[what]

@@ -30,7 +30,7 @@ STAND_IN = [CSRC / "cuda.cu", PROJECT / "tests" / "device_on_cpu.cpp"]
 
 def cmake(build: Path, cuda: str) -> subprocess.CompletedProcess[str]:
     """Configure the kernels without the backend, on a machine whose nvcc is nowhere."""
-    command = ["cmake", "-S", PROJECT / "kernels", "-B", build, "-DEXPOSURE_BACKEND=OFF", f"-DEXPOSURE_CUDA={cuda}"]
+    command = ["cmake", f"-S{PROJECT / 'kernels'}", f"-B{build}", "-DEXPOSURE_BACKEND=OFF", f"-DEXPOSURE_CUDA={cuda}"]
     environment = os.environ | {"CUDACXX": "/nowhere/nvcc"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
@@ -111,12 +111,13 @@ def test_the_stand_in_refuses_host_memory(stand_in: Any) -> None:
 )
 def test_pack_and_unpack_cover_their_grids(stand_in: Any, phase: str, height: int, width: int, multiple: int) -> None:
     sensor = Sensor((500, 510, 520, 530), 16383, CFAS[phase])
-    mosaic = gpu_kernels.dark((height, width))
+    shape = height, width
+    mosaic = gpu_kernels.dark(shape)
     expected = ops.pack(mosaic, sensor, 3.0, multiple=multiple)
     with Gpu(stand_in) as gpu:
         image, back = gpu.empty(expected.shape, np.float32), gpu.empty(mosaic.shape, np.uint16)
-        gpu.run("pack", gpu.upload(mosaic), gpu_kernels.packing(sensor, mosaic.shape, expected.shape, 3.0), image, 0)
-        gpu.run("unpack", image, gpu_kernels.unpacking(sensor, mosaic.shape, expected.shape), back)
+        gpu.run("pack", gpu.upload(mosaic), gpu_kernels.packing(sensor, shape, expected.shape, 3.0), image, 0)
+        gpu.run("unpack", image, gpu_kernels.unpacking(sensor, shape, expected.shape), back)
         np.testing.assert_array_equal(gpu.download(image), expected)
         np.testing.assert_array_equal(gpu.download(back), ops.unpack(expected, sensor, mosaic.shape))
 
@@ -142,12 +143,12 @@ def test_ops_calls_the_cuda_kernels_as_they_are_declared(dtype: Any) -> None:
     np.testing.assert_array_equal(
         ops.unpack(torch.from_numpy(clean[0]), sensor, (17, 13)).numpy(), ops.unpack(clean[0], sensor, (17, 13))
     )
-    options = {"seed": 2**64 - 1, "origin": (6, 10)}
+    options: dict[str, Any] = {"seed": 2**64 - 1, "origin": (6, 10)}
     rate = torch.from_numpy(clean) * 300
     counts = ops.poisson(rate, index=3, **options)
     np.testing.assert_array_equal(counts.numpy(), ops.poisson(rate.numpy(), index=3, **options))
     step = unroll(100, 0.5, 15583, 2)[0]
-    following = ops.expose(*map(torch.from_numpy, (clean, original)), step, index=1, dtype=dtype, **options)
+    following = ops.expose(torch.from_numpy(clean), torch.from_numpy(original), step, index=1, dtype=dtype, **options)
     expected = ops.expose(clean, original, step, index=1, dtype=dtype, **options)
     np.testing.assert_array_equal(following.numpy(), expected)
 

@@ -2,17 +2,19 @@
 
 import inspect
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from exposure import denoise, unroll
 from exposure.kernels import arrays, library
 from exposure.networks import UNet
 
-PHYSICS = {"ratio": 100.0, "gain": 3.0, "saturation": 15583.0}
+PHYSICS: dict[str, Any] = {"ratio": 100.0, "gain": 3.0, "saturation": 15583.0}
 
 
 def half_way(x: Tensor, photon_gain: float, original: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ def test_poisson_noise_has_the_injections_moments() -> None:
     assert abs(x.var().item() / variance - 1) < 5 * (2 / n) ** 0.5
 
 
-def _injected(noise: str) -> list[np.ndarray]:
+def _injected(noise: str) -> list[NDArray[Any]]:
     """What four passes inject into a grey image, in standard deviations, when every estimate is grey."""
     seen: list[Tensor] = []
 
@@ -127,7 +129,7 @@ class OnCard(Tensor):
     """Stands in for a tensor on a GPU."""
 
     def cpu(self) -> Tensor:  # type: ignore[override]
-        return self.as_subclass(Tensor)  # type: ignore[arg-type]
+        return self.as_subclass(Tensor)
 
 
 def test_without_cuda_kernels_the_cpu_draws_the_same(small: UNet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +138,7 @@ def test_without_cuda_kernels_the_cpu_draws_the_same(small: UNet, monkeypatch: p
     monkeypatch.setattr(library, "CUDA", "libnowhere.so")
     monkeypatch.setattr(arrays, "lies_on_gpu", lambda array: isinstance(array, OnCard))
     library.cuda_library.cache_clear()
-    result = denoise(small, image.as_subclass(OnCard), **PHYSICS, seed=7)  # type: ignore[arg-type]
+    result = denoise(small, image.as_subclass(OnCard), **PHYSICS, seed=7)
     assert isinstance(result, OnCard)
     assert torch.equal(result, expected)
 
@@ -169,7 +171,7 @@ def test_the_input_is_not_changed(small: UNet) -> None:
         ({"image": torch.zeros(1, 4, 8, 8, dtype=torch.int32)}, "image is torch.int32"),
     ],
 )
-def test_misuse_is_one_sentence(small: UNet, change: dict[str, object], sentence: str) -> None:
-    arguments = {"image": torch.rand(1, 4, 16, 16), **PHYSICS, **change}
+def test_misuse_is_one_sentence(small: UNet, change: dict[str, Any], sentence: str) -> None:
+    arguments: dict[str, Any] = {"image": torch.rand(1, 4, 16, 16), **PHYSICS, **change}
     with pytest.raises(ValueError, match=sentence):
-        denoise(small, arguments.pop("image"), **arguments)  # type: ignore[arg-type]
+        denoise(small, arguments.pop("image"), **arguments)

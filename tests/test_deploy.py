@@ -112,7 +112,7 @@ def test_the_check_on_a_card_says_what_it_lacks() -> None:
     """Without a card nothing is called passed, and nothing fails."""
     if Path("/proc/driver/nvidia").exists():
         pytest.skip("this machine has a card: run the script itself")
-    script = [sys.executable, PROJECT / "benchmarks" / "gpu_engine.py"]
+    script = [sys.executable, str(PROJECT / "benchmarks" / "gpu_engine.py")]
     result = subprocess.run(script, capture_output=True, text=True, check=True)
     lines = result.stdout.splitlines()
     assert len(lines) == 3

@@ -25,6 +25,7 @@ from exposure import __version__ as version
 from exposure.client import output
 from exposure.client.dng import adobes_name, write_dng
 from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
+from exposure.client.picture import write_tiff
 from exposure.client.rawfile import RawFile, read, render
 from exposure.client.recipe import Choice, Recipe, finer
 from exposure.client.triton import Answer
@@ -169,7 +170,7 @@ def test_maker_notes_arrive(data: Path, tmp_path: Path, name: str, note: str) ->
     mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
     metadata = read_metadata(source)
     assert metadata is not None
-    named = {"make": metadata.text(271), "model": metadata.text(272)}
+    named: dict[str, Any] = {"make": metadata.text(271), "model": metadata.text(272)}
     file = RawFile(source, mosaic, SENSOR, metadata=metadata, **named)
     write_dng(result, file, mosaic)
     before, after = tags(source, "-MakerNotes:all"), tags(result, "-MakerNotes:all")
@@ -286,7 +287,7 @@ def test_compression_is_lossless(tmp_path: Path, shape: tuple[int, int], order: 
 
 
 def test_a_smooth_file_is_smaller(tmp_path: Path) -> None:
-    mosaic = np.add.outer(np.arange(1024), np.arange(1024)).astype(np.uint16) + 512
+    mosaic = (np.add.outer(np.arange(1024), np.arange(1024)) + 512).astype(np.uint16)
     write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, SENSOR), mosaic)
     assert (tmp_path / "a.dng").stat().st_size < mosaic.nbytes / 4
 
@@ -348,7 +349,7 @@ def test_the_preview_lies_as_the_mosaic(tmp_path: Path, orientation: int) -> Non
     write_dng(path, described, mosaic)
     exposed(path, tmp_path / "result.dng")
     with rawpy.imread(str(tmp_path / "result.dng")) as raw:
-        (tmp_path / "preview.jpg").write_bytes(raw.extract_thumb().data)
+        (tmp_path / "preview.jpg").write_bytes(bytes(raw.extract_thumb().data))
     with Image.open(tmp_path / "preview.jpg") as preview:
         levels = np.asarray(preview.convert("L"))
     assert levels.shape == (64, 96)
@@ -445,7 +446,7 @@ def test_what_reads_differently_is_not_kept(tmp_path: Path, monkeypatch: pytest.
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
     path = tmp_path / "source.dng"
     write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
-    write_tiff, save = output.write_tiff, Image.Image.save
+    save = Image.Image.save
     monkeypatch.setattr(output, "write_dng", lambda part, file, mosaic, *_, **__: write_dng(part, file, mosaic ^ 1))
     monkeypatch.setattr(output, "write_tiff", lambda part, picture, *told: write_tiff(part, picture ^ 1, *told))
     monkeypatch.setattr(Image.Image, "save", lambda image, part, **_: save(image.point(lambda level: level ^ 1), part))

@@ -59,7 +59,7 @@ def test_http_client(server: Server, tmp_path: Path) -> None:
     files = [tmp_path / "mosaic.u16", tmp_path / "denoised.u16"]
 
     def ask(address: str, gain: str) -> "subprocess.CompletedProcess[str]":
-        command = [program, *address.split(":"), "96", "64", *files, "800", "16383", "100", gain]
+        command = [str(program), *address.split(":"), "96", "64", *map(str, files), "800", "16383", "100", gain]
         return subprocess.run(command, capture_output=True, text=True)
 
     assert ask(server.http, "3").returncode == 0

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ import openvino as ov
 import pytest
 import torch
 from conftest import PROJECT
+from numpy.typing import NDArray
 from test_manifest import FOR_A5000, plan_for
 from test_nafnet import small_naf
 from test_networks import variant
@@ -30,7 +32,7 @@ from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
 from exposure.export.install import replacing
 from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, WideEnds, openvino_from_onnx
-from exposure.export.precision import choose_islands
+from exposure.export.precision import GraphError, choose_islands
 from exposure.export.recipes import Built, Settings
 from exposure.export.scene import low_light_crops
 from exposure.export.tensorrt_engine import PlanOptions, plan_from_onnx
@@ -151,10 +153,10 @@ def test_half_graphs_may_start_in_fp32(tmp_path: Path, network: Network) -> None
 
 @pytest.mark.parametrize("fault", ["nan", "wrong"])
 def test_a_wrong_engine_is_refused(network: Network, fault: str) -> None:
-    def run(image: np.ndarray, *_: np.ndarray) -> np.ndarray:
+    def run(image: NDArray[Any], *_: NDArray[Any]) -> NDArray[Any]:
         return np.full_like(image, np.nan) if fault == "nan" else image
 
-    with pytest.raises(graph.GraphError, match="NaN" if fault == "nan" else "agrees with FP32 torch to"):
+    with pytest.raises(GraphError, match="NaN" if fault == "nan" else "agrees with FP32 torch to"):
         graph.agreement(network, run, 60, "the engine")
 
 
@@ -344,8 +346,8 @@ def test_a_published_checkpoint_becomes_a_graph_and_an_engine(
 def test_a_build_that_is_ended_leaves_nothing(tmp_path: Path) -> None:
     scratch, repository = tmp_path / "scratch", tmp_path / "repository"
     scratch.mkdir()
-    command = [sys.executable, PROJECT / "export" / "build_engine.py", "--target", "openvino"]
-    command += ["--checkpoint", saved(tmp_path, small_naf(8, True)), "--repository", repository]
+    command = [sys.executable, str(PROJECT / "export" / "build_engine.py"), "--target", "openvino"]
+    command += ["--checkpoint", str(saved(tmp_path, small_naf(8, True))), "--repository", str(repository)]
     with subprocess.Popen(
         command, env={**os.environ, "TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as build:
@@ -443,7 +445,7 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
     def gate(_network: Network, _run: object, precision: str, *_: object) -> list[dict[str, str]]:
         tried.append(precision)
         if precision == "bf16":
-            raise graph.GraphError("too coarse")
+            raise GraphError("too coarse")
         return [{"scene": "passed"}]
 
     monkeypatch.setattr(openvino_engine, "bf16_is_fast", lambda: True)

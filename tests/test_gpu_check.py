@@ -29,7 +29,7 @@ import gpu_kernels
 import gpu_machine
 import gpu_server
 import peers
-from gpu_machine import Card, NoCardError, first_card, found
+from gpu_machine import Card, NoCardError, NotCheckedError, first_card, found
 from processes import ENDED, NO_TIME, WRITE_S, Runner
 
 PASSED, FAILED, MISSING = ({"outcome": outcome} for outcome in ("passed", "failed", "not checked"))
@@ -46,8 +46,8 @@ def has_card() -> bool:
 @pytest.mark.skipif(has_card(), reason="a card is here: run make gpu-check")
 @pytest.mark.parametrize("script", ["gpu_machine.py", "gpu_check.py"])
 def test_without_a_card_it_says_so_and_writes_nothing(tmp_path: Path, script: str) -> None:
-    arguments = ["--out", tmp_path] if script == "gpu_check.py" else []
-    command = [sys.executable, PROJECT / "benchmarks" / script, *arguments]
+    arguments = ["--out", str(tmp_path)] if script == "gpu_check.py" else []
+    command = [sys.executable, str(PROJECT / "benchmarks" / script), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stdout == ""
@@ -80,7 +80,7 @@ def test_what_is_not_found_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_each_check_has_an_outcome(capsys: pytest.CaptureFixture[str]) -> None:
     def missing() -> dict[str, Any]:
-        raise gpu_check.NotCheckedError("no torch")
+        raise NotCheckedError("no torch")
 
     def broken() -> dict[str, Any]:
         raise OSError("two\nlines")
@@ -211,7 +211,12 @@ def test_clocks_are_read_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(gpu_machine, "program", lambda _: str(smi))
     works: list[float] = []
     began = time.monotonic()
-    assert gpu_machine.clock_under_load(lambda: (works.append(0), time.sleep(0.01)), load_s=0.1) == 1980
+
+    def work() -> None:
+        works.append(0)
+        time.sleep(0.01)
+
+    assert gpu_machine.clock_under_load(work, load_s=0.1) == 1980
     assert time.monotonic() - began >= 0.25  # until it has answered
     assert len(works) > 10
     smi.write_text("#!/bin/sh\necho '[Not Supported]'\n")
@@ -454,7 +459,7 @@ def test_make_asks_once_whether_there_is_a_package_index(tmp_path: Path, index: 
     (tmp_path / "kernels" / "CMakeLists.txt").touch()
     chosen = f"{'GPU_PYTHON' if told else 'PYTHON'}={python}"
     shutil.copy(PROJECT / "Makefile", tmp_path)
-    command = ["make", "-C", tmp_path, "gpu-check", chosen, "GPU_CHECK=--limit 5"]
+    command = ["make", "-C", str(tmp_path), "gpu-check", chosen, "GPU_CHECK=--limit 5"]
     subprocess.run(command, capture_output=True, check=True)
     calls = log.read_text().splitlines()
     assert calls[0] == "benchmarks/gpu_machine.py"
@@ -482,7 +487,7 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
     common = {"ceilings": {"gflops": 5e5, "gbytes_per_s": 4000.0}, "sm_clock_mhz": 1980}
     peers_at = common | {"baseline": peers.COMPILED, "peers": told}
     request = {"median": 0.1, "least": 0.09, "most": 0.12, "mean of the rest": 0.001}
-    results = {
+    results: dict[str, dict[str, Any]] = {
         "kernel bandwidth": PASSED | {"frame": "12 MP", "sm_clock_mhz": 1980, "kernels": {"pack": speed}},
         "engines": PASSED | {"engines": {"tensorrt engine on this card": {"outcome": "failed", "why": "it is off"}}},
         "peers at 512²": PASSED | peers_at | {"frame": frame},
@@ -493,7 +498,7 @@ def test_a_card_gets_a_page(tmp_path: Path) -> None:
     assert {card_page.KERNELS, card_page.SERVED, "engines", "peers at 512²"} <= gpu_check.checks().keys()
     path = tmp_path / "card.json"
     gpu_check.write(path, gpu_check.report(Card("A card", "8.6", "13.0"), {"nvcc": "13.0"}, results))
-    command = [sys.executable, PROJECT / "benchmarks" / "card_page.py", path]
+    command = [sys.executable, str(PROJECT / "benchmarks" / "card_page.py"), str(path)]
     assert subprocess.run(command, capture_output=True, text=True, check=False).returncode == 0
     page = path.with_suffix(".md").read_text()
     for line in (

@@ -31,9 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        units = list(threads.map(compiled, [*program, *kernels]))
-    library = ["-shared", *units[len(program) :], "-o", folder / "libexposure_kernels_cuda.so"]
-    for rest in (library, [*units[: len(program)], "-ldl", "-o", folder / "backend"]):
+        units = [str(unit) for unit in threads.map(compiled, [*program, *kernels])]
+    library = ["-shared", *units[len(program) :], "-o", str(folder / "libexposure_kernels_cuda.so")]
+    for rest in (library, [*units[: len(program)], "-ldl", "-o", str(folder / "backend")]):
         subprocess.run(["g++", *flags, *rest], check=True)
     return folder
 

@@ -30,9 +30,11 @@ sys.path.insert(0, str(PROJECT / "benchmarks"))
 import ceilings
 import gpu_benchmark
 import gpu_check
+import gpu_machine
 import gpu_peers
 import peers
 import workers
+from gpu_machine import NotCheckedError
 
 NAMES = ("IMAGE", "PHOTON_GAIN", "CLEAN")
 A_CARD = Machine("A card", "86", "13.0", "580.1")
@@ -218,7 +220,12 @@ def test_a_builder_that_cannot_start(
 def uploads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What goes up to the card, for which the processor stands in."""
     uploads: list[Any] = []
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: uploads.append(tensor) or tensor.clone())
+
+    def uploaded(tensor: torch.Tensor) -> torch.Tensor:
+        uploads.append(tensor)
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "cuda", uploaded)
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, **_: module)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     return uploads
@@ -268,7 +275,7 @@ def test_a_compiler_prints_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(select_algorithm, "PRINT_AUTOTUNE", True)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
     monkeypatch.setattr(gpu_peers, "OnCard", lambda module, **_: module)
-    gpu_peers.cuda_compiled(None, Path())
+    gpu_peers.cuda_compiled(load_checkpoint(CHECKPOINT.with_name("unet_small.safetensors")), Path())
     assert (config.autotune_num_choices_displayed, select_algorithm.PRINT_AUTOTUNE) == (0, False)
     assert peers.PEERS[peers.COMPILED].environment.items() >= gpu_peers.QUIET.items()
 
@@ -283,7 +290,7 @@ def test_short_passes_are_timed_together_on_a_card_that_is_warm() -> None:
 
     began = time.monotonic()
     count = gpu_peers.warmed(passes)
-    assert time.monotonic() - began >= gpu_peers.LOAD_S
+    assert time.monotonic() - began >= gpu_machine.LOAD_S
     assert asked[: gpu_peers.WARM_UPS] == [1] * gpu_peers.WARM_UPS
     assert count * 0.002 >= 0.9 * gpu_peers.LEAST_S
     asked.clear()
@@ -327,7 +334,7 @@ def test_peers_that_need_a_card_say_so() -> None:
     on_card = [peer for peer in peers.PEERS.values() if peer.on_card]
     assert {peer.absent() for peer in on_card} == {"torch sees no NVIDIA card here"}
     assert len(on_card) == 8
-    with pytest.raises(gpu_check.NotCheckedError, match="torch sees no NVIDIA card here"):
+    with pytest.raises(NotCheckedError, match="torch sees no NVIDIA card here"):
         gpu_benchmark.measured("512²", 60)
 
 
@@ -467,7 +474,8 @@ def test_a_peer_that_tunes_is_verified_at_the_size_of_timing(tmp_path: Path, mon
         def __init__(self, name: str, *_: Any, **__: Any) -> None:
             self.name, self.peer = name, peers.PEERS[name]
 
-        def _ask(self, _: str, *arrays: Any, reserve_s: float = 0) -> Any:
+        def _ask(self, *question: Any, reserve_s: float = 0) -> Any:
+            _, *arrays = question
             asked.append((self.name, arrays[0].shape[2:], reserve_s))
             return network(*map(torch.from_numpy, arrays)).detach().numpy()
 
@@ -498,7 +506,12 @@ def test_the_cards_ceilings_are_of_fp16(monkeypatch: pytest.MonkeyPatch) -> None
     probe = ceilings.Probe("cuda")
     products: list[int] = []
     mm = torch.mm
-    monkeypatch.setattr(torch, "mm", lambda a, b: (products.append(1), mm(a, b))[1])
+
+    def counted(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        products.append(1)
+        return mm(a, b)
+
+    monkeypatch.setattr(torch, "mm", counted)
     probe.run()
     assert len(products) == ceilings.CARD_LAUNCHES  # timed together
     assert probe._a.dtype is torch.float16

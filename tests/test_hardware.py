@@ -170,12 +170,12 @@ def test_a_driver_that_is_too_old_is_said(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_build_beside_an_old_driver_ends_at_once(tmp_path: Path) -> None:
     """Before minutes are spent; the driver is a made-up one."""
-    driver = ["gcc", "-shared", "-fPIC", PROJECT / "tests" / "card.c", "-o", tmp_path / "libcuda.so.1"]
+    driver = ["gcc", "-shared", "-fPIC", str(PROJECT / "tests" / "card.c"), "-o", str(tmp_path / "libcuda.so.1")]
     subprocess.run(driver, check=True)
     made_up = {"CARD_NAME": "A card", "CARD_CAPABILITY": "86", "CARD_CUDA": "12040"}
-    command = [sys.executable, PROJECT / "export" / "build_engine.py", "--target", "tensorrt-rtx"]
+    command = [sys.executable, str(PROJECT / "export" / "build_engine.py"), "--target", "tensorrt-rtx"]
     result = subprocess.run(
-        [*command, "--repository", tmp_path / "repository"],
+        [*command, "--repository", str(tmp_path / "repository")],
         capture_output=True,
         text=True,
         check=False,

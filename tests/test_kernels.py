@@ -103,7 +103,7 @@ def test_what_speaks_dlpack_is_taken() -> None:
         def __init__(self, tensor: torch.Tensor) -> None:
             self._tensor = tensor
 
-        def __dlpack__(self, **how: object) -> object:
+        def __dlpack__(self, **how: Any) -> object:
             return self._tensor.__dlpack__(**how)
 
         def __dlpack_device__(self) -> object:
@@ -277,7 +277,10 @@ def test_rates_at_the_edges() -> None:
             lambda: ops.unpack(np.ones((4, 2, 2), np.float32), Sensor((0,) * 4, 9, CFAS["RGGB"]), (6, 4)),
             "image is 4x2x2",
         ),
-        (lambda: ops.pack(SQUARE, Sensor((0,) * 4, 9, CFAS["RGGB"]), dtype="int8"), 'dtype is "int8"; planes are'),
+        (
+            lambda: ops.pack(SQUARE, Sensor((0,) * 4, 9, CFAS["RGGB"]), dtype="int8"),  # type: ignore[arg-type]
+            'dtype is "int8"; planes are',
+        ),
         (lambda: ops.poisson(torch.ones((4, 2, 2), device="meta"), seed=0, index=0), "rate lies on meta"),
         (lambda: ops.philox(np.zeros(3, np.uint32), np.zeros(2, np.uint32)), "3 and 2 words"),
     ],

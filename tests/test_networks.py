@@ -1,6 +1,7 @@
 """The U-Net against its description, and checkpoints that are, or are not, what they claim."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,7 +88,7 @@ def test_missing_inputs_are_named() -> None:
 
 
 def _broken(tmp_path: Path, change: str) -> Path:
-    state = variant(8, True).state_dict()
+    state: dict[Any, torch.Tensor] = variant(8, True).state_dict()
     if change == "lacks a name":
         del state["upv7.bias"]
     elif change == "lacks the first layer":

@@ -1,9 +1,11 @@
 """The gain estimated from a file alone, against files of known gain."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from exposure.noise import CAMERAS, NOISE_MODELS, choose_gain, expose_short
@@ -15,7 +17,7 @@ SENSOR = Sensor(black=(800, 810, 805, 800), white=16383, cfa=((1, 2), (0, 1)))
 CAMERA = CAMERAS["SonyA7S2"]
 
 
-def smooth_scene(side: int = 512) -> np.ndarray:
+def smooth_scene(side: int = 512) -> NDArray[Any]:
     """Walls, sky and a textured corner, packed [4, side, side] in [0, 1]."""
     rows, columns = np.mgrid[0:side, 0:side] / side
     light = 0.05 + 0.5 * rows * (columns > 0.3) + 0.3 * (rows > 0.6)
@@ -23,7 +25,7 @@ def smooth_scene(side: int = 512) -> np.ndarray:
     return ((light + texture)[None] * np.array([0.5, 1.0, 0.6, 1.0])[:, None, None]).astype(np.float32)
 
 
-def shot(clean: np.ndarray, gain: float, ratio: float, model: str = "P+g", seed: int = 0) -> np.ndarray:
+def shot(clean: NDArray[Any], gain: float, ratio: float, model: str = "P+g", seed: int = 0) -> NDArray[Any]:
     height, width = (2 * side for side in clean.shape[1:])
     black = np.tile(np.reshape(SENSOR.black, (2, 2)), (height // 2, width // 2))
     signal = (unpack(clean, SENSOR, (height, width)) - black) / SENSOR.saturation

@@ -229,13 +229,15 @@ def test_hosts_that_are_none_are_refused(address: str) -> None:
 
 def test_what_else_is_odd_about_an_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradio lets through what its libraries raise, of any kind; proxies are what they were."""
-    from exposure.client import page  # here, for it takes seconds
+    import gradio as gr  # here, for it takes seconds
+
+    from exposure.client import page
 
     def launch(*_: object, **__: object) -> None:
         assert os.environ["no_proxy"] == "*"
         raise RuntimeError("it is odd")
 
-    monkeypatch.setattr(page.gr.Blocks, "launch", launch)
+    monkeypatch.setattr(gr.Blocks, "launch", launch)
     monkeypatch.setenv("no_proxy", "example")
     monkeypatch.delenv("NO_PROXY", raising=False)
     with pytest.raises(OSError, match=r"^cannot listen on \[::2\]:7860 \(it is odd\); try another --port or --host$"):

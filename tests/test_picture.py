@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 from test_dng import CHOICE, SENSOR, dark, described, exiftool, exposed, tags
 
 from exposure.client import output
+from exposure.client.dng import write_dng
 from exposure.client.metadata import Entry, Metadata, read_metadata
 from exposure.client.picture import LONGEST, srgb_profile
 from exposure.client.rawfile import RawFile
@@ -67,7 +68,7 @@ def test_of_other_containers_too(dark: RawFile, data: Path, tmp_path: Path, name
 def test_a_file_that_tells_nothing_has_a_picture(tmp_path: Path, suffix: str) -> None:
     mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
     path = tmp_path / "source.dng"
-    output.write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
+    write_dng(path, RawFile(path, mosaic, SENSOR), mosaic)
     assert exposed(path, tmp_path / f"result.{suffix}").stat().st_size > 1000
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CFAS
+from numpy.typing import NDArray
 from PIL import Image
 
 from exposure import Sensor
@@ -15,9 +16,10 @@ from exposure.client.dng import write_dng
 from exposure.client.rawfile import RawFile
 from exposure.files import sha256
 from exposure.training import probes
+from exposure.training.shots import SATURATION
 
 
-def unchanged(image: np.ndarray, **_: Any) -> np.ndarray:
+def unchanged(image: NDArray[Any], **_: Any) -> NDArray[Any]:
     return image
 
 
@@ -27,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "DEFECTIVE", 1e-2)
 
 
-def clean(level: float) -> np.ndarray:
+def clean(level: float) -> NDArray[Any]:
     return np.full((4, 64, 64), level, np.float32)
 
 
@@ -57,16 +59,16 @@ def test_a_loop_that_knows_the_truth_leaves_none() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_seeds_and_fields_of_known_answers() -> None:
-    def lifted(image: np.ndarray, *, seed: int, noise: str, **_: Any) -> np.ndarray:
+    def lifted(image: NDArray[Any], *, seed: int, noise: str, **_: Any) -> NDArray[Any]:
         scale = {"poisson": 0.001, "independent": 0.002}[noise]
         return image * 0 + 0.25 + scale * np.random.default_rng(seed).standard_normal(image.shape).astype(np.float32)
 
     fields = probes.uniform_fields(lifted)
     assert set(fields) == {"0", "78", "312"}
-    assert fields["312"]["poisson"] == pytest.approx(0.25 * probes.SATURATION, abs=1)
+    assert fields["312"]["poisson"] == pytest.approx(0.25 * SATURATION, abs=1)
     deviations = probes.between_seeds(lifted, clean(0.1))
     for told in deviations.values():
-        assert told["poisson"] == pytest.approx(0.001 * probes.SATURATION * 0.95, rel=0.05)  # c4 of six: 0.952
+        assert told["poisson"] == pytest.approx(0.001 * SATURATION * 0.95, rel=0.05)  # c4 of six: 0.952
         assert told["independent"] == pytest.approx(2 * told["poisson"], abs=0.2)
 
 

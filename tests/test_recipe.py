@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import CFAS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from exposure import Sensor
 from exposure.client.dng import software_told
@@ -23,7 +25,7 @@ SENSOR = Sensor((512, 520, 516, 512), 16383, CFAS["RGGB"])
 FILE = RawFile(Path("short.arw"), np.full((64, 64), 600, np.uint16), SENSOR, iso=1600, exposure_s=1 / 30, aperture=2.8)
 
 
-def dark(scene: np.ndarray, ratio: float) -> RawFile:
+def dark(scene: NDArray[Any], ratio: float) -> RawFile:
     """A simulated exposure, `ratio` times too short, of a scene in [0, 1]."""
     dn = expose_short(scene, ratio=ratio, gain=3, saturation=SENSOR.saturation, read_noise=ReadNoise(6))
     return replace(FILE, mosaic=recorded(dn, SENSOR))
@@ -220,10 +222,10 @@ def test_the_noise_profile_is_that_of_the_new_exposure() -> None:
     choice = Choice(100, "as given", 3.0, "as given")
     brighter = Recipe(ratio=100).finish(FILE, Answer(FILE.mosaic, FILE.sensor), choice)
     own = Recipe(ratio=100, keep_exposure=True).finish(FILE, Answer(FILE.mosaic, FILE.sensor), choice)
-    assert brighter.noise_profile == (pytest.approx(3 / SENSOR.saturation), 0)
-    assert own.noise_profile == (pytest.approx(0.03 / SENSOR.saturation), 0)
+    assert brighter.noise_profile == pytest.approx((3 / SENSOR.saturation, 0), abs=0)
+    assert own.noise_profile == pytest.approx((0.03 / SENSOR.saturation, 0), abs=0)
     blend = Recipe(ratio=100, strength=0.7).finish(FILE, Answer(FILE.mosaic, FILE.sensor), choice).noise_profile
-    assert blend == (pytest.approx((0.7 + 0.3 * 10) ** 2 * 3 / SENSOR.saturation), 0)
+    assert blend == pytest.approx(((0.7 + 0.3 * 10) ** 2 * 3 / SENSOR.saturation, 0), abs=0)
     assert (
         brighter.noise_reduction,
         Recipe(ratio=2, strength=0.25).finish(FILE, Answer(FILE.mosaic, FILE.sensor), choice).noise_reduction,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy.stats import kstest, loguniform, uniform
 
 from exposure.noise import CAMERAS, NOISE_MODELS, Camera
@@ -54,7 +55,7 @@ def test_a_tone_curve_is_undone() -> None:
 def test_as_many_crops_are_leaves_as_was_asked_for(photographs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
 
-    def leaves(self: Scenes, index: int, _: np.random.Generator) -> np.ndarray:
+    def leaves(self: Scenes, index: int, _: np.random.Generator) -> NDArray[Any]:
         drawn.append(index)
         return np.zeros((2 * self.side, 2 * self.side, 3), np.float32)
 

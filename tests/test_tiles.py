@@ -104,13 +104,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Request]]:
     return asked
 
 
-LARGE, GREY = np.zeros((1400, 1400), np.uint16), Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"])
+LARGE_SHAPE = 1400, 1400
+LARGE, GREY = np.zeros(LARGE_SHAPE, np.uint16), Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"])
 
 
 def test_tiles_tell_their_place_in_the_whole_frame(asked: list[tuple[str, Request]]) -> None:
     with Client("localhost:1", tile_pixels=1 << 20) as client:
         client.denoise(LARGE, GREY, ratio=2, gain=1, origin=(64, 96))
-    origins = {(64 + tile.origin[0], 96 + tile.origin[1]) for tile in plan_tiles(LARGE.shape, 1 << 20)}
+    origins = {(64 + tile.origin[0], 96 + tile.origin[1]) for tile in plan_tiles(LARGE_SHAPE, 1 << 20)}
     assert len(origins) > 1
     assert {tuple(request.small["ORIGIN"].tolist()) for _, request in asked} == origins
 
