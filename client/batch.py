@@ -19,6 +19,7 @@ from exposure.files import reason_of, sha256
 
 from . import output
 from .access import ServerError, ServerGoneError
+from .darkframes import DarkFrames, read_dark_frames
 from .inputs import PREVIEW, Names, Source, is_text, resolved
 from .rawfile import RawFile, RawFileError
 from .reader import Readers
@@ -86,6 +87,7 @@ class Batch:
 
     in_flight: files that are with the servers at once; about as many again are being read and written.
     client: called for the first file that needs it. kept: other files, which no result may replace.
+    dark: frames whose excess over black is subtracted from each file.
     """
 
     sources: Sequence[Source]
@@ -97,6 +99,7 @@ class Batch:
     overwrite: bool = False
     dry_run: bool = False
     kept: Set[Path] = frozenset()
+    dark: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
         self._results = Results(self.out)
@@ -104,7 +107,7 @@ class Batch:
             source: source.targets(self.out, self.recipe.formats, self.recipe.preview) for source in self.sources
         }
         self._names = Names(self._targets)
-        self._inputs = {resolved(path) for path in (*self.kept, *(source.path for source in self.sources))}
+        self._inputs = {resolved(path) for path in (*self.kept, *self.dark, *(source.path for source in self.sources))}
         self._stop = threading.Event()
         self._reason: ServerGoneError | OutputError | None = None  # for which it was set
         self._telling = threading.Lock()
@@ -113,6 +116,7 @@ class Batch:
         self._readers = Readers(READERS)
         self._client: Client | None = None
         self._long: RawFile | None = None  # of --like
+        self._dark: DarkFrames | None = None
         self._settings = ""
 
     def run(self) -> None:
@@ -145,7 +149,7 @@ class Batch:
         self._readers.close()
 
     def _settle(self) -> None:
-        """Read --like; put the settings as text, by which results are told apart: that file counts by its content."""
+        """Read --like and --dark; put the settings as text, by which results are told apart: files count by content."""
         settings = asdict(self.recipe)
         del settings["formats"], settings["preview"]  # each result is noted by itself
         settings["levels"] = LEVELS  # results of earlier versions had those of their source, however few
@@ -155,6 +159,9 @@ class Batch:
                 self._long = self._readers.read(self.recipe.like)
             except RawFileError as error:
                 raise ValueError(f"--like {self.recipe.like}: {error}") from error
+        if self.dark:
+            self._dark = read_dark_frames(self.dark, self._readers.read)
+            settings["dark"] = sorted(_content_of(path) for path in self.dark)
         self._settings = json.dumps(settings, sort_keys=True)
 
     def _one(self, source: Source) -> None:
@@ -234,6 +241,8 @@ class Batch:
     def _chosen(self, source: Source, targets: Sequence[Path], content: str) -> tuple[RawFile, Choice, Sidecars]:
         """The file, what is asked for it, and what lies beside it, which a DNG takes along."""
         file = self._readers.read(source.path)
+        if self._dark is not None:
+            file = self._dark.subtracted_from(file)
         choice = self.recipe.choose(file, self._long)
         results = [target for target in targets if target.suffix == ".dng"]
         sidecars = Sidecars(file)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TextIO
@@ -52,7 +52,8 @@ def denoise_files(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") -> int:
     """Find the files and do them."""
-    sources, kept = _sources(options)
+    dark = _dark_frames(options)
+    sources, kept = _sources(options, dark)
     prepare_folder(options.out, make=not options.dry_run)
     with _report(len(sources), options.json) as report:
         batch = Batch(
@@ -65,6 +66,7 @@ def _run(options: argparse.Namespace, recipe: Recipe, client: "SharedClient") ->
             overwrite=options.overwrite,
             dry_run=options.dry_run,
             kept=kept,
+            dark=dark,
         )
         try:
             batch.run()
@@ -85,12 +87,26 @@ def _may_pass(ending: ServerGoneError | OutputError) -> bool:
     return not isinstance(cause, ServerError) or isinstance(cause, ServerGoneError | ServerSlowError)
 
 
-def _sources(options: argparse.Namespace) -> tuple[list[Source], set[Path]]:
+def _dark_frames(options: argparse.Namespace) -> list[Path]:
+    found = find_sources(options.dark, recursive=False)
+    for source in found:
+        if source.problem:
+            raise ValueError(f"--dark {source.path}: {source.problem}")
+    return [source.path for source in found]
+
+
+def _sources(options: argparse.Namespace, dark: Sequence[Path]) -> tuple[list[Source], set[Path]]:
     """What the command line names, without results: whoever repeats a command with *.dng means the originals.
+
+    Nor are dark frames sources, which may lie among them.
 
     Those that are left out for their names alone, and may be originals, too, come second.
     """
-    found = find_sources(options.files, recursive=options.recursive)
+    covered = {resolved(path) for path in dark}
+    named = find_sources(options.files, recursive=options.recursive)
+    found = [source for source in named if resolved(source.path) not in covered]
+    if named and not found:
+        raise ValueError("all that is named is dark frames")
     made = Results(options.out).listed()
     sources = without_results(found, options.out, made)
     kept = set(sources)
@@ -293,6 +309,14 @@ def add_parser(commands: Any) -> None:
         "--keep-defects",
         action="store_true",
         help="leave hot and dead pixels as they are; the ratio brightens them, too",
+    )
+    this.add_argument(
+        "--dark",
+        type=given_path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="frames taken with the cap on, of the same camera and ISO, to be subtracted: a file, folder or pattern",
     )
     this.add_argument("--out", type=given_path, default=Path(), metavar="DIR", help="where results go (default: here)")
     this.add_argument(

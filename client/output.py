@@ -59,15 +59,17 @@ def asked_for(
     strength: float = 1.0,
     keep_exposure: bool = False,
     defects: int | None = 0,
+    dark_frames: int = 0,
 ) -> str:
     """What makes the same mosaic once more: ratio, gain in DN of the source, and the first digits of the checkpoint.
 
-    defects: pixels that were corrected, None where they are kept.
+    defects: pixels that were corrected, None where they are kept. dark_frames: that were subtracted.
     """
     told = f"ratio {_fp32(ratio)}, gain {_fp32(gain)} DN/e-, passes {passes}, seed {seed}"
     told += f", checkpoint {checkpoint[:12]}" if checkpoint else ""
     told += f", strength {strength:g}" if strength < 1 else ""
     told += ", exposure kept" if keep_exposure else ""
+    told += f", {dark_frames} dark frame{'s' * (dark_frames > 1)} subtracted" if dark_frames else ""
     if defects is None:
         return f"{told}, defects kept"
     return f"{told}, {defects} defects corrected" if defects else told

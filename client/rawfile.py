@@ -47,7 +47,8 @@ class RawFile:
     table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
     iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
     main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off;
-    at_active_area: it begins where a DNG's ActiveArea does; stamp: the file's size, time and place when it was read.
+    at_active_area: it begins where a DNG's ActiveArea does; stamp: the file's size, time and place when it was read;
+    dark_frames: whose excess over black was subtracted from the mosaic.
     """
 
     path: Path
@@ -65,6 +66,7 @@ class RawFile:
     whole_sensor: bool = True
     at_active_area: bool = True
     stamp: tuple[int, ...] = ()
+    dark_frames: int = 0
     tags: Tags = field(default_factory=dict, repr=False)
     metadata: Metadata | None = field(default=None, repr=False)
 

@@ -158,6 +158,7 @@ class Recipe:
             strength=self.strength,
             keep_exposure=self.keep_exposure,
             defects=None if choice.defects is None else len(choice.defects),
+            dark_frames=file.dark_frames,
         )
         if not self.keep_exposure:
             return Exposed(fine.sensor, denoised, (scale, offset), self.strength, made_with)
