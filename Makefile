@@ -23,7 +23,8 @@ demo: installed-engine
 test: .venv/installed
 	@# side by side: each keeps one processor busy
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target engine types style
-	$(BIN)/pytest
+	@# two halves side by side (tests/conftest.py): most tests wait for something, or use one processor
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 style: .venv/installed
 	$(BIN)/ruff check .

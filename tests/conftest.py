@@ -37,6 +37,8 @@ CFAS = {
     "BGGR": ((2, 1), (1, 0)),
 }
 
+SERVERS = {"address", "client", "repository", "small_repository", "running_server"}  # fixtures, and what tests import
+
 
 def plain_tags(cfa: str = "RGGB", white: int = 4095) -> list[tuple[int, int, int, Any, bool]]:
     """What makes a TIFF of one mosaic a DNG."""
@@ -61,6 +63,13 @@ def data() -> Path:
     if not (folder / "raw").is_dir():
         pytest.skip(f"no real RAW files in {folder}; set EXPOSURE_DATA")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two halves that may run side by side: one has all servers, since some tests look for what they leave."""
+    served = {item.path for item in items if SERVERS & {*getattr(item, "fixturenames", ()), *vars(item.module)}}  # type: ignore[attr-defined]
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("servers" if item.path in served else "others"))
 
 
 @pytest.fixture(scope="session")
@@ -113,8 +122,8 @@ def dslr(data: Path, phase: str) -> tuple[NDArray[np.uint16], Sensor]:
 
 
 def shared_memory() -> set[str]:
-    """Names of the blocks in /dev/shm, to see what a server or client leaves."""
-    return {path.name for path in Path("/dev/shm").iterdir()}
+    """Names of the blocks in /dev/shm, to see what a server or client leaves; torch's and Python's own come and go."""
+    return {path.name for path in Path("/dev/shm").iterdir() if not path.name.startswith(("torch_", "sem."))}
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,15 +201,19 @@ def test_the_table_tells_blind_oracle_and_ssim() -> None:
     assert values.split() == ["method,", "1", "pass", "2", "30.00", "dB", "40.00", "dB", "0.900"]
 
 
+def rounded(shares: Sequence[float | None]) -> list[float | None]:
+    return [None if share is None else round(share, 5) for share in shares]
+
+
 def test_the_bias_tells_lifted_shadows() -> None:
     """Dark tenths doubled, bright ones a tenth too dark; what is rare is not judged."""
     clean = np.full((4, 40, 40), 0.005, np.float32)
     clean[:, 20:], clean[:, 39] = 0.5, 0.05
     image = np.where(clean < 0.1, 2 * clean, 0.9 * clean)
-    assert evaluate.bias(image, clean) == pytest.approx((1.0, None, None, None, -0.1), rel=1e-5)
+    assert rounded(evaluate.bias(image, clean)) == [1.0, None, None, None, -0.1]
     one = evaluate.Score("x100", "a", "method", 1, 29.0, 39.0, 0.8, bias=(0.1, None, None, None, -0.3))
     scores = [one, replace(one, bias=(0.3, 0.2, None, None, -0.1)), replace(one, group="x250")]
-    assert evaluate.biases(scores, "x100", "method", 1) == pytest.approx([0.2, 0.2, None, None, -0.2])
+    assert rounded(evaluate.biases(scores, "x100", "method", 1)) == [0.2, 0.2, None, None, -0.2]
     headings, _, values, *_ = evaluate.table(scores).splitlines()
     assert [headings[at - 9 : at].split() for at in range(len(headings), len(headings) - 50, -10)][::-1] == [
         ["0.3-1", "%"],
