@@ -160,8 +160,8 @@ class Batch:
             except RawFileError as error:
                 raise ValueError(f"--like {self.recipe.like}: {error}") from error
         if self.dark:
-            self._dark = read_dark_frames(self.dark, self._readers.read)
-            settings["dark"] = sorted(_content_of(path) for path in self.dark)
+            self._dark = read_dark_frames(self.dark, self._readers.read, _content_of)
+            settings["dark"] = self._dark.contents
         self._settings = json.dumps(settings, sort_keys=True)
 
     def _one(self, source: Source) -> None:

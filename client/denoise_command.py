@@ -88,25 +88,38 @@ def _may_pass(ending: ServerGoneError | OutputError) -> bool:
 
 
 def _dark_frames(options: argparse.Namespace) -> list[Path]:
-    found = find_sources(options.dark, recursive=False)
+    """What --dark names, without results of this command, which may lie there, too."""
+    if not options.dark:
+        return []
+    try:
+        found = find_sources(options.dark, recursive=options.recursive)
+    except ValueError as error:
+        raise ValueError(f"--dark {error}") from error
     for source in found:
         if source.problem:
             raise ValueError(f"--dark {source.path}: {source.problem}")
-    return [source.path for source in found]
+    made = {resolved(path) for path in Results(options.out).listed()}
+    dark = [source.path for source in found if resolved(source.path) not in made]
+    if not dark:
+        raise ValueError(f"--dark {options.dark[0]}: all that is there was made by this command")
+    return dark
 
 
 def _sources(options: argparse.Namespace, dark: Sequence[Path]) -> tuple[list[Source], set[Path]]:
-    """What the command line names, without results: whoever repeats a command with *.dng means the originals.
-
-    Nor are dark frames sources, which may lie among them.
+    """What the command line names, without dark frames and results: whoever repeats a command with *.dng means the
+    originals.
 
     Those that are left out for their names alone, and may be originals, too, come second.
     """
     covered = {resolved(path) for path in dark}
     named = find_sources(options.files, recursive=options.recursive)
     found = [source for source in named if resolved(source.path) not in covered]
-    if named and not found:
-        raise ValueError("all that is named is dark frames")
+    if not found:
+        raise ValueError("all files that are named are dark frames, too")
+    if len(found) < len(named):
+        sentence = f"{len(named) - len(found)} of the files named are dark frames, left out"
+        with contextlib.suppress(*TERMINAL_GONE):
+            print(f"exposure: {sentence}", file=sys.stderr)
     made = Results(options.out).listed()
     sources = without_results(found, options.out, made)
     kept = set(sources)

@@ -1,6 +1,6 @@
 """Dark frames: what a sensor records without light beyond its black level, which an exposure ratio multiplies, too."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,58 +8,83 @@ from numpy.typing import NDArray
 from .defects import LEAST_NOISE, MEDIAN_OF_DIFFERENCES
 from .sensor import Sensor
 
-BLOCK = 32  # plane pixels on a side: their mean has a 32nd of a pixel's noise
-HOT = 6.0  # standard deviations: what lies further out is no noise, of however few frames
+BLOCK = 32  # plane pixels on a side, or a little more: their mean has a 32nd of a pixel's noise
+HOT = 6.0  # standard deviations of noise: what lies further out is charge
 MOST_SHARE = 0.02  # of the range from black to white: what is brighter on the whole is no dark frame
-CLIPPED = 0.1  # share of pixels that have the lowest value: the noise is cut off there, and its mean tells nothing
+CLIPPED, DARKEST = 0.1, 1  # share of pixels that have one value, this percentile: the noise is cut off there
+ROWS = 512  # that are subtracted together, to need little memory
 
 
-def dark_excess(frames: Iterable[NDArray[np.uint16]], sensor: Sensor) -> NDArray[np.float32]:
+def dark_excess(frames: Iterable[tuple[NDArray[np.uint16], Sensor]]) -> NDArray[np.float32]:
     """What dark frames have beyond black, [H, W] in DN, to be subtracted from mosaics of the same ISO.
 
-    frames: at least one mosaic [H, W] in DN, exposed with the cap on. The excess is a smooth map, the mean of blocks
-    (black that is off, amplifier glow), and what single pixels have beside it: of hot ones all, of the others as much
-    as a Wiener filter leaves, for a mean of few frames holds more noise than pattern. One frame cannot tell the two
-    apart, and gives the map and the hot ones.
+    frames: at least one mosaic [H, W] in DN, exposed with the cap on, with its levels. The excess is a smooth map, the
+    mean of blocks (black that is off, amplifier glow), and what single pixels have beside it: of hot ones all, of the
+    others as much as a Wiener filter leaves, for a mean of few frames holds more noise than pattern. One frame cannot
+    tell the two apart, and gives the map and the hot ones; of three and more, what hit a pixel once does not count.
     """
     count, variance = 0, 0.0
-    for frame in frames:
+    for mosaic, sensor in frames:
+        frame = mosaic - sensor.black_of(mosaic.shape)
         if count == 0:
-            first, total = frame, frame.astype(np.float32)  # whole numbers, exact up to 256 frames of 16 bits
+            first, total, most, least = frame, frame.copy(), frame.copy(), frame.copy()
         else:
             total += frame
+            np.maximum(most, frame, out=most)
+            np.minimum(least, frame, out=least)
         if count == 1:
-            some = slice(None, None, 3)  # pixels of all colours, enough to tell it
-            variance = _spread(frame[some, some].astype(np.float32) - first[some, some]) ** 2 / 2
+            variance = _variance((frame - first)[::3, ::3]) / 2  # pixels of all colours, enough to tell it
         count += 1
     if not count:
         raise ValueError("there is no dark frame")
-    excess = total / np.float32(count)
+    usual = (total - most - least) / np.float32(count - 2) if count > 2 else total / np.float32(count)
+    excess: NDArray[np.float32] = total / np.float32(count)
     for row, column in sensor.planes:
         plane = excess[row::2, column::2]
-        plane -= np.float32(sensor.black_at(row, column))
-        smooth = _smooth(plane)
-        own = plane - smooth
-        spread = max(_spread(own), LEAST_NOISE / count**0.5)
-        pattern = max(1 - variance / count / spread**2, 0) if count > 1 else 0.0
-        plane[:] = smooth + np.where(np.abs(own) > HOT * spread, 1, np.float32(pattern)) * own
+        _smooth_and_own(plane, usual[row::2, column::2], count, variance)
     return excess
 
 
-def without_dark(mosaic: NDArray[np.uint16], excess: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The mosaic [H, W] in DN without that excess, rounded: the noise is wide enough to leave no steps."""
-    return np.rint(mosaic - excess).clip(0, 65535).astype(np.uint16)
+def without_dark(mosaic: NDArray[np.uint16], excess: NDArray[np.float32], white: float) -> NDArray[np.uint16]:
+    """The mosaic [H, W] in DN without that excess; pixels at white and above stay, for they tell nothing of it.
+
+    Rounding is dithered, always alike: rounded to the nearest, an excess of less than half a DN would stay everywhere,
+    and a smooth one would become steps.
+    """
+    dither, left = np.random.default_rng(0), mosaic.copy()
+    for top in range(0, len(mosaic), ROWS):
+        strip, rows = mosaic[top : top + ROWS], left[top : top + ROWS]
+        level = np.floor(strip - excess[top : top + ROWS] + dither.random(strip.shape, np.float32))
+        np.copyto(rows, level.clip(0, 65535).astype(np.uint16), where=strip < white)
+    return left
 
 
 def check_dark(frame: NDArray[np.uint16], sensor: Sensor) -> None:
-    """Raises ValueError for what is no dark frame, or tells nothing."""
-    if np.mean(frame == frame.min()) > CLIPPED:
-        raise ValueError("its noise is cut off at black, so that its mean tells nothing")
+    """Raises ValueError for what is lit on the whole, or tells nothing."""
     for row, column in sensor.planes:
-        black = sensor.black_at(row, column)
-        beyond = float(np.mean(frame[row::2, column::2])) - black
+        plane, black = frame[row::2, column::2], sensor.black_at(row, column)
+        beyond = float(np.mean(plane)) - black
         if abs(beyond) > MOST_SHARE * (sensor.white - black):
             raise ValueError(f"it is no dark frame: pixels of one colour are {beyond:+.0f} DN from black on average")
+        darkest = np.percentile(plane, DARKEST, method="nearest")
+        if darkest <= black and np.mean(plane == darkest) > CLIPPED and np.mean(plane < darkest) < DARKEST / 1000:
+            raise ValueError("its noise is cut off at black, so that its mean tells nothing")
+
+
+def _smooth_and_own(plane: NDArray[np.float32], usual: NDArray[np.float32], count: int, variance: float) -> None:
+    """Turn the mean of frames, in place, into what is no noise. usual: the mean without the extremes."""
+    smooth = _smooth(plane)
+    own = plane - smooth
+    spread = max(_spread(own), LEAST_NOISE / count**0.5)
+    hot = np.abs(own) > HOT * spread
+    pattern = max(1 - variance / count / spread**2, 0) if count > 1 else 0.0
+    plane[:] = np.where(hot, usual, smooth + np.float32(pattern) * own)
+
+
+def _variance(differences: NDArray[np.float32]) -> float:
+    """Of normal noise in whole numbers; hot pixels do not count."""
+    reach = HOT * max(_spread(differences), LEAST_NOISE)
+    return float(np.mean(differences[np.abs(differences) < reach] ** 2))
 
 
 def _spread(values: NDArray[np.float32]) -> float:
@@ -69,22 +94,34 @@ def _spread(values: NDArray[np.float32]) -> float:
 
 def _smooth(plane: NDArray[np.float32]) -> NDArray[np.float32]:
     """Means of blocks, hot pixels left out, and what lies between their centres by linear interpolation."""
-    middle, reach = np.median(plane), HOT * max(_spread(plane), LEAST_NOISE)
-    usual = np.clip(plane, middle - reach, middle + reach)
     rows, columns = (_starts(side) for side in plane.shape)
-    sums = np.add.reduceat(np.add.reduceat(usual, rows, axis=0, dtype=np.float64), columns, axis=1)
-    counts = np.outer(*(np.diff([*at, side]) for at, side in zip((rows, columns), plane.shape, strict=True)))
     down, across = (_between(at, side) for at, side in zip((rows, columns), plane.shape, strict=True))
-    smooth: NDArray[np.float32] = (down @ (sums / counts) @ across.T).astype(np.float32)
-    return smooth
+
+    def of_blocks(
+        values: NDArray[np.float32], kind: Callable[[NDArray[np.float32]], np.float32]
+    ) -> NDArray[np.float32]:
+        blocks = [[kind(block) for block in np.split(strip, columns[1:], 1)] for strip in np.split(values, rows[1:])]
+        between: NDArray[np.float32] = (down @ np.array(blocks) @ across.T).astype(np.float32)
+        return between
+
+    local = of_blocks(plane, np.median)
+    reach = HOT * max(_spread(plane - local), LEAST_NOISE)
+    return of_blocks(np.clip(plane, local - reach, local + reach), np.mean)
 
 
 def _starts(side: int) -> NDArray[np.intp]:
-    """Where blocks begin, of BLOCK pixels or a little more."""
-    return np.arange(max(side // BLOCK, 1)) * BLOCK
+    """Where blocks begin, as good as equal ones."""
+    count = max(side // BLOCK, 1)
+    return np.arange(count) * side // count
 
 
 def _between(starts: NDArray[np.intp], side: int) -> NDArray[np.float64]:
-    """Weights [side, blocks] of the blocks' centres at each pixel."""
+    """Weights [side, blocks] of the blocks at each pixel: a line through the two nearest centres, also beyond them."""
+    weights, places = np.zeros((side, len(starts))), np.arange(side)
+    if len(starts) == 1:
+        return weights + 1
     centres = (starts + np.append(starts[1:], side) - 1) / 2
-    return np.array([np.interp(np.arange(side), centres, one) for one in np.eye(len(starts))]).T
+    before = np.clip(np.searchsorted(centres, places) - 1, 0, len(starts) - 2)
+    share = (places - centres[before]) / (centres[before + 1] - centres[before])
+    weights[places, before], weights[places, before + 1] = 1 - share, share
+    return weights

@@ -65,6 +65,7 @@ def data() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two halves that may run side by side: one has all servers, since some tests look for what they leave."""
     served = {item.path for item in items if SERVERS & {*getattr(item, "fixturenames", ()), *vars(item.module)}}  # type: ignore[attr-defined]

@@ -33,20 +33,24 @@ def hot(height: int = 240, width: int = 320) -> NDArray[np.float32]:
     return np.where(random.random((height, width)) < 1e-3, random.uniform(200, 2000, (height, width)), 0)
 
 
-def frames(count: int) -> list[NDArray[np.uint16]]:
-    random, true = np.random.default_rng(2), 512 + excess()
+def frames(count: int, beyond: NDArray[np.float32] | None = None) -> list[NDArray[np.uint16]]:
+    random, true = np.random.default_rng(2), 512 + (excess() if beyond is None else beyond)
     return [np.rint(true + random.normal(0, READ_NOISE, true.shape)).astype(np.uint16) for _ in range(count)]
+
+
+def found(dark: list[NDArray[np.uint16]]) -> NDArray[np.float32]:
+    return dark_excess((frame, SENSOR) for frame in dark)
 
 
 @pytest.mark.parametrize("count", [1, 4, 25])
 def test_as_much_is_found_as_frames_can_tell(count: int) -> None:
     """The error of a Wiener filter, of which one frame knows no more than that there is noise; and no bias."""
-    found, true, sound = dark_excess(frames(count), SENSOR), excess(), hot() == 0
+    mean, true, sound = found(frames(count)), excess(), hot() == 0
     variance = READ_NOISE**2 / count
     least = PATTERN if count == 1 else (PATTERN**2 * variance / (PATTERN**2 + variance)) ** 0.5
-    assert np.std((found - true)[sound]) == pytest.approx(least, rel=0.05)
-    assert abs(np.mean((found - true)[sound])) < 0.1  # DN; 16000 pixels of a colour tell 0.06 at most
-    assert np.std((found - true)[~sound]) < 1.5 * READ_NOISE  # single pixels keep the noise of the mean
+    assert np.std((mean - true)[sound]) == pytest.approx(least, rel=0.05)
+    assert abs(np.mean((mean - true)[sound])) < 0.1  # DN; 16000 pixels of a colour tell 0.06 at most
+    assert np.std((mean - true)[~sound]) < 1.5 * READ_NOISE  # single pixels keep the noise of the mean
 
 
 @settings(max_examples=30, deadline=None)
@@ -59,13 +63,40 @@ def test_a_level_more_in_all_frames_is_a_level_more(
     random = np.random.default_rng(abs(seed))
     dark = [random.integers(500, 520, (height, width)).astype(np.uint16) for _ in range(count)]
     more = [(frame + offset).astype(np.uint16) for frame in dark]
-    np.testing.assert_allclose(dark_excess(more, SENSOR), dark_excess(dark, SENSOR) + offset, atol=1e-3)
+    np.testing.assert_allclose(found(more), found(dark) + offset, atol=1e-3)
 
 
 def test_the_mean_of_what_is_subtracted_is_black() -> None:
-    left = without_dark(frames(1)[0], dark_excess(frames(9)[1:], SENSOR))
+    left = without_dark(frames(1)[0], found(frames(9)[1:]), SENSOR.white)
     assert np.mean(left) == pytest.approx(512, abs=0.1)
     assert left.max() < 512 + 8 * READ_NOISE  # no hot pixel
+
+
+def test_less_than_a_level_is_subtracted_too() -> None:
+    mosaic = frames(1, np.zeros((240, 320), np.float32))[0]
+    left = without_dark(mosaic, np.full(mosaic.shape, 0.4, np.float32), SENSOR.white)
+    assert np.mean(mosaic - left.astype(float)) == pytest.approx(0.4, abs=0.01)
+
+
+@pytest.mark.parametrize("count", [1, 16])
+def test_an_amplifiers_glow_is_smooth_however_strong(count: int) -> None:
+    row, column = np.mgrid[:240, :320]
+    glow = (100 * np.exp(-((240 - row) ** 2 + (320 - column) ** 2) / 2 / 150**2)).astype(np.float32)
+    off = found(frames(count, glow)) - glow
+    assert np.abs(off).max() < 16  # in the corner, beyond the last centre of a block
+    assert np.std(off) < 2
+
+
+def test_what_hit_a_pixel_once_is_not_subtracted() -> None:
+    dark = frames(9, np.zeros((240, 320), np.float32))
+    dark[4][100:103, 200] += 3000
+    assert np.abs(found(dark)[100:103, 200]).max() < READ_NOISE
+
+
+def test_white_stays_white() -> None:
+    mosaic = frames(1)[0]
+    mosaic[:20] = 16383
+    np.testing.assert_array_equal(without_dark(mosaic, excess(), SENSOR.white)[:20], mosaic[:20])
 
 
 def test_what_is_no_dark_frame_is_refused() -> None:
@@ -76,9 +107,9 @@ def test_what_is_no_dark_frame_is_refused() -> None:
     with pytest.raises(ValueError, match=r"no dark frame: pixels of one colour are \+40\d DN from black on average"):
         check_dark(lit, SENSOR)
     with pytest.raises(ValueError, match="cut off at black"):
-        check_dark(np.maximum(dark, 514), SENSOR)
+        check_dark(np.maximum(dark, 512), SENSOR)
     with pytest.raises(ValueError, match="there is no dark frame"):
-        dark_excess([], SENSOR)
+        dark_excess([])
 
 
 def saved(path: Path, mosaic: NDArray[np.uint16], iso: float = 800) -> Path:
@@ -94,7 +125,7 @@ def test_the_command_subtracts_them(address: str, tmp_path: Path, capsys: pytest
     saved(folder / "2.dng", dark[1])
     light = (dark[2] + np.random.default_rng(3).poisson(20, dark[2].shape)).astype(np.uint16)
     file, out = saved(folder / "night.dng", light), tmp_path / "out"
-    plain = saved(tmp_path / "night.dng", without_dark(light, dark_excess(dark[:2], SENSOR)))
+    plain = saved(tmp_path / "night.dng", without_dark(light, found(dark[:2]), SENSOR.white))
     asked = ["--ratio", "20", "--gain", "3", "--passes", "1", "--server", address, "--json"]
     # a folder of all: its dark frames are no sources
     named = ["denoise", str(folder), "--dark", str(folder / "?.dng"), "--out", str(out), *asked]
