@@ -5,7 +5,7 @@
 # make gpu-check  everything that needs an NVIDIA card; GPU_CHECK="--budget SECONDS --checks NAME ..."; with the packages
 #                 of GPU_PYTHON, where that is told, and no environment of its own
 # make engine     the shipped network's, in the place of any other; test and bench do so too
-.PHONY: demo test style types serve bench gpu-check engine installed-engine
+.PHONY: demo test test-servers test-others style types serve bench gpu-check engine installed-engine
 
 # the first that the project runs on; what pip says of python3 where there is none
 PYTHON ?= $(shell for python in python3 python3.12 python3.11; do \
@@ -23,8 +23,14 @@ demo: installed-engine
 test: .venv/installed
 	@# side by side: each keeps one processor busy
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target engine types style
-	@# two halves side by side (tests/conftest.py): most tests wait for something, or use one processor
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	@# two halves (tests/conftest.py), for most tests wait for something, or use one processor
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-servers test-others
+
+test-servers: .venv/installed
+	$(BIN)/pytest -m servers
+
+test-others: .venv/installed
+	$(BIN)/pytest -m 'not servers'
 
 style: .venv/installed
 	$(BIN)/ruff check .

@@ -37,7 +37,14 @@ CFAS = {
     "BGGR": ((2, 1), (1, 0)),
 }
 
-SERVERS = {"address", "client", "repository", "small_repository", "running_server"}  # fixtures, and what tests import
+SERVERS = {
+    "address",
+    "client",
+    "repository",
+    "small_repository",
+    "running_server",
+    "shared_memory",
+}  # fixtures, and what tests import
 
 
 def plain_tags(cfa: str = "RGGB", white: int = 4095) -> list[tuple[int, int, int, Any, bool]]:
@@ -65,12 +72,11 @@ def data() -> Path:
     return folder
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two halves that may run side by side: one has all servers, since some tests look for what they leave."""
-    served = {item.path for item in items if SERVERS & {*getattr(item, "fixturenames", ()), *vars(item.module)}}  # type: ignore[attr-defined]
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("servers" if item.path in served else "others"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """`make test` runs two halves side by side: one has all servers, since some tests look for what they leave."""
+    names = {*getattr(item, "fixturenames", ()), *vars(getattr(item, "module", object))}
+    if SERVERS & names:
+        item.add_marker(pytest.mark.servers)
 
 
 @pytest.fixture(scope="session")
