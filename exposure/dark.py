@@ -37,11 +37,10 @@ def dark_excess(frames: Iterable[tuple[NDArray[np.uint16], Sensor]]) -> NDArray[
         count += 1
     if not count:
         raise ValueError("there is no dark frame")
-    usual = (total - most - least) / np.float32(count - 2) if count > 2 else total / np.float32(count)
     excess: NDArray[np.float32] = total / np.float32(count)
+    usual = (total - most - least) / np.float32(count - 2) if count > 2 else excess
     for row, column in sensor.planes:
-        plane = excess[row::2, column::2]
-        _smooth_and_own(plane, usual[row::2, column::2], count, variance)
+        _smooth_and_own(excess[row::2, column::2], usual[row::2, column::2], count, variance)
     return excess
 
 

@@ -37,14 +37,8 @@ CFAS = {
     "BGGR": ((2, 1), (1, 0)),
 }
 
-SERVERS = {
-    "address",
-    "client",
-    "repository",
-    "small_repository",
-    "running_server",
-    "shared_memory",
-}  # fixtures, and what tests import
+# Fixtures, and what tests import.
+SERVERS = {"address", "client", "repository", "small_repository", "running_server", "shared_memory"}
 
 
 def plain_tags(cfa: str = "RGGB", white: int = 4095) -> list[tuple[int, int, int, Any, bool]]:
