@@ -121,7 +121,7 @@ def _stages_once(client: Client, path: Path, folder: Path) -> dict[str, float]:
     write_dng(folder / "encoded.dng", file, mosaic)
     encoded = time.perf_counter() - ended
     again = time.perf_counter()
-    rawfile.read(folder / "encoded.dng", twice=False)
+    rawfile.read_once(folder / "encoded.dng", own=True)
     decoded = time.perf_counter() - again
     after = client.stage_seconds()
     models = {name: after[name] - before[name] for name in after}

@@ -17,7 +17,7 @@ from exposure.sensor import SMALLEST_SIDE, Sensor, pack, unpack
 
 from .dng import write_dng
 from .picture import write_srgb, write_tiff
-from .rawfile import RawFile, read, render
+from .rawfile import RawFile, read_once, render
 
 FORMATS = ("dng", "tiff", "png", "jpg")
 PART = ".exposure-part"  # in the name of every temporary file
@@ -108,7 +108,7 @@ def write(path: Path, file: RawFile, exposed: Exposed, note: Note | None = None)
                 preview=_thumbnail(described, exposed.mosaic, part),
                 made_with=exposed.made_with,
             )
-            back = read(part, twice=False)
+            back = read_once(part, own=True)
             same = np.array_equal(back.mosaic, exposed.mosaic) and back.sensor == exposed.sensor
         elif path.suffix == ".tiff":
             picture = render(file, exposed.mosaic, exposed.sensor, bits=16, linear=True)

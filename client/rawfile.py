@@ -5,6 +5,7 @@ import ctypes
 import os
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ SIGNATURES = (
     *(b"\0MRM", b"FOVb", b"ARRI", b"NOKIARAW", b"qktk", b"qktn", b"\0\0\0RED"),
 )
 M_PERTURB = -6  # of glibc's malloc.h
+FILLS = 0x01, 0x02  # leftovers in memory of the first and second look, so dark that levels make sense nevertheless
 ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}  # LibRaw's flip to the TIFF tag
 
 _stderr = threading.RLock()  # one descriptor for the whole process
@@ -48,7 +50,7 @@ class RawFile:
     iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
     main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off;
     at_active_area: it begins where a DNG's ActiveArea does; stamp: the file's size, time and place when it was read;
-    dark_frames: whose excess over black was subtracted from the mosaic.
+    dark_frames: whose excess over black was subtracted from the mosaic; checksum: CRC-32 of what LibRaw decoded.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class RawFile:
     at_active_area: bool = True
     stamp: tuple[int, ...] = ()
     dark_frames: int = 0
+    checksum: int = 0
     tags: Tags = field(default_factory=dict, repr=False)
     metadata: Metadata | None = field(default=None, repr=False)
 
@@ -76,22 +79,27 @@ class RawFile:
         return known_numbers(self.tags, "NoiseProfile")
 
 
-def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
-    """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else.
+def read(path: str | os.PathLike[str]) -> RawFile:
+    """Read any Bayer RAW that LibRaw reads. Raises RawFileError, one sentence, for everything else."""
+    return unless_by_chance(read_once(path), checksum_of(path))
 
-    twice: look for missing data, and decode it once more for that; False where the mosaic is held against another one.
+
+def read_once(path: str | os.PathLike[str], *, own: bool = False) -> RawFile:
+    """`read` without the second look, for which see `unless_by_chance`.
+
+    own: the mosaic is held against the one that was just written there; so nothing that is missing is looked for.
     """
     path = Path(path)
-    try:
+    with _refusals():
         stamp = _stamp(path)
         _refuse_other_files(path)
-        with _quiet(), _heap_filled_with(0x55), rawpy.imread(str(path)) as raw:
+        with _quiet(), _heap_filled_with(FILLS[0]), rawpy.imread(str(path)) as raw:
             _refuse_other_sensors(raw)
             tags = read_tags(path, raw.raw_image.shape)
             mosaic = np.array(raw.raw_image_visible)
-            if twice:
+            checksum = zlib.crc32(mosaic.data)
+            if not own:
                 _refuse_missing_data(path, mosaic, tags)
-                _refuse_chance(path, mosaic)
             black, mosaic = _levelled(raw, mosaic, tags)
             metadata = read_metadata(path)
             return RawFile(
@@ -110,9 +118,33 @@ def read(path: str | os.PathLike[str], *, twice: bool = True) -> RawFile:
                 whole_sensor=raw.raw_image.shape == mosaic.shape,
                 at_active_area=active_corner(tags) == (raw.sizes.top_margin, raw.sizes.left_margin),
                 stamp=stamp,
+                checksum=checksum,
                 tags=tags,
                 metadata=metadata,
             )
+
+
+def checksum_of(path: str | os.PathLike[str]) -> int:
+    """CRC-32 of the mosaic, decoded over other leftovers in memory than `read_once` does. Raises RawFileError."""
+    path = Path(path)
+    with _refusals():
+        _refuse_other_files(path)
+        with _quiet(), _heap_filled_with(FILLS[1]), rawpy.imread(str(path)) as raw:
+            return zlib.crc32(np.array(raw.raw_image_visible).data)
+
+
+def unless_by_chance(file: RawFile, checksum: int) -> RawFile:
+    """The file, if the other look found the same: what LibRaw does not write differs. Raises RawFileError."""
+    if file.checksum != checksum:
+        raise RawFileError("it is damaged: parts of its data are missing, and read differently each time")
+    return file
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    """What LibRaw and the system say, in a sentence."""
+    try:
+        yield
     except (rawpy.LibRawError, NotImplementedError, RuntimeError) as error:
         raise RawFileError(f"LibRaw cannot read it ({_reason(error)})") from error
     except OSError as error:
@@ -227,22 +259,15 @@ def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> 
         raise RawFileError(f"its data is missing: every pixel reads {mosaic.flat[0]} DN")
 
 
-def _refuse_chance(path: Path, mosaic: NDArray[np.uint16]) -> None:
-    """Decode once more over other leftovers in memory: what LibRaw did not write differs."""
-    with _heap_filled_with(0xAA), rawpy.imread(str(path)) as again:
-        if not np.array_equal(again.raw_image_visible, mosaic):
-            raise RawFileError("it is damaged: parts of its data are missing, and read differently each time")
-
-
 @contextlib.contextmanager
 def _heap_filled_with(byte: int) -> Iterator[None]:
-    """Fill memory that is asked for with a byte, where the C library is GNU's (mallopt(3), M_PERTURB)."""
+    """Fill memory that is asked for with a byte, where the C library is GNU's (mallopt(3): M_PERTURB, complemented)."""
     try:
         set_option = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         yield
         return
-    set_option(M_PERTURB, byte)
+    set_option(M_PERTURB, byte ^ 0xFF)
     try:
         yield
     finally:

@@ -7,11 +7,13 @@ import contextlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
+from typing import Any
 
 from . import rawfile
 from .rawfile import RawFile, RawFileError
@@ -32,10 +34,21 @@ class Reader:
         self._closed = False
 
     def read(self, path: Path) -> RawFile:
-        """`rawfile.read`. Raises RawFileError also where it crashes or does not end."""
+        """`rawfile.read`, there. Raises RawFileError also where it crashes or does not end."""
+        file: RawFile = self._done(rawfile.read, path)
+        return file
+
+    def read_beside(self, other: "Reader", path: Path) -> RawFile:
+        """The same, while another one takes the second look."""
+        with ThreadPoolExecutor(1) as beside:  # waits for both, also where one refuses: the next file's turn comes then
+            checksum = beside.submit(other._done, rawfile.checksum_of, path)
+            file: RawFile = self._done(rawfile.read_once, path)
+        return rawfile.unless_by_chance(file, checksum.result())
+
+    def _done(self, work: Callable[[Path], Any], path: Path) -> Any:
         pipe = self._pipe or self._start()
         try:
-            pipe.send(path)
+            pipe.send((work, path))
             if not pipe.poll(READ_TIMEOUT_S):
                 self._stop()
                 raise RawFileError(f"LibRaw is still busy with it after {READ_TIMEOUT_S:g} s")
@@ -45,8 +58,7 @@ class Reader:
             raise RawFileError("LibRaw crashed on it") from error
         if isinstance(answer, Exception):
             raise answer
-        file: RawFile = answer
-        return file
+        return answer
 
     def close(self) -> None:
         """End the child, for good. Its end of the pipe closes, which wakes who waits at ours and must not lose it."""
@@ -94,12 +106,15 @@ class Readers:
             self._idle.put(reader)
 
     def read(self, path: Path) -> RawFile:
-        """`Reader.read`, in the next that is free."""
-        reader = self._idle.get()
+        """`Reader.read`, in the next that is free; where one more is, it helps."""
+        reader, other = self._idle.get(), None
         try:
-            return reader.read(path)
+            with contextlib.suppress(Empty):
+                other = self._idle.get_nowait()
+            return reader.read_beside(other, path) if other else reader.read(path)
         finally:
-            self._idle.put(reader)
+            for used in filter(None, (reader, other)):
+                self._idle.put(used)
 
     def close(self) -> None:
         """End all children."""
@@ -121,10 +136,10 @@ def _serve(pipe: Connection) -> None:
     """What the child does, until its parent closes the pipe or dies."""
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            path = pipe.recv()
-            answer: RawFile | Exception
+            work, path = pipe.recv()
+            answer: RawFile | int | Exception
             try:
-                answer = rawfile.read(path)
+                answer = work(path)
             except RawFileError as error:
                 answer = error
             except Exception as error:  # an odd file must not end the child

@@ -997,6 +997,25 @@ def test_a_crash_of_the_reader_costs_one_file(tmp_path: Path) -> None:
     child.close()
 
 
+def test_the_second_look_that_crashes_costs_one_file(tmp_path: Path) -> None:
+    good, other = make_files(tmp_path, 2)
+    with reader.readers(2) as children, ThreadPoolExecutor(1) as thread:
+        np.testing.assert_array_equal(children.read(good).mosaic, read(good).mosaic)
+        second = children._all[1]
+        assert second._child is not None  # it has looked, too
+        second._child.send_signal(signal.SIGSTOP)
+        waiting = thread.submit(children.read, good)
+        time.sleep(0.2)
+        second._child.send_signal(signal.SIGKILL)
+        with pytest.raises(RawFileError, match="LibRaw crashed on it"):
+            waiting.result(timeout=10)
+        (tmp_path / "empty.dng").touch()
+        with pytest.raises(RawFileError, match="it is empty"):
+            children.read(tmp_path / "empty.dng")
+        assert children.read(other).mosaic.shape == (64, 64)
+        assert children._idle.qsize() == 2
+
+
 def test_a_file_that_hangs_the_reader_costs_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (good,) = make_files(tmp_path, 1)
     os.mkfifo(tmp_path / "hangs.dng")

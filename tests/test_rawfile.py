@@ -20,7 +20,7 @@ from exposure.client import dng
 from exposure.client.dng import write_dng
 from exposure.client.output import brightened
 from exposure.client.rawfile import RawFile, RawFileError, read, render
-from exposure.client.reader import Reader
+from exposure.client.reader import Reader, readers
 from exposure.client.sample import make_sample
 from exposure.files import whole
 from exposure.noise import choose_gain
@@ -395,8 +395,10 @@ def test_what_reads_differently_is_refused(tmp_path: Path, monkeypatch: pytest.M
     mosaic = np.random.default_rng(0).integers(600, 4000, (512, 512)).astype(np.uint16)
     monkeypatch.setattr(dng, "_tiles", lambda mosaic, _: whole_tiles(mosaic[:64], (64, 512)))
     write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, Sensor((9,) * 4, 4095, CFAS["RGGB"])), mosaic)
-    with pytest.raises(RawFileError, match=r"read differently each time"):
-        read(tmp_path / "a.dng")
+    with readers(1) as one, readers(2) as two:
+        for read_it in (read, one.read, two.read):
+            with pytest.raises(RawFileError, match=r"read differently each time"):
+                read_it(tmp_path / "a.dng")
 
 
 def test_a_file_that_was_not_filled_is_refused(tmp_path: Path) -> None:
