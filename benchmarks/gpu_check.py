@@ -92,7 +92,7 @@ def checks(until: float = math.inf, keep: Keep = lambda _: None) -> dict[str, Ch
         "kernel bandwidth": bandwidth_check,
         "torch tensors": _from("gpu_torch", "tensors_check"),
         "denoise": _from("gpu_torch", "denoise_check"),
-        "engines": engines_check,
+        "engines": partial(engines_check, keep),
         "Triton with GPU instances": _from("gpu_server", "server_check"),
         "Triton with every model on the card": _from("gpu_server", "deployed_check"),
         "peers at 512²": partial(peers_check, "512²", until),
@@ -201,19 +201,26 @@ def sanitizer_check(until: float) -> dict[str, Any]:
     return tools
 
 
-def engines_check() -> dict[str, Any]:
-    """Engines of the shipped checkpoint, built on the card, held against FP32 torch and timed."""
+def engines_check(keep: Keep) -> dict[str, Any]:
+    """Engines of the shipped checkpoint, built on the card, held against FP32 torch and timed. keep: as of `checks`."""
     try:
         from gpu_engine import check_engines
 
         from exposure.assets import CHECKPOINT
     except ModuleNotFoundError as error:
         raise NotCheckedError(f"{error.name} is not here") from error
-    engines = check_engines(CHECKPOINT, (4240, 2832))
-    outcomes = {result["outcome"] for result in engines.values()}
-    if outcomes == {"not checked"}:
+    engines = check_engines(CHECKPOINT, (4240, 2832), lambda so_far: keep(_of_engines(so_far)))
+    if all(result["outcome"] == "not checked" for result in engines.values()):
         raise NotCheckedError("; ".join(f"{name}: {result['why']}" for name, result in engines.items()))
-    return {"outcome": "failed" if "failed" in outcomes else "passed", "engines": engines}
+    return _of_engines(engines)
+
+
+def _of_engines(engines: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    outcomes = {result["outcome"] for result in engines.values()}
+    return {
+        "outcome": next(kind for kind in ("failed", "passed", "not checked") if kind in outcomes),
+        "engines": engines,
+    }
 
 
 def peers_check(size: str, until: float, keep: Keep | None = None) -> dict[str, Any]:

@@ -30,17 +30,21 @@ PLAN_MODULES = (*TORCH_MODULES, "onnxscript", "onnxruntime")
 Outcomes = dict[str, dict[str, Any]]
 
 
-def check_engines(checkpoint: Path, frame: tuple[int, int]) -> Outcomes:
+def check_engines(
+    checkpoint: Path, frame: tuple[int, int], keep: Callable[[Outcomes], None] = lambda _: None
+) -> Outcomes:
     """Outcome by name: {"outcome": passed | failed | not checked, "why": ..., and what was measured}.
 
-    frame: width and height of the mosaic. Never raises: a check that breaks has failed, and says why.
+    frame: width and height of the mosaic. keep: takes the outcomes so far; TensorRT, which tries out kernels for
+    minutes, comes last. Never raises: a check that breaks has failed, and says why.
     """
     outcomes: Outcomes = {}
-    for target, modules in (("tensorrt", PLAN_MODULES), ("tensorrt-rtx", PLAN_MODULES), ("torch", TORCH_MODULES)):
+    for target, modules in (("torch", TORCH_MODULES), ("tensorrt-rtx", PLAN_MODULES), ("tensorrt", PLAN_MODULES)):
         reason = _missing(modules)
         work = _check_torch if target == "torch" else functools.partial(_check, target)
         name = "FP16 graph in torch on this card" if target == "torch" else f"{target} engine on this card"
         outcomes[name] = _absent(reason) if reason else _guarded(functools.partial(work, checkpoint, frame))
+        keep(outcomes)
     return outcomes
 
 
@@ -79,7 +83,7 @@ def _check(target: str, checkpoint: Path, frame: tuple[int, int]) -> dict[str, A
 
 def cards_named(target: str) -> tuple[int, ...]:
     """What a plan of this target is told to be built for: TensorRT for RTX the card here, if it names such cards."""
-    from exposure.export.tensorrt_engine import RTX_CARDS
+    from exposure.kernels.machine import RTX_CARDS
 
     return (_capability(),) if target == "tensorrt-rtx" and _capability() in RTX_CARDS else ()
 
@@ -146,7 +150,9 @@ class TorchMemoryEngine:
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise RuntimeError("the plan was built but is not taken by the runtime on this card")
-        self._context, _ = make_context(trt, self._engine)
+        self._context, self._kernels = make_context(trt, self._engine)  # the store outlives the context, as it must
+        if self._context is None:
+            raise RuntimeError("out of memory: the card has none left for what the plan needs while it runs")
         self._stream = torch.cuda.Stream()  # on the default one, every pass would wait for the whole card
         self._inputs = inputs_of(self._engine)
 
@@ -157,6 +163,12 @@ class TorchMemoryEngine:
 
     def on_card(self, *tensors: Any) -> Any:
         """Tensors of the card in and out; the result is complete when this returns."""
+        run, clean = self.bound(*tensors)
+        run(1)
+        return clean
+
+    def bound(self, *tensors: Any) -> tuple[Callable[[int], None], Any]:
+        """What runs so many passes over these tensors, all complete when it returns, and where it puts the result."""
         import torch
 
         torch.cuda.current_stream().synchronize()  # the inputs were written there
@@ -167,10 +179,14 @@ class TorchMemoryEngine:
             self._context.set_tensor_address(name, tensor.data_ptr())
         clean = torch.empty(tuple(self._context.get_tensor_shape("CLEAN")), device="cuda")
         self._context.set_tensor_address("CLEAN", clean.data_ptr())
-        if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise RuntimeError("the engine failed on the card")
-        self._stream.synchronize()
-        return clean
+
+        def run(count: int, _held: Any = held) -> None:  # the context has their addresses
+            for _ in range(count):
+                if not self._context.execute_async_v3(self._stream.cuda_stream):
+                    raise RuntimeError("the engine failed on the card")
+            self._stream.synchronize()
+
+        return run, clean
 
 
 def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:

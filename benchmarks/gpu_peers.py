@@ -21,6 +21,7 @@ WARM_UPS = 3  # kernels are chosen, graphs recorded
 LEAST_S = 0.1  # of what is timed at once: one pass may take less than the clocks need
 QUIET = {"TORCHINDUCTOR_AUTOTUNE_NUM_CHOICES_DISPLAYED": "0"}  # else a table for each convolution
 Passes = Callable[[int], None]
+Sides = tuple[int, int]  # height, width of planes
 NO_TF32 = ("CUDAExecutionProvider", {"use_tf32": "0"})  # by default what the graph has in FP32 would not be
 # Without the option it computes in FP32; with it, in FP16 also where the graph has FP32.
 TENSORRT = ("TensorrtExecutionProvider", {"trt_fp16_enable": True})
@@ -86,7 +87,9 @@ class Graphed(OnCard):
 
     def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
         tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(image)
+        torch.cuda.reset_peak_memory_stats()
         graph, clean = self._captured(*tensors)
+        self._peak = torch.cuda.max_memory_allocated()
 
         def passes(count: int, _held: Any = (tensors, clean)) -> None:  # the graph has their addresses
             for _ in range(count):
@@ -94,6 +97,10 @@ class Graphed(OnCard):
             torch.cuda.synchronize()
 
         return passes
+
+    def peak_bytes(self) -> int:
+        """While it was recorded: the graph keeps that memory, which torch counts as free afterwards."""
+        return self._peak
 
     def _captured(self, *tensors: Any) -> tuple[Any, Any]:
         """A graph of one pass over these tensors, which must outlive it, and the tensor that it writes."""
@@ -149,23 +156,36 @@ class ByOnnxRuntime(OnCard):
         return binding
 
 
-class ByPlan(OnCard):
-    """A plan of TensorRT or TensorRT for RTX, on torch's memory."""
+class Compiled(OnCard):
+    """By torch.compile, which keeps graphs of its own, in memory that torch counts as free."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine, self._memory = engine, torch.contiguous_format
+    def peak_bytes(self) -> None:
+        return None
+
+
+class ByPlan(OnCard):
+    """A plan of TensorRT or TensorRT for RTX, on torch's memory. build: from planes' sides to the plan tuned for them.
+
+    It is built when planes first come.
+    """
+
+    def __init__(self, build: Callable[[Sides], Any]) -> None:
+        self._build, self._engine, self._memory = build, None, torch.contiguous_format
 
     def __call__(self, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(self._engine(*arrays))
+        return np.asarray(self._ready(arrays[0])(*arrays))
 
     def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
         tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(image)
-
-        def passes(count: int) -> None:
-            for _ in range(count):
-                self._engine.on_card(*tensors)  # complete when it returns
-
+        passes: Passes
+        passes, _ = self._ready(image).bound(*tensors)
         return passes
+
+    def _ready(self, image: NDArray[np.float32]) -> Any:
+        if self._engine is None:
+            height, width = image.shape[2:]
+            self._engine = self._build((height, width))
+        return self._engine
 
     def peak_bytes(self) -> None:
         return None
@@ -202,7 +222,7 @@ def cuda_compiled(network: Network, _: Path) -> OnCard:
 
         config.autotune_num_choices_displayed, select_algorithm.PRINT_AUTOTUNE = 0, False
     module = torch.compile(network, dynamic=False, mode="max-autotune")
-    return OnCard(module, memory=torch.channels_last, autocast=torch.float16)
+    return Compiled(module, memory=torch.channels_last, autocast=torch.float16)
 
 
 def cuda_graph(network: Network, _: Path) -> Graphed:
@@ -214,7 +234,7 @@ def cuda_onnx(provider: str, network: Network, graph: Path) -> ByOnnxRuntime:
 
 
 def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
-    """Built for the card that is here."""
+    """Built for the card that is here, and for the size that is first asked for."""
     from gpu_engine import TorchMemoryEngine, cards_named
 
     from exposure.export.recipes import Settings
@@ -222,10 +242,14 @@ def cuda_plan(target: str, network: Network, graph: Path) -> ByPlan:
     from exposure.kernels.machine import this_machine
 
     half = _half_graph(network, graph)
-    plan, sides = half.with_suffix(".plan"), Settings().profile(network.multiple)
-    options = PlanOptions(sides["smallest"], sides["usual"], sides["largest"], cards_named(target))
-    plan_from_onnx(half, plan, target, options, this_machine().card)
-    return ByPlan(TorchMemoryEngine(load_tensorrt(target), plan.read_bytes()))
+    plan, profile = half.with_suffix(".plan"), Settings().profile(network.multiple)
+
+    def build(usual: Sides) -> TorchMemoryEngine:
+        options = PlanOptions(profile["smallest"], usual, profile["largest"], cards_named(target))
+        plan_from_onnx(half, plan, target, options, this_machine().card)
+        return TorchMemoryEngine(load_tensorrt(target), plan.read_bytes())
+
+    return ByPlan(build)
 
 
 def _half_graph(network: Network, graph: Path) -> Path:
@@ -257,3 +281,14 @@ def no_provider(provider: str) -> str | None:
 
 def no_library(module: str) -> str | None:
     return no_card() or (None if find_spec(module) else f"{module} is not installed")
+
+
+def no_plan(target: str) -> str | None:
+    """Why no plan can be made for this card, as far as it is known before one is tried."""
+    from exposure.export.tensorrt_engine import MODULES
+    from exposure.kernels.machine import outdated_driver, this_machine, unnamed_card
+
+    hindrance = no_library(MODULES[target])
+    if target == "tensorrt-rtx" and not hindrance:
+        hindrance = outdated_driver(this_machine()) or unnamed_card(this_machine()) or None
+    return hindrance

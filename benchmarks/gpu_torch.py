@@ -13,7 +13,9 @@ from exposure.kernels import ops
 from exposure.sensor import recorded
 
 PHYSICS: dict[str, Any] = {"ratio": 50.0, "gain": 3.0, "seed": 2**40 + 3}
-TIPPED = 0.02  # of all pixels: a rounding of the network's tips a draw over, and the next pass spreads it
+# Of all pixels: a rounding of the network's tips a draw over, and the next pass spreads it. One that is off by 1e-6
+# (rms) changes 1.4 % of them by more than 1 DN, and by 1e-5 12 %; another seed 89 %, a gain that is off by 0.1 % 40 %.
+TIPPED = 0.15
 
 
 def tensors_check() -> dict[str, Any]:

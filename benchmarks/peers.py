@@ -18,7 +18,7 @@ from gpu_peers import (
     cuda_onnx,
     cuda_plan,
     no_card,
-    no_library,
+    no_plan,
     no_provider,
 )
 from numpy.typing import NDArray
@@ -161,7 +161,7 @@ PEERS |= {
     for name, numbers, tunes in (("CUDA", "FP16 body", False), ("Tensorrt", "FP16 throughout", True))
 } | {
     f"{target}, FP16 body": Peer(
-        functools.partial(cuda_plan, target), functools.partial(no_library, library), tunes=True, **_HALF_ON_CARD
+        functools.partial(cuda_plan, target), functools.partial(no_plan, target), tunes=True, **_HALF_ON_CARD
     )
-    for target, library in MODULES.items()
+    for target in MODULES
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_peers import OnCard, clocked, warmed
+from gpu_peers import OnCard, Sides, clocked, warmed
 from harness import peak_bytes
 from numpy.typing import NDArray
 from peers import PEERS, Run
@@ -30,7 +30,6 @@ CLOSE_S = 5.0
 TIMING_S = 20.0  # what a peer that tunes must leave for its rounds, of the time that is left
 NO_TIME = "no time was left for it"
 PHOTON_GAIN = 0.5  # a middle one, for timing
-Sides = tuple[int, int]
 
 
 class PeerError(RuntimeError):

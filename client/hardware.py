@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from exposure.kernels.machine import Machine, has_bf16, library_version, mismatch, rtx_hindrance, this_machine
+from exposure.kernels.machine import (
+    Machine,
+    has_bf16,
+    library_version,
+    mismatch,
+    rtx_hindrance,
+    this_machine,
+    unnamed_card,
+)
 from exposure.kernels.manifest import EngineError, build_command, parsed_manifest
 
 from .triton import ServerError
@@ -35,7 +43,7 @@ def choose_config(repository: Path) -> Configuration:
     if "openvino" in installed:
         reason = "no NVIDIA card is here"
         if card:
-            reason = f"{card} is here, but {_unused(repository, installed, hindrance)}"
+            reason = f"{card} is here, but {_unused(repository, installed, machine, hindrance)}"
         return Configuration("cpu", f"{reason}; the engine for the processor is used{_slower(denoiser / 'openvino')}")
     if "tensorrt" in installed:
         raise ServerError(f"the TensorRT engine in {denoiser} is served by NVIDIA's container: deploy/README.md")
@@ -73,9 +81,11 @@ def _slower(folder: Path) -> str:
     return f", which was built on a processor without BF16 and may be slower than one built here: {manifest.rebuild}"
 
 
-def _unused(repository: Path, installed: set[str], hindrance: str) -> str:
+def _unused(repository: Path, installed: set[str], machine: Machine, hindrance: str) -> str:
     if "tensorrt-rtx" in installed:
         return hindrance
     if "tensorrt" in installed:
         return "a TensorRT engine is served by NVIDIA's container alone (deploy/README.md)"
+    if unnamed := unnamed_card(machine):
+        return f"{unnamed}, and TensorRT's engines are served by NVIDIA's container (deploy/README.md)"
     return f"no engine for it (build one with: {build_command(repository, 'tensorrt-rtx')})"

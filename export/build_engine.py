@@ -21,7 +21,7 @@ try:
     from exposure.export.options import AS_SHIPPED, parser, rebuild_command, refuse_idle_settings, settings_of
     from exposure.export.precision import GraphError
     from exposure.export.recipes import Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
-    from exposure.export.tensorrt_engine import REMEDIES, RTX_CARDS, load_tensorrt
+    from exposure.export.tensorrt_engine import REMEDIES, load_tensorrt
     from exposure.files import sha256
     from exposure.kernels.machine import library_version, rtx_hindrance, this_machine
     from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
@@ -177,10 +177,9 @@ def _refuse_other_inputs(folder: Path, inputs: list[str]) -> None:
 def target_for_this_machine() -> str:
     """TensorRT where there is a card and the library, TensorRT for RTX where it can be served, else OpenVINO."""
     machine = this_machine()
-    capability = machine.compute_capability
-    if capability and find_spec("tensorrt"):
+    if machine.card and find_spec("tensorrt"):
         return "tensorrt"
-    if capability and int(capability) in RTX_CARDS and not rtx_hindrance(machine):
+    if machine.card and not rtx_hindrance(machine):
         return "tensorrt-rtx"
     return "openvino"
 

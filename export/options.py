@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
+from exposure.kernels.machine import RTX_CARDS
 from exposure.kernels.manifest import EngineError, build_command
 from exposure.sensor import SMALLEST_SIDE
 from exposure.tiles import SMALLEST_TILE
 
 from .recipes import Settings
-from .tensorrt_engine import RTX_CARDS
 
 TARGETS = ("openvino", "tensorrt-rtx", "tensorrt", "onnx")
 AS_SHIPPED = Settings()

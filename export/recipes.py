@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exposure.files import sha256
-from exposure.kernels.machine import LIBRARIES, Machine, library_version, this_machine
+from exposure.kernels.machine import LIBRARIES, RTX_CARDS, Machine, library_version, this_machine
 from exposure.kernels.manifest import EngineError
 from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE, plane_side
@@ -22,7 +22,7 @@ from .gate import pass_gate
 from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
 from .precision import GraphError, Run, choose_islands, half_runner
 from .scene import REAL_CROP, low_light_crops, real_scenes, simulated_scenes
-from .tensorrt_engine import PLAN, RTX_CARDS, PlanOptions, plan_from_onnx
+from .tensorrt_engine import PLAN, PlanOptions, plan_from_onnx
 
 RTX_A5000 = 86
 GRAPH = "model.onnx"

@@ -20,7 +20,6 @@ REMEDIES = {
     "tensorrt": "install it on a machine with a card, pip install -e '.[tensorrt]', or use --target tensorrt-rtx",
     "tensorrt-rtx": "install the rtx extra: pip install -e '.[rtx]'",
 }
-RTX_CARDS = (75, 80, 86, 89, 120, 121)  # what TensorRT for RTX 1.7 builds for without the card at hand
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ LIBRARIES = {
 }
 LEAST_CUDA, LEAST_DRIVER = 13, 580  # of the wheels that pyproject.toml names: tensorrt-rtx-cu13, cupy-cuda13x
 PYTHON_LIBRARY = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+RTX_CARDS = (75, 80, 86, 89, 120, 121)  # what TensorRT for RTX 1.7 builds for without the card at hand
 RTX_MODULES = ("tensorrt_rtx_bindings", "cupy")
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
 AMPERE = 80  # compute capability 8.0, from which on TensorRT's portable plans run
@@ -63,11 +64,18 @@ def outdated_driver(machine: Machine) -> str:
     return f"the driver knows CUDA {machine.cuda}; tensorrt-rtx needs driver {LEAST_DRIVER} or later"
 
 
+def unnamed_card(machine: Machine) -> str:
+    """The sentence where TensorRT for RTX builds for no such card; "" where it does, and where there is no card."""
+    if not machine.card or int(machine.compute_capability) in RTX_CARDS:
+        return ""
+    return f"TensorRT for RTX is not for cards of compute capability {machine.compute_capability}"
+
+
 def rtx_hindrance(machine: Machine) -> str:
     """Why TensorRT for RTX cannot be served on the card that is here; "" where it can, and where there is no card."""
-    outdated = outdated_driver(machine)
-    if outdated:
-        return outdated
+    hindrance = outdated_driver(machine) or unnamed_card(machine)
+    if hindrance:
+        return hindrance
     modules = [module for module in RTX_MODULES if find_spec(module) is None]
     if modules:
         are, them = ("is", "it") if len(modules) == 1 else ("are", "them")
@@ -76,7 +84,7 @@ def rtx_hindrance(machine: Machine) -> str:
         built(CUDA)  # of pack, expose and unpack
     except OSError as error:
         return str(error)
-    return "" if python_is_shared() else f"{PYTHON_LIBRARY} is not here, and Triton's Python backend needs it"
+    return python_backend_lacks()
 
 
 def has_bf16() -> bool:
@@ -86,10 +94,19 @@ def has_bf16() -> bool:
     return False
 
 
-def python_is_shared() -> bool:
-    """Whether this Python's library is where the server looks for it: in LIBDIR, or among the system's."""
+def python_backend_lacks() -> str:
+    """What Triton's Python backend cannot do without on a card, as a sentence; "" where nothing is missing.
+
+    This Python's library is where the server looks for it: in LIBDIR, or among the system's.
+    """
     folder = sysconfig.get_config_var("LIBDIR") or ""
-    return Path(folder, PYTHON_LIBRARY).exists() or find_library(PYTHON_LIBRARY[3:].partition(".so")[0]) is not None
+    if not Path(folder, PYTHON_LIBRARY).exists() and find_library(PYTHON_LIBRARY[3:].partition(".so")[0]) is None:
+        return f"{PYTHON_LIBRARY} is not here, and Triton's Python backend needs it"
+    try:
+        ctypes.CDLL("libcuda.so")
+    except OSError:
+        return "Triton's Python backend opens the driver as libcuda.so, which is not here; link it to libcuda.so.1"
+    return ""
 
 
 def _driver() -> str:

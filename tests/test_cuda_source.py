@@ -28,10 +28,10 @@ CSRC = PROJECT / "kernels" / "csrc"
 STAND_IN = [CSRC / "cuda.cu", PROJECT / "tests" / "device_on_cpu.cpp"]
 
 
-def cmake(build: Path, cuda: str) -> subprocess.CompletedProcess[str]:
-    """Configure the kernels without the backend, on a machine whose nvcc is nowhere."""
+def cmake(build: Path, cuda: str, nvcc: Path = Path("/nowhere/nvcc")) -> subprocess.CompletedProcess[str]:
+    """Configure the kernels without the backend, on a machine whose nvcc is there, or nowhere."""
     command = ["cmake", f"-S{PROJECT / 'kernels'}", f"-B{build}", "-DEXPOSURE_BACKEND=OFF", f"-DEXPOSURE_CUDA={cuda}"]
-    environment = os.environ | {"CUDACXX": "/nowhere/nvcc"}
+    environment = os.environ | {"CUDACXX": str(nvcc)}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
@@ -53,12 +53,33 @@ def test_nvcc_built_it_for_every_card() -> None:
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake here outside pip's build")
+def test_an_nvcc_of_wheels_finds_its_libraries(tmp_path: Path) -> None:
+    """NVIDIA's wheels have them in lib; nvcc looks into lib64."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("no nvcc here: the CUDA kernels are not compiled")
+    dry = [nvcc, "--dryrun", "-x", "cu", "/dev/null"]
+    said = subprocess.run(dry, capture_output=True, text=True, check=True).stderr
+    toolkit = Path(said.partition("_HERE_=")[2].split()[0]).parent  # nvcc on the path may be a link or a script
+    if not (toolkit / "lib64" / "libcudart_static.a").exists():
+        pytest.skip("this nvcc's libraries lie elsewhere")
+    wheel = tmp_path / "cu13"
+    (wheel / "bin").mkdir(parents=True)
+    for program in (toolkit / "bin").iterdir():
+        (wheel / "bin" / program.name).symlink_to(program)
+    for name, place in (("include", "include"), ("nvvm", "nvvm"), ("lib", "lib64")):
+        (wheel / name).symlink_to(toolkit / place)
+    configured = cmake(tmp_path / "build", "ON", wheel / "bin" / "nvcc")
+    assert "CUDA kernels: built by nvcc" in configured.stdout, configured.stderr
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake here outside pip's build")
 def test_the_build_says_what_it_does_about_cuda(tmp_path: Path) -> None:
     missing = cmake(tmp_path / "on", "ON")
     assert missing.returncode != 0
-    assert "EXPOSURE_CUDA is ON and no working nvcc was found" in missing.stderr
+    assert "EXPOSURE_CUDA is ON and no nvcc was found" in missing.stderr
     assert "CUDA kernels: not built, EXPOSURE_CUDA is OFF" in cmake(tmp_path / "off", "OFF").stdout
-    assert "CUDA kernels: not built, no working nvcc was found" in cmake(tmp_path / "auto", "AUTO").stdout
+    assert "CUDA kernels: not built, no nvcc was found" in cmake(tmp_path / "auto", "AUTO").stdout
     assert "it must be AUTO, ON or OFF" in cmake(tmp_path / "odd", "maybe").stderr
 
 

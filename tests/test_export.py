@@ -483,7 +483,7 @@ def test_the_target_is_that_of_card_and_libraries(
     here = Machine("A card", capability, "13.0", "580.65") if capability else Machine()
     monkeypatch.setattr(build_engine, "this_machine", lambda: here)
     monkeypatch.setattr(machine, "built", built)
-    monkeypatch.setattr(machine, "python_is_shared", lambda: True)
+    monkeypatch.setattr(machine, "python_backend_lacks", str)
     for module in (build_engine, machine):
         monkeypatch.setattr(module, "find_spec", lambda name: object() if name in found.split() else None)
     assert build_engine.target_for_this_machine() == target

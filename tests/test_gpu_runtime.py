@@ -268,13 +268,27 @@ def test_a_peer_compiles_itself_once_for_what_is_verified_and_timed() -> None:
     torch.compiler.reset()
 
 
+def test_a_plan_is_built_once_for_the_planes_that_come_first() -> None:
+    built = []
+
+    def build(sides: tuple[int, int]) -> Any:
+        built.append(sides)
+        return lambda image, *_: image
+
+    peer, gain = gpu_peers.ByPlan(build), np.ones(1, np.float32)
+    for sides in ((32, 48), (16, 16)):
+        image = np.ones((1, 4, *sides), np.float32)
+        assert peer(image, gain, image).shape == image.shape
+    assert built == [(32, 48)]
+
+
 def test_a_compiler_prints_no_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._inductor import config, select_algorithm
 
     monkeypatch.setattr(config, "autotune_num_choices_displayed", 10)
     monkeypatch.setattr(select_algorithm, "PRINT_AUTOTUNE", True)
     monkeypatch.setattr(torch, "compile", lambda network, **_: network)
-    monkeypatch.setattr(gpu_peers, "OnCard", lambda module, **_: module)
+    monkeypatch.setattr(gpu_peers, "Compiled", lambda module, **_: module)
     gpu_peers.cuda_compiled(load_checkpoint(CHECKPOINT.with_name("unet_small.safetensors")), Path())
     assert (config.autotune_num_choices_displayed, select_algorithm.PRINT_AUTOTUNE) == (0, False)
     assert peers.PEERS[peers.COMPILED].environment.items() >= gpu_peers.QUIET.items()

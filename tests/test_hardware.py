@@ -1,5 +1,6 @@
 """Which configuration is served, and what is said of it; the configurations as Triton's own protobuf reads them."""
 
+import ctypes
 import json
 import os
 import re
@@ -40,13 +41,15 @@ def test_all_configurations_of_a_model_have_one_interface(leaf: str) -> None:
 def test_an_engine_for_other_cards_gives_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for target in ("openvino", "tensorrt-rtx"):
         plan_for(tmp_path / "denoiser" / "1" / target, target, FOR_RTX)
-    monkeypatch.setattr(hardware, "this_machine", lambda: Machine("H200", "90", "13.0", "580.65"))
+    monkeypatch.setattr(hardware, "this_machine", lambda: Machine("RTX 4090", "89", "13.0", "580.65"))
     monkeypatch.setattr(machine, "find_spec", lambda _: object())
     monkeypatch.setattr(machine, "built", Path)
-    monkeypatch.setattr(machine, "python_is_shared", lambda: True)
+    monkeypatch.setattr(machine, "python_backend_lacks", str)
     chosen = hardware.choose_config(tmp_path)
     assert chosen.config_name == "cpu"
-    assert "was built for cards of compute capability 86, and this machine has H200 of 90; rebuild with:" in chosen.why
+    assert (
+        "was built for cards of compute capability 86, and this machine has RTX 4090 of 89; rebuild with:" in chosen.why
+    )
 
 
 @pytest.mark.parametrize(
@@ -90,7 +93,7 @@ def test_what_is_served_and_why(
     monkeypatch.setattr(hardware, "this_machine", lambda: replace(A_CARD, card=card) if card else Machine())
     monkeypatch.setattr(machine, "find_spec", lambda _: object() if modules else None)
     monkeypatch.setattr(machine, "built", Path)
-    monkeypatch.setattr(machine, "python_is_shared", lambda: True)
+    monkeypatch.setattr(machine, "python_backend_lacks", str)
     if choice is None:
         with pytest.raises(ServerError, match=said):
             hardware.choose_config(tmp_path)
@@ -98,6 +101,29 @@ def test_what_is_served_and_why(
         chosen = hardware.choose_config(tmp_path)
         assert chosen.config_name == choice
         assert re.search(said, chosen.why)
+
+
+def test_no_command_is_advised_that_can_only_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT for RTX refuses a data-centre card of Hopper."""
+    plan_for(tmp_path / "denoiser" / "1" / "openvino", "openvino", FOR_RTX)
+    monkeypatch.setattr(hardware, "this_machine", lambda: replace(A_CARD, card="H200", compute_capability="90"))
+    why = hardware.choose_config(tmp_path).why
+    assert "H200 is here, but TensorRT for RTX is not for cards of compute capability 90" in why
+    assert "deploy/README.md" in why
+    assert "tensorrt-rtx" not in why
+
+
+def test_triton_must_find_the_driver_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def missing(name: str) -> None:
+        asked.append(name)
+        raise OSError(name)
+
+    monkeypatch.setattr(machine, "find_library", lambda name: name)
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    assert machine.python_backend_lacks().endswith("which is not here; link it to libcuda.so.1")
+    assert asked == ["libcuda.so"]
 
 
 def test_what_is_to_be_built_is_built_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
