@@ -185,7 +185,7 @@ def end_to_end(found: dict[str, Any]) -> str:
     return f"""## End to end
 
 A RAW file of {single["frame_mp"]:g} MP to a DNG, {result["passes"]} passes. `engine`: the network's passes alone;
-`exposure`: the command, which reads in a process of its own, writes lossless JPEG with a thumbnail and reads the
+`exposure`: the command, which reads in two processes at once, writes lossless JPEG with a thumbnail and reads the
 result again; `published`: the procedure as published (NumPy packing, eager FP32 torch with glibc as it comes,
 `torch.poisson`) between the same reader and writer; `published, memory kept`: the same in a process whose glibc keeps
 what torch frees, as our server's does.
