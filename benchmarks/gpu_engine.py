@@ -163,12 +163,10 @@ class TorchMemoryEngine:
 
     def on_card(self, *tensors: Any) -> Any:
         """Tensors of the card in and out; the result is complete when this returns."""
-        run, clean = self.bound(*tensors)
-        run(1)
-        return clean
+        return self.passes(1, *tensors)
 
-    def bound(self, *tensors: Any) -> tuple[Callable[[int], None], Any]:
-        """What runs so many passes over these tensors, all complete when it returns, and where it puts the result."""
+    def passes(self, count: int, *tensors: Any) -> Any:
+        """So many passes over the same tensors, queued one after the other; all are complete when this returns."""
         import torch
 
         torch.cuda.current_stream().synchronize()  # the inputs were written there
@@ -179,14 +177,11 @@ class TorchMemoryEngine:
             self._context.set_tensor_address(name, tensor.data_ptr())
         clean = torch.empty(tuple(self._context.get_tensor_shape("CLEAN")), device="cuda")
         self._context.set_tensor_address("CLEAN", clean.data_ptr())
-
-        def run(count: int, _held: Any = held) -> None:  # the context has their addresses
-            for _ in range(count):
-                if not self._context.execute_async_v3(self._stream.cuda_stream):
-                    raise RuntimeError("the engine failed on the card")
-            self._stream.synchronize()
-
-        return run, clean
+        for _ in range(count):
+            if not self._context.execute_async_v3(self._stream.cuda_stream):
+                raise RuntimeError("the engine failed on the card")
+        self._stream.synchronize()
+        return clean
 
 
 def _check_torch(checkpoint: Path, frame: tuple[int, int]) -> dict[str, Any]:

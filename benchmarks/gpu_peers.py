@@ -177,9 +177,8 @@ class ByPlan(OnCard):
 
     def over(self, image: NDArray[np.float32], gain: NDArray[np.float32]) -> Passes:
         tensors = self._uploaded(image), torch.from_numpy(gain).cuda(), self._uploaded(image)
-        passes: Passes
-        passes, _ = self._ready(image).bound(*tensors)
-        return passes
+        engine = self._ready(image)
+        return lambda count: engine.passes(count, *tensors)
 
     def _ready(self, image: NDArray[np.float32]) -> Any:
         if self._engine is None:
