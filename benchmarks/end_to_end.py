@@ -36,8 +36,8 @@ from exposure.client.recipe import Recipe
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import Answer, Client
 from exposure.defects import find_defects
+from exposure.export.arithmetic import installed_engine
 from exposure.export.gate import ALLOWANCES
-from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.kernels.library import threads
 from exposure.kernels.manifest import read_manifest
 from exposure.networks import Network
@@ -232,7 +232,7 @@ def _command(address: str, paths: list[Path], folder: Path) -> Callable[[], None
 
 def _engine_passes(mosaic: NDArray[np.uint16]) -> Callable[[], None]:
     """The network's passes over this mosaic, in this process."""
-    manifest, engine = read_manifest(ENGINE_FOLDER), OpenVinoEngine.installed(ENGINE_FOLDER)
+    manifest, engine = read_manifest(ENGINE_FOLDER), installed_engine(ENGINE_FOLDER)
     image = pack(mosaic, SENSOR, RATIO, multiple=manifest.multiple)[None]
     step = unroll(RATIO, GAIN, SENSOR.saturation, 1, photon_unit=manifest.photon_unit)[0]
     photon_gain = np.array([step.photon_gain], np.float32)

@@ -13,6 +13,7 @@ from typing import Any
 from ceilings import Ceilings, Cost, Probe, cost_of_pass
 from frames import FRAMES
 from harness import Benchmark, interleaved, ratio, rounded, summary
+from layers import layers
 from peers import OURS, PEERS, PUBLISHED
 from workers import PeerError, Worker, peers_at_work
 
@@ -45,10 +46,8 @@ def main() -> None:
                 for name, sides, rounds in _frames(benchmark):
                     timed[name].append(measure(workers, probe, sides, rounds))
                     benchmark.say(f"{name} timed")
-        from layers import layers  # needs OpenVINO, which the peers on a card do not
-
-        where = layers(graph, _frames(benchmark)[-1][1])
-        benchmark.say("layers timed")
+    where = None if PEERS[OURS].absent() else layers(network, _frames(benchmark)[-1][1])
+    benchmark.say("layers timed")
     frames: dict[str, Any] = {}
     for name, sides, _ in _frames(benchmark):
         cost = cost_of_pass(network, *sides)

@@ -88,35 +88,48 @@ def onnx_runtime(_: Network, graph: Path) -> Run:
     return onnx_runner(graph)
 
 
+def winograd(network: Network, _: Path | None = None) -> Any:
+    """Ours, of any U-Net: kernels/csrc/unet.h."""
+    from exposure.kernels.unet import UNetEngine  # a card needs no processor of this kind
+
+    return UNetEngine({name: value.numpy() for name, value in network.state_dict().items()})
+
+
 def openvino_f32(_: Network, graph: Path) -> Run:
     return openvino_engine(graph, "f32")
 
 
 def openvino_bf16(_: Network, graph: Path) -> Run:
-    """Ours, where the gate lets it pass: BF16 but for both ends."""
+    """BF16 but for both ends, as the gate may let it pass."""
     return openvino_engine(graph, "bf16")
 
 
 def openvino_int8(network: Network, graph: Path) -> Run:
-    """Inner levels in INT8, the rest as ours; not offered as an engine, for it does not pass the accuracy gate."""
+    """Inner levels in INT8, the rest as in BF16; not offered as an engine, for it does not pass the accuracy gate."""
     from int8 import quantised
 
     return openvino_engine(quantised(network, graph), "f32" if no_fast_bf16() else "bf16")
 
 
-def openvino_engine(graph: Path, precision: str, *, timed: bool = False) -> Any:
-    """An engine of its own for each, as the gate lets the shipped network's pass."""
+def openvino_engine(graph: Path, precision: str) -> Run:
+    """An engine of its own for each."""
     from exposure.export.openvino_engine import WIDE_ENDS, OpenVinoEngine, openvino_from_onnx  # a card needs none
 
     folder = Path(tempfile.mkdtemp(dir=graph.parent))
     openvino_from_onnx(graph, folder, wide=WIDE_ENDS[0] if precision == "bf16" else None)
-    return OpenVinoEngine(folder, precision, timed=timed)
+    return OpenVinoEngine(folder, precision)
 
 
 def no_fast_bf16() -> str | None:
     from exposure.export.openvino_engine import bf16_is_fast
 
     return None if bf16_is_fast() else "this processor has no BF16 arithmetic"
+
+
+def no_vectors() -> str | None:
+    from exposure.kernels.unet import lanes
+
+    return None if lanes() else "this processor has neither AVX-512 nor AVX2 with FMA"
 
 
 def _torch(module: Any, *, memory: torch.memory_format = torch.contiguous_format, autocast: Any = None) -> Run:
@@ -133,7 +146,7 @@ def _torch(module: Any, *, memory: torch.memory_format = torch.contiguous_format
     return run
 
 
-OURS, PUBLISHED = "OpenVINO FP32", "torch FP32 eager"
+OURS, PUBLISHED = "ours, FP32 Winograd", "torch FP32 eager"
 HALF, GRAPHED = "torch CUDA FP16 channels-last", "torch CUDA graph, FP16 body"
 COMPILED = "torch.compile CUDA FP16 channels-last"
 _HALF_ON_CARD: dict[str, Any] = {"least_db": LOW_PRECISION_DB, "on_card": True}
@@ -143,7 +156,8 @@ PEERS = {
     "torch.compile FP32 channels-last": Peer(compiled, environment=TUNED_MALLOC),
     "torch BF16 channels-last": Peer(bf16, no_fast_bf16, TUNED_MALLOC, LOW_PRECISION_DB, bf16=True),
     "ONNX Runtime FP32": Peer(onnx_runtime),
-    OURS: Peer(openvino_f32),
+    OURS: Peer(winograd, no_vectors),
+    "OpenVINO FP32": Peer(openvino_f32),
     "OpenVINO BF16, FP32 ends": Peer(openvino_bf16, no_fast_bf16, least_db=LOW_PRECISION_DB, bf16=True),
     "OpenVINO INT8 inside": Peer(openvino_int8, least_db=LOW_PRECISION_DB),
     "torch CUDA FP32 eager": Peer(cuda_eager, no_card, on_card=True),

@@ -88,19 +88,21 @@ def _bf16(ceilings: dict[str, Any]) -> str:
 
 
 def _layers(result: dict[str, Any]) -> str:
-    """Where one pass goes."""
+    """Where one pass of our kernels goes."""
     found = result["layers"]
+    if not found:
+        return ""
     rows = [(kind, f"{1e3 * s:.4g}", f"{100 * found['share'][kind]:.1f} %") for kind, s in found["seconds"].items()]
     height, width = found["planes"]
     return f"""
-One pass of the engine for this processor, {found["precision"].upper()}, planes {height}×{width}, as OpenVINO times its
-layers ({found["sum_s"]:.3g} s in all; activations count with what they follow):
+One pass by our kernels, planes {height}×{width} ({found["sum_s"]:.3g} s in all; activations and pooling are part of the
+convolutions that they follow, and nothing is concatenated):
 
 {table(("layers", "ms", "share"), rows)}
 
-Without another arithmetic, what is no convolution is all that could be saved. Folding the photon planes into the first
-convolution's weights would save a third of that one, 0.6 % of a pass's arithmetic, and make weights an input; padding
-sides to multiples of 16 costs {_padding(height, width)} at most here. Neither is changed.
+Folding the photon planes into the first convolution's weights would save a third of that one, 0.6 % of a pass's
+arithmetic, and make weights an input; padding sides to multiples of 16 costs {_padding(height, width)} at most here.
+Neither is changed.
 """
 
 

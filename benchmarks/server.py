@@ -21,7 +21,7 @@ from peers import ENGINE_FOLDER
 from exposure import pack, unpack, unroll
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import AsyncClient, Client, ServerBusyError
-from exposure.export.openvino_engine import OpenVinoEngine
+from exposure.export.arithmetic import installed_engine
 from exposure.kernels.manifest import read_manifest
 from exposure.schedule import SERVED_PASSES
 from exposure.training.loop import keep_freed_memory
@@ -35,6 +35,9 @@ ENGINE_LOOKS = 5
 REQUESTS = 48  # at each concurrency, shared among the callers
 FULL_MEGAPIXELS = 2  # seven frames of the load
 REFUSED_PAUSE_S = 0.1  # of a caller who was refused
+
+
+Engine = Callable[..., NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def main() -> None:
     """One server for all questions; one pass, and each transport, is verified before anything is timed."""
     benchmark = Benchmark("server", __doc__, rounds=3, megapixels=(12, 6, 3))
     keep_freed_memory()  # the engine alone is to have what the server has
-    engine = OpenVinoEngine.installed(ENGINE_FOLDER)
+    engine = installed_engine(ENGINE_FOLDER)
     large = FRAMES[1 if benchmark.quick else benchmark.megapixels]
     with running_server(ServerOptions(grpc_port=0, http_port=0, metrics_port=0)) as server:
         with Client(server.address) as client:
@@ -73,7 +76,7 @@ def main() -> None:
     benchmark.finish({"precision": engine.precision, "waterfall": layers, "request": request, "load": under_load})
 
 
-def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame, rounds: int) -> dict[str, Any]:
+def waterfall(engine: Engine, client: Client, address: str, frame: Frame, rounds: int) -> dict[str, Any]:
     """The engine alone, Triton's model of it, the ensembles of 1 to 4 passes, each way to send the pixels."""
     leaf, remote = grpc.InferenceServerClient(address), Client(address, shared_memory=False)
     names = [tensor.name for tensor in leaf.get_model_metadata("denoiser").inputs]
@@ -101,7 +104,7 @@ def waterfall(engine: OpenVinoEngine, client: Client, address: str, frame: Frame
     }
 
 
-def whole_request(engine: OpenVinoEngine, client: Client, frame: Frame, rounds: int) -> dict[str, Any]:
+def whole_request(engine: Engine, client: Client, frame: Frame, rounds: int) -> dict[str, Any]:
     """The request that people wait for, against the engine's own passes; where its time goes."""
     request = _request(client, frame, PASSES)
     _verify(engine, _request(client, frame, 1), frame)
@@ -135,7 +138,7 @@ def _settled_stage_seconds(client: Client) -> dict[str, float]:
         told = now
 
 
-def load(engine: OpenVinoEngine, address: str, frame: Frame, requests: int) -> dict[str, Any]:
+def load(engine: Engine, address: str, frame: Frame, requests: int) -> dict[str, Any]:
     """1 to 16 callers who ask again as soon as they are answered; what the engine alone would reach, in every step."""
     levels: dict[str, Any] = {}
     for callers in CONCURRENCY:
@@ -221,7 +224,7 @@ def _leaf(client: Any, names: Sequence[str], frame: Frame) -> NDArray[np.float32
     return client.infer("denoiser", inputs).as_numpy("CLEAN")
 
 
-def _verify(engine: OpenVinoEngine, request: Callable[[], NDArray[np.uint16]], frame: Frame) -> None:
+def _verify(engine: Engine, request: Callable[[], NDArray[np.uint16]], frame: Frame) -> None:
     expected = unpack(engine(*frame.inputs)[0], SENSOR, frame.mosaic.shape)
     if np.abs(request().astype(int) - expected).max() > 1:  # DN: a rounding
         sys.exit("the server does not compute what the engine computes: nothing was timed")

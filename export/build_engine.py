@@ -130,6 +130,7 @@ def _install(
             photon_unit=network.photon_unit,
             multiple=network.multiple,
             precision=built.precision,
+            convolutions=built.convolutions,
             islands=built.islands,
             frames=[f"{width}x{height}" for width, height in settings.frames],
             profile={name: list(sides) for name, sides in settings.profile(network.multiple).items()},

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exposure.kernels.library import threads
-from exposure.kernels.manifest import EngineError, trusted_manifest
+from exposure.kernels.manifest import EngineError
 
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else importing openvino reports home
 import openvino as ov  # noqa: E402
@@ -58,23 +58,16 @@ def bf16_is_fast() -> bool:
 class OpenVinoEngine:
     """clean = engine(image, photon_gain[, original]), compiled once per frame size.
 
-    folder: holds model.xml; precision: "f32", or "bf16" for all that is not marked to stay in FP32; timed: whether to
-    note what layers take. The server's own is kernels/backend/openvino_engine.cpp; both keep as many sizes compiled.
+    folder: holds model.xml; precision: "f32", or "bf16" for all that is not marked to stay in FP32. The server's own is
+    kernels/backend/openvino_engine.cpp; both keep as many sizes compiled.
     """
 
-    def __init__(self, folder: Path, precision: str, *, timed: bool = False) -> None:
+    def __init__(self, folder: Path, precision: str) -> None:
         self._core = ov.Core()
         self._core.set_property({"ENABLE_MMAP": False})  # the network stays what it is, whatever is installed later
         self._network = self._core.read_model(folder / MODEL)
-        self.precision, self._timed = precision, timed
+        self.precision = precision
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
-
-    @classmethod
-    def installed(cls, folder: Path) -> "OpenVinoEngine":
-        """The engine that `build_engine.py` installed, at the precision that passed the gate and is fast here."""
-        manifest = trusted_manifest(folder, "openvino")
-        precision = manifest.precision if bf16_is_fast() else "f32"
-        return cls(folder, precision)
 
     def __call__(self, image: NDArray[np.float32], photon_gain: NDArray[np.float32], *original: Any) -> Any:
         """image, original: [1, 4, h, w] FP32, sides multiples of the network's; photon_gain: [1].
@@ -89,10 +82,6 @@ class OpenVinoEngine:
         self._compiled.move_to_end(key)
         return _infer(self._compiled[key], (image, photon_gain, *original))
 
-    def layer_times(self) -> list[Any]:
-        """OpenVINO's `ProfilingInfo` of each layer in the last call, of an engine that is `timed`."""
-        return list(next(reversed(self._compiled.values())).get_profiling_info())
-
     def _compile(self, shape: tuple[int, ...]) -> Any:
         model = self._network.clone()
         model.reshape({port: [1] if port.any_name == "PHOTON_GAIN" else list(shape) for port in model.inputs})
@@ -100,7 +89,6 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": self.precision,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads(),
-            "PERF_COUNT": self._timed,
         }
         return self._core.compile_model(model, "CPU", properties).create_infer_request()
 

@@ -78,6 +78,7 @@ class Built:
     runs_on: dict[str, str]
     accuracy: dict[str, Any]
     islands: list[str] = field(default_factory=list)
+    convolutions: str = ""
 
 
 def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
@@ -87,24 +88,25 @@ def onnx_recipe(network: Network, folder: Path, settings: Settings, checkpoint: 
 
 
 def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:
-    """OpenVINO's own format; in BF16 but for its ends where the processor is fast at it and the gate lets it pass."""
-    from .openvino_engine import WIDE_ENDS, OpenVinoEngine, WideEnds, bf16_is_fast, openvino_from_onnx
+    """OpenVINO's own format; computed by whatever is fastest here of what the gate lets pass."""
+    from .arithmetic import Arithmetic, cpu_attempts
+    from .openvino_engine import openvino_from_onnx
 
-    in_bf16 = bf16_is_fast() and not settings.fp32
     with tempfile.TemporaryDirectory() as scratch:
         graph = Path(scratch) / GRAPH
         traced = _traced(network, graph, checkpoint)
 
-        def judged(wide: WideEnds | None) -> dict[str, Any]:
+        def judged(chosen: Arithmetic) -> dict[str, Any]:
             with stage("convert to OpenVINO"):
-                openvino_from_onnx(graph, folder, wide=wide)
-            precision, ends = ("bf16", f" ({wide})") if wide else ("f32", "")
-            engine = OpenVinoEngine(folder, precision)
-            scenes = _gate(network, engine, precision, settings, f"the {precision.upper()} engine{ends}")
-            return traced | {"ran_on": "this processor", "wide": str(wide or "everything"), "scenes": scenes}
+                openvino_from_onnx(graph, folder, wide=chosen.wide)
+            scenes = _gate(network, chosen.opened(folder), chosen.precision, settings, f"the engine {chosen}")
+            return traced | {"ran_on": "this processor", "wide": str(chosen.wide or "everything"), "scenes": scenes}
 
-        wide, accuracy = _first_to_pass([*(WIDE_ENDS if in_bf16 else ()), None], judged)
-    return Built("bf16" if wide else "f32", _runs_on("openvino"), accuracy)
+        with stage("time what could compute it"):
+            attempts, timed = cpu_attempts(network, graph, fp32=settings.fp32)
+        chosen, accuracy = _first_to_pass(attempts, judged)
+    convolutions = "winograd" if chosen.winograd else ""
+    return Built(chosen.precision, _runs_on("openvino"), accuracy | timed, convolutions=convolutions)
 
 
 def plan_recipe(target: str, network: Network, folder: Path, settings: Settings, checkpoint: str) -> Built:

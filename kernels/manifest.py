@@ -24,6 +24,7 @@ class EngineManifest:
     """Everything about an engine that its users, its server and the next build must know.
 
     photon_unit: U in DN. multiple: of the plane sides. precision: of the body; islands: modules of it that stay FP32.
+    convolutions: "winograd" where the kernels of csrc/unet.h compute the network on a CPU.
     frames: mosaic sizes, width x height, that it is made ready for; planes: sides (height, width) of what callers send
     of each. profile: plane sides that it takes; only plans are bound to them.
     runs_on: library and card that it was built for. accuracy: where it was run, and the gate's figures.
@@ -46,6 +47,7 @@ class EngineManifest:
     built_from: dict[str, str]
     build_seconds: float
     rebuild: str
+    convolutions: str = ""
     files: dict[str, str] = field(default_factory=dict)
 
 

@@ -26,7 +26,8 @@ from test_nafnet import small_naf
 from test_networks import variant
 
 from exposure.assets import CHECKPOINT, MODEL_REPOSITORY
-from exposure.export import build_engine, graph, openvino_engine, options, recipes, tensorrt_engine
+from exposure.export import arithmetic, build_engine, graph, openvino_engine, options, recipes, tensorrt_engine
+from exposure.export.arithmetic import Arithmetic
 from exposure.export.build_engine import build
 from exposure.export.ensembles import LEAVES, ensemble_config, install_configs
 from exposure.export.gate import ALLOWANCES
@@ -41,6 +42,7 @@ from exposure.files import sha256
 from exposure.kernels import machine
 from exposure.kernels.machine import Machine, this_machine
 from exposure.kernels.manifest import EngineError, read_manifest, trusted_manifest
+from exposure.kernels.unet import UNetEngine
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 from exposure.tiles import TILE_PIXELS, plan_tiles
@@ -450,7 +452,7 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(openvino_engine, "bf16_is_fast", lambda: True)
     monkeypatch.setattr(openvino_engine, "openvino_from_onnx", lambda *_, **__: None)
-    monkeypatch.setattr(openvino_engine, "OpenVinoEngine", lambda *_: None)
+    monkeypatch.setattr(arithmetic, "OpenVinoEngine", lambda *_: None)
     monkeypatch.setattr(recipes, "_traced", lambda *_: {"graph_db": 120.0})
     monkeypatch.setattr(recipes, "_gate", gate)
     built = recipes.openvino_recipe(small_naf(8, True), tmp_path, Settings(), "5e1f")
@@ -458,6 +460,44 @@ def test_what_the_gate_refuses_in_bf16_is_built_in_fp32(tmp_path: Path, monkeypa
     assert (built.precision, built.accuracy["scenes"]) == ("f32", [{"scene": "passed"}])
     assert built.accuracy["refused"] == len(WIDE_ENDS) * ["too coarse"]
     assert built.accuracy["wide"] == "everything"
+
+
+@pytest.mark.parametrize("fast_bf16", [True, False])
+@pytest.mark.parametrize("fp32", [True, False])
+@pytest.mark.parametrize(("ours", "openvinos"), [(1.0, 2.0), (2.0, 1.0)])
+def test_the_fastest_is_tried_first(
+    graphs: Callable[[Make, int, bool], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    fast_bf16: bool,
+    fp32: bool,
+    ours: float,
+    openvinos: float,
+) -> None:
+    monkeypatch.setattr(openvino_engine, "bf16_is_fast", lambda: fast_bf16)
+    monkeypatch.setattr(arithmetic, "_seconds", lambda _, runs: [ours, openvinos][: len(runs)])
+    graph_file = graphs(variant, 12, True) / "model.onnx"
+    attempts, timed = arithmetic.cpu_attempts(variant(12, True), graph_file, fp32=fp32)
+    assert timed == {"winograd_s": ours, "openvino_s": openvinos}
+    in_bf16 = [Arithmetic(wide=wide) for wide in WIDE_ENDS] if fast_bf16 and not fp32 else []
+    if ours < openvinos:
+        assert attempts == [arithmetic.WINOGRAD, *in_bf16, arithmetic.FP32]
+    else:  # our kernels may still be faster than OpenVINO's FP32, which was not timed then
+        assert attempts == [*in_bf16, *([arithmetic.WINOGRAD] if in_bf16 else []), arithmetic.FP32]
+    attempts, timed = arithmetic.cpu_attempts(small_naf(12, True), graph_file, fp32=fp32)
+    assert (attempts, timed) == ([*in_bf16, arithmetic.FP32], {})
+
+
+@pytest.mark.parametrize(("inputs", "adaptive"), [(4, False), (8, True), (12, True)])
+def test_our_kernels_find_the_network_in_the_installed_file(
+    graphs: Callable[[Make, int, bool], Path], inputs: int, adaptive: bool
+) -> None:
+    """Bit for bit what they compute of the network itself, also from a file that is marked for BF16."""
+    network, folder = variant(inputs, adaptive), graphs(variant, inputs, adaptive)
+    saved(folder, network)
+    image, gain = np.random.default_rng(1).random((1, 4, 32, 48), np.float32), np.array([7], np.float32)
+    expected = UNetEngine({name: value.numpy() for name, value in network.state_dict().items()})(image, gain, image)
+    for where in (folder, folder / "bf16"):
+        np.testing.assert_array_equal(arithmetic.WINOGRAD.opened(where)(image, gain, image), expected)
 
 
 @pytest.mark.parametrize(

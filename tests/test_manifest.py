@@ -20,8 +20,8 @@ from exposure.assets import CHECKPOINT
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.triton import ServerError
 from exposure.export import build_engine
+from exposure.export.arithmetic import installed_engine
 from exposure.export.install import seal
-from exposure.export.openvino_engine import OpenVinoEngine
 from exposure.export.recipes import Settings
 from exposure.kernels.machine import Machine, mismatch
 from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
@@ -137,7 +137,7 @@ def test_files_are_held_against_their_hashes(
     if spoil == "missing":
         weights.unlink()
     with pytest.raises(EngineError, match=r"model\.bin is not the file that was built; rebuild with") as caught:
-        OpenVinoEngine.installed(copied)
+        installed_engine(copied)
     assert server_says(copied) == str(caught.value)
     assert str(caught.value).endswith("--frame 96x64 --fp32")
 
@@ -165,7 +165,7 @@ def test_a_missing_engine_is_to_be_built_where_it_is_missed(tmp_path: Path) -> N
 def test_another_version_is_refused(copied: Path, server_says: Callable[..., str]) -> None:
     edit(copied, library_version="2025.1.0")
     with pytest.raises(EngineError) as caught:
-        OpenVinoEngine.installed(copied)
+        installed_engine(copied)
     sentence = "was built by openvino 2025.1.0, and this machine has openvino 2026.4.1; rebuild with: python"
     assert sentence in str(caught.value)
     assert sentence.replace("machine", "server") in server_says(copied)

@@ -32,7 +32,7 @@ from exposure.assets import CHECKPOINT
 from exposure.client import command
 from exposure.client.server import MARK, ServerOptions, remove_leftovers, running_server
 from exposure.client.triton import STAGES, Client, ServerError
-from exposure.export import openvino_engine
+from exposure.export import arithmetic, openvino_engine
 from exposure.export.build_engine import build
 from exposure.export.ensembles import ORIGIN_IMAGE_LINE
 from exposure.export.gate import ALLOWANCES, Allowance
@@ -609,14 +609,16 @@ def test_a_running_server_keeps_its_network(tmp_path: Path, small_repository: Pa
 
 
 def test_a_bf16_engine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In BF16 where the processor is fast at it, the same file in FP32 where it is not."""
+    """In BF16 where the processor is fast at it and at nothing more, the same file in FP32 where it is not."""
     repository = tmp_path / "repository"
     with monkeypatch.context() as any_processor:
         any_processor.setattr(openvino_engine, "bf16_is_fast", lambda: True)
+        any_processor.setattr(arithmetic, "lanes", lambda: 0)
         any_processor.setitem(ALLOWANCES, "bf16", Allowance(40, 300))  # the gate is tested elsewhere
         folder = build(CHECKPOINT, "openvino", repository, Settings(frames=((96, 64),)))
     assert read_manifest(folder).precision == "bf16"
-    network, engine = load_checkpoint(CHECKPOINT), openvino_engine.OpenVinoEngine.installed(folder)
+    network, engine = load_checkpoint(CHECKPOINT), arithmetic.installed_engine(folder)
+    assert isinstance(engine, openvino_engine.OpenVinoEngine)
     assert engine.precision == ("bf16" if openvino_engine.bf16_is_fast() else "f32")
 
     def forward(image: torch.Tensor, photon_gain: float, original: torch.Tensor) -> torch.Tensor:

@@ -4,15 +4,23 @@
 #include "manifest.h"
 #include "models.h"
 #include "openvino_engine.h"
+#include "unet_engine.h"
 
 namespace {
+
+std::unique_ptr<Engine> opened(const std::string& folder, const Manifest& manifest, int threads) {
+    OpenVinoEngine::Size usual{manifest.usual_height, manifest.usual_width};
+    if (manifest.convolutions == "winograd" && exposure_unet_lanes() > 0)
+        return std::make_unique<UNetEngine>(folder, usual.first * usual.second, threads);
+    return std::make_unique<OpenVinoEngine>(folder, manifest.precision == "bf16", usual, threads);
+}
 
 class Denoise : public Model {
   public:
     Denoise(const std::string& engine, int threads, bool gives_original)
         : manifest_(read_manifest(engine)),
-          engine_(engine, manifest_.precision == "bf16", {manifest_.usual_height, manifest_.usual_width}, threads) {
-        if (engine_.wants_original() && !gives_original)
+          engine_(opened(engine, manifest_, threads)) {
+        if (engine_->wants_original() && !gives_original)
             throw std::runtime_error("the engine in " + engine + " takes ORIGIN_IMAGE, and this model's configuration does " +
                                      "not; write it anew with: python export/build_engine.py");
     }
@@ -27,19 +35,19 @@ class Denoise : public Model {
             throw Refusal(sentence("IMAGE is %lldx%lld; its planes hold at most %lld pixels each", (long long)image.shape[2],
                                    (long long)image.shape[3], (long long)MOST_PIXELS / 4));  // and what `pack` pads
         const float* original = nullptr;
-        if (engine_.wants_original()) {
+        if (engine_->wants_original()) {
             Tensor<float> given = request.input<float>("ORIGIN_IMAGE", 4);
             if (given.shape != image.shape) throw Refusal("ORIGIN_IMAGE has another shape than IMAGE");
             original = request.on_device(given);
         }
         std::vector<float> photon_gain = request.values<float>("PHOTON_GAIN", 1);
         if (float* clean = request.output<float>("CLEAN", image.shape))
-            engine_.infer(request.on_device(image), photon_gain.data(), original, image.shape[2], image.shape[3], clean);
+            engine_->infer(request.on_device(image), photon_gain.data(), original, image.shape[2], image.shape[3], clean);
     }
 
   private:
     Manifest manifest_;
-    OpenVinoEngine engine_;
+    std::unique_ptr<Engine> engine_;
 };
 
 }  // namespace

@@ -112,7 +112,7 @@ Manifest read_manifest(const std::string& folder) {
     text << file.rdbuf();
     std::string json = text.str();
     Manifest manifest{atof(json_value(json, "photon_unit").c_str()), atoi(json_value(json, "multiple").c_str()),
-                      json_value(json, "precision")};
+                      json_value(json, "precision"), json_value(json, "convolutions")};
     size_t built_from = json.find("\"built_from\""), files = json.find("\"files\"");
     if (built_from != std::string::npos) manifest.checkpoint = json_value(json.substr(built_from), "checkpoint");
     profiled(json, "usual", manifest.usual_height, manifest.usual_width);

@@ -11,6 +11,7 @@ struct Manifest {
     double photon_unit;
     int multiple;
     std::string precision;
+    std::string convolutions;  // "winograd" where the kernels of csrc/unet.h compute the network
     std::string checkpoint = "";  // SHA-256 of the file that the engine was built from, hexadecimal
     int64_t usual_height = 0, usual_width = 0;      // plane sides of the frame that the engine was made ready for; or 0
     int64_t largest_height = 0, largest_width = 0;  // plane sides that a plan takes at most; 0 where any size is taken

@@ -4,8 +4,6 @@
 #include <new>
 #include <thread>
 
-// Packed pixels of all frame sizes kept compiled, but for a larger usual one: activations take about 0.7 kB a pixel.
-static const int64_t COMPILED_PIXELS = 4000000;
 static const int64_t WEIGHTS = 50000;  // what each holds of its own, 35 MB, as pixels
 
 static int64_t held(const OpenVinoEngine::Size& size) { return size.first * size.second + WEIGHTS; }
@@ -17,10 +15,7 @@ static bool is_of_memory(const std::string& words) {
     return false;
 }
 
-// One for the process. What it reads it copies: a file that is mapped into memory would change the network of a running
-// server when it is overwritten in place, and CHECKPOINT would not tell. Nothing compiled is kept on disk: compiling takes a
-// tenth of a second, and OpenVINO does not notice when what it kept was damaged.
-static ov::Core& core() {
+ov::Core& openvino_core() {
     static ov::Core core = [] {
         ov::Core made;
         made.set_property(ov::enable_mmap(false));
@@ -30,11 +25,11 @@ static ov::Core& core() {
 }
 
 OpenVinoEngine::OpenVinoEngine(const std::string& folder, bool bf16, Size usual, int threads)
-    : network_(core().read_model(folder + "/model.xml")),
+    : network_(openvino_core().read_model(folder + "/model.xml")),
       bf16_(false),
       threads_(threads),
-      bound_(std::max(COMPILED_PIXELS, held(usual))) {
-    for (const std::string& capability : core().get_property("CPU", ov::device::capabilities))
+      bound_(std::max(KEPT_PIXELS, held(usual))) {
+    for (const std::string& capability : openvino_core().get_property("CPU", ov::device::capabilities))
         bf16_ = bf16_ || (bf16 && capability == "BF16");  // emulated BF16 is slower than FP32
     for (const auto& input : network_->inputs())
         wants_original_ = wants_original_ || input.get_any_name() == "ORIGIN_IMAGE";
@@ -93,5 +88,5 @@ ov::InferRequest OpenVinoEngine::compile(Size size) {
                           ov::inference_num_threads(threads_),
                           ov::hint::performance_mode(ov::hint::PerformanceMode::LATENCY),
                           ov::hint::enable_cpu_pinning(alone)};  // others would pin to the same cores as well
-    return core().compile_model(model, "CPU", properties).create_infer_request();
+    return openvino_core().compile_model(model, "CPU", properties).create_infer_request();
 }

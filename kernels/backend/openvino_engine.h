@@ -7,7 +7,14 @@
 
 #include <openvino/openvino.hpp>
 
-class OpenVinoEngine {
+#include "engine.h"
+
+// One for the process. What it reads it copies: a file that is mapped into memory would change the network of a running
+// server when it is overwritten in place, and CHECKPOINT would not tell. Nothing compiled is kept on disk: compiling takes a
+// tenth of a second, and OpenVINO does not notice when what it kept was damaged.
+ov::Core& openvino_core();
+
+class OpenVinoEngine : public Engine {
   public:
     using Size = std::pair<int64_t, int64_t>;  // height, width of the planes
 
@@ -15,11 +22,10 @@ class OpenVinoEngine {
     // threads: of this instance, which is one of several where they are not all of the machine's.
     OpenVinoEngine(const std::string& folder, bool bf16, Size usual, int threads);
 
-    // image, original: [1, 4, height, width]; photon_gain: [1]; original may be nullptr where the network needs none.
     void infer(const float* image, const float* photon_gain, const float* original, int64_t height, int64_t width,
-               float* clean);
+               float* clean) override;
 
-    bool wants_original() const { return wants_original_; }
+    bool wants_original() const override { return wants_original_; }
 
   private:
     ov::InferRequest& compiled(Size size);
