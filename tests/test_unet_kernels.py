@@ -2,11 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import PROJECT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -49,6 +51,15 @@ def test_every_variant_is_the_definition(inputs: int, adaptive: bool, width: int
     """Also where channels are padded, and a level has half a vector too few."""
     network = variant(inputs, adaptive, width)
     image, original = planes(48, 80), planes(48, 80, seed=1)
+    assert agreement_db(engine_of(network)(image, GAIN, original), defined(network, image, original)) > LEAST_DB
+
+
+@pytest.mark.parametrize("widths", [(40, 8, 8, 24, 4), (4, 48, 4, 64, 8), (4, 4, 4, 4, 100), (100, 4, 4, 4, 4)])
+def test_every_width_finds_its_place(widths: tuple[int, ...]) -> None:
+    """The levels share one piece of memory, whichever of them is the largest."""
+    torch.manual_seed(0)
+    network = UNet(concat_origin=True, widths=widths).eval()
+    image, original = planes(80, 64), planes(80, 64, seed=1)
     assert agreement_db(engine_of(network)(image, GAIN, original), defined(network, image, original)) > LEAST_DB
 
 
@@ -104,6 +115,20 @@ def test_every_stage_is_timed() -> None:
     engine(planes(32, 32), GAIN)
     assert list(engine.stage_seconds()) == ["inputs", *LAYERS]
     assert all(0 < seconds < 10 for seconds in engine.stage_seconds().values())
+
+
+@pytest.mark.parametrize("sanitizers", ["address,undefined,float-cast-overflow", "thread"])
+def test_sanitizers_find_nothing(tmp_path: Path, sanitizers: str) -> None:
+    program, csrc = tmp_path / "sanitized", PROJECT / "kernels" / "csrc"
+    flags = ["-std=c++17", "-O1", "-g", "-ffp-contract=off", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
+    compiled = []
+    for name, vectors in {"layers_avx2": ["-mavx2", "-mfma"], "layers_avx512": ["-mavx512f"], "unet": []}.items():
+        compiled.append(tmp_path / f"{name}.o")
+        subprocess.run(["g++", *flags, *vectors, "-c", csrc / f"{name}.cpp", "-o", compiled[-1]], check=True)
+    source = PROJECT / "tests" / "sanitized_unet.cpp"
+    subprocess.run(["g++", *flags, "-pthread", source, *compiled, "-o", program], check=True)
+    result = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "48 passes\n", "")
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 24, 32), (4, 32, 32), (2, 4, 32, 32), (1, 3, 32, 32)])

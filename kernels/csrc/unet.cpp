@@ -173,36 +173,48 @@ std::unique_ptr<UNet> made(const UNetShape& shape, const float* const* parameter
     return unet;
 }
 
-// The images of all levels in one piece of memory. A level has two to work in, `a` and `b`, which lie in those of the level
-// above it, at rest meanwhile; and one, `skip`, that waits for the way back.
+// The images of all levels in one piece of memory. A level has two to work in, `a` and `b`, and one, `skip`, that waits for
+// the way back. While deeper levels are at work those of the first are at rest, and hold all of theirs.
 struct Images {
     Image a[LEVELS], b[LEVELS], skip[LEVELS];
 };
 
+// Of one image of a level, which may also be what comes pooled from the level above.
 int64_t floats_of(const UNetShape& shape, int level, int64_t pixels) {
-    return (pixels / (1ll << 2 * level) + SLACK) * padded(std::max(shape.widths[level], level ? 0 : shape.inputs));
+    int32_t given = level ? shape.widths[level - 1] : shape.inputs;
+    return ((pixels >> 2 * level) + SLACK) * padded(std::max(given, shape.widths[level]));
+}
+
+struct Sizes {
+    int64_t deeper = 0, a, b, skip;  // deeper: of a or b, for what the levels below the first work in
+};
+
+Sizes sizes_of(const UNetShape& shape, int64_t pixels) {
+    Sizes sizes;
+    int64_t waiting = 0;
+    for (int l = 1; l < LEVELS; l++) sizes.deeper = std::max(sizes.deeper, floats_of(shape, l, pixels));
+    for (int l = 2; l < LEVELS; l++) waiting += floats_of(shape, l, pixels);
+    sizes.skip = floats_of(shape, 0, pixels);
+    sizes.a = std::max(sizes.skip, sizes.deeper + floats_of(shape, 1, pixels));
+    sizes.b = std::max(sizes.skip, sizes.deeper + waiting);
+    return sizes;
 }
 
 int64_t floats_of(const UNetShape& shape, int64_t pixels) {
-    int64_t work = 0, skips = 0;
-    for (int l = 0; l < LEVELS; l++) {
-        work = std::max(work, floats_of(shape, l, pixels));
-        skips += floats_of(shape, l, pixels);
-    }
-    return 2 * work + skips;
+    Sizes sizes = sizes_of(shape, pixels);
+    return sizes.a + sizes.b + sizes.skip;
 }
 
 Images placed(const UNetShape& shape, int64_t height, int64_t width, float* memory) {
     Images images;
-    int64_t work = 0, pixels = height * width;
-    for (int l = 0; l < LEVELS; l++) work = std::max(work, floats_of(shape, l, pixels));
-    float* skip = memory + 2 * work;
+    Sizes sizes = sizes_of(shape, height * width);
+    float *a = memory, *b = a + sizes.a, *waiting = b + sizes.deeper;
     for (int l = 0; l < LEVELS; l++) {
-        Image like{memory, (int32_t)(height >> l), (int32_t)(width >> l), padded(shape.widths[l])};
-        images.a[l] = images.b[l] = images.skip[l] = like;
-        images.b[l].data = memory + work;
-        images.skip[l].data = skip;
-        skip += floats_of(shape, l, pixels);
+        images.a[l] = {a, (int32_t)(height >> l), (int32_t)(width >> l), padded(shape.widths[l])};
+        images.b[l] = images.skip[l] = images.a[l];
+        images.b[l].data = b;
+        images.skip[l].data = l > 1 ? waiting : l ? a + sizes.deeper : b + sizes.b;
+        if (l > 1) waiting += floats_of(shape, l, height * width);
     }
     return images;
 }
