@@ -39,6 +39,7 @@ from exposure.export.gate import ALLOWANCES, Allowance
 from exposure.export.recipes import Settings
 from exposure.files import sha256
 from exposure.kernels.manifest import read_manifest
+from exposure.kernels.unet import UNetEngine
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
 from exposure.sensor import recorded
@@ -608,18 +609,21 @@ def test_a_running_server_keeps_its_network(tmp_path: Path, small_repository: Pa
         assert differ(served, defined(network, mosaic, sensor, ratio=50, gain=3, passes=1)) <= 1
 
 
-def test_a_bf16_engine_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In BF16 where the processor is fast at it and at nothing more, the same file in FP32 where it is not."""
+@pytest.mark.parametrize("by", ["our kernels", "OpenVINO in BF16"])
+def test_what_was_faster_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str) -> None:
+    """To the bit what the tools compute. In BF16 where the processor is fast at it, else the same file in FP32."""
+    ours = by == "our kernels"
     repository = tmp_path / "repository"
     with monkeypatch.context() as any_processor:
         any_processor.setattr(openvino_engine, "bf16_is_fast", lambda: True)
-        any_processor.setattr(arithmetic, "lanes", lambda: 0)
+        any_processor.setattr(arithmetic, "_seconds", lambda *_: (1.0, 2.0) if ours else (2.0, 1.0))
         any_processor.setitem(ALLOWANCES, "bf16", Allowance(40, 300))  # the gate is tested elsewhere
         folder = build(CHECKPOINT, "openvino", repository, Settings(frames=((96, 64),)))
-    assert read_manifest(folder).precision == "bf16"
+    manifest = read_manifest(folder)
+    assert (manifest.precision, manifest.convolutions) == (("f32", "winograd") if ours else ("bf16", ""))
     network, engine = load_checkpoint(CHECKPOINT), arithmetic.installed_engine(folder)
-    assert isinstance(engine, openvino_engine.OpenVinoEngine)
-    assert engine.precision == ("bf16" if openvino_engine.bf16_is_fast() else "f32")
+    assert isinstance(engine, UNetEngine if ours else openvino_engine.OpenVinoEngine)
+    assert engine.precision == ("bf16" if openvino_engine.bf16_is_fast() and not ours else "f32")
 
     def forward(image: torch.Tensor, photon_gain: float, original: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(engine(image.numpy(), np.array([photon_gain], np.float32), original.numpy()).copy())
