@@ -23,6 +23,7 @@ try:
     from exposure.export.recipes import Built, Settings, onnx_recipe, openvino_recipe, plan_recipe
     from exposure.export.tensorrt_engine import REMEDIES, load_tensorrt
     from exposure.files import sha256
+    from exposure.kernels import library
     from exposure.kernels.machine import library_version, rtx_hindrance, this_machine
     from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
     from exposure.networks import CheckpointError, Network, load_checkpoint
@@ -154,7 +155,7 @@ def _built_from(checkpoint: Path, network: Network, target: str, settings: Setti
     built_from |= {name: str(value) for name, value in asdict(settings).items()}
     built_from["sides"] = f"{settings.planes(network.multiple)} {settings.profile(network.multiple)}"  # as callers tile
     if target == "openvino":
-        built_from["processor"] = _processor()
+        built_from |= {"processor": _processor(), "kernels": sha256(library.built(library.NAME))}
     elif target.startswith("tensorrt"):
         machine = this_machine()
         built_from |= {"card": f"{machine.card} {machine.compute_capability}", "driver": machine.driver}

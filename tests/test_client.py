@@ -322,7 +322,7 @@ def test_ctrl_c_while_a_client_closes_leaves_nothing(address: str) -> None:
     """Somebody is impatient with the moment that it takes: the request is given up, and the memory is free."""
     before = shared_memory()
     program = f"""
-import os, signal, threading
+import os, signal, threading, time
 import numpy as np
 from exposure import Sensor
 from exposure.client import Client
@@ -330,8 +330,10 @@ client = Client({address!r})
 sensor = Sensor((600, 600, 600, 600), 15520, ((0, 1), (1, 2)))
 frame = np.full((2800, 2800), 700, np.uint16)
 threading.Thread(target=client.denoise, args=(frame, sensor), kwargs={{"ratio": 20, "gain": 3, "passes": 4}}).start()
-while not client._connections[0]._calls:
-    pass
+calls, before = client._connections[0]._calls, None
+while not calls or list(calls) != before:  # the first is short: whether a server is there
+    before = list(calls)
+    time.sleep(0.2)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 client.close()
 """
