@@ -109,7 +109,7 @@ held. `python benchmarks/report.py --compare OLD.json` says what changed beyond 
 {table(("command", "took, s", "load before", "cores taken by others", "date"), rows)}
 {_caution(found)}
 
-Other work slows everything by more than its share of the cores, since a pass waits for its slowest thread; ratios
+Other work slows most peers by more than its share of the cores, as each layer waits for its slowest thread; ratios
 suffer less. Cards are not in these tables: `make gpu-check` writes `results/<card>.json` and `.md`, with a card's
 kernels against its bandwidth, engines and peers at 512² and 12 MP against its ceilings, and what a request costs beyond
 its models. Load, other sizes and files to DNG are not measured on cards yet, nor is the plan in NVIDIA's container.

@@ -211,8 +211,8 @@ besides (hashes, a reader that may crash, the table of what is done).
 {table(("throughput over", *others), gains)}
 
 Files in one command are read and written while others are with the server. One instance of the engine has every core,
-and each layer waits for its slowest thread, so also for the core that reading or writing takes. With an instance for
-each core (`exposure serve --instances`) none waits for another, but a request has one core.
+also those that reading and writing take. With an instance for each core (`exposure serve --instances`), a request has
+one core.
 """
 
 

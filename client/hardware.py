@@ -76,7 +76,7 @@ def _slower(folder: Path) -> str:
         manifest = parsed_manifest(folder)  # the server itself looks at the files
     except EngineError:  # which it tells
         return ""
-    if manifest.built_from.get("processor", "").endswith("with BF16"):
+    if manifest.convolutions or manifest.built_from.get("processor", "").endswith("with BF16"):
         return ""
     return f", which was built on a processor without BF16 and may be slower than one built here: {manifest.rebuild}"
 

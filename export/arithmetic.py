@@ -19,8 +19,8 @@ from . import openvino_engine
 from .openvino_engine import MODEL, WIDE_ENDS, OpenVinoEngine, WideEnds, openvino_from_onnx
 from .precision import Run
 
-TIMED_SIDES = (512, 512)  # of planes: many times the caches
-ROUNDS = 3
+LARGEST_TIMED = 1024  # of planes' sides: many times the caches, and blocks of tiles for some cores at every level
+ROUNDS = 2
 PREFIX = "network."  # of the parameters' names in the graph: export/precision.py, Traced
 
 
@@ -64,10 +64,12 @@ def parameters_in(folder: Path) -> dict[str, NDArray[Any]]:
     return {op.get_friendly_name().removeprefix(PREFIX): np.array(op.data) for op in constants}
 
 
-def cpu_attempts(network: Network, graph: Path, *, fp32: bool) -> tuple[list[Arithmetic], dict[str, float]]:
+def cpu_attempts(
+    network: Network, graph: Path, planes: tuple[int, int], *, fp32: bool
+) -> tuple[list[Arithmetic], dict[str, float]]:
     """What to try, in this order, and seconds of a pass by our kernels and by OpenVINO's fastest, where both could be.
 
-    fp32: without BF16.
+    planes: sides of what is sent usually. fp32: without BF16.
     """
     narrow = [Arithmetic(wide=wide) for wide in WIDE_ENDS] if openvino_engine.bf16_is_fast() and not fp32 else []
     by_openvino = [*narrow, FP32]
@@ -76,16 +78,17 @@ def cpu_attempts(network: Network, graph: Path, *, fp32: bool) -> tuple[list[Ari
     with tempfile.TemporaryDirectory() as scratch:
         openvino_from_onnx(graph, Path(scratch), wide=by_openvino[0].wide)
         runs = [WINOGRAD.opened(Path(scratch)), by_openvino[0].opened(Path(scratch))]
-        ours, openvinos = _seconds(network, runs)
+        ours, openvinos = _seconds(network, runs, planes)
     timed = {"winograd_s": round(ours, 3), "openvino_s": round(openvinos, 3)}
     if ours < openvinos:
         return [WINOGRAD, *by_openvino], timed
     return ([*narrow, WINOGRAD, FP32] if narrow else by_openvino), timed
 
 
-def _seconds(network: Network, runs: Sequence[Run]) -> list[float]:
+def _seconds(network: Network, runs: Sequence[Run], planes: tuple[int, int]) -> list[float]:
     """The shortest pass of each, in turn; the first warms up."""
-    image = np.random.default_rng(0).random((1, 4, *TIMED_SIDES), np.float32)
+    height, width = (min(side, LARGEST_TIMED) for side in planes)
+    image = np.random.default_rng(0).random((1, 4, height, width), np.float32)
     inputs = (image, np.ones(1, np.float32), *([image] if network.concat_origin else []))
     taken: list[list[float]] = [[] for _ in runs]
     for round_ in range(1 + ROUNDS):

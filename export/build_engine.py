@@ -26,6 +26,7 @@ try:
     from exposure.kernels import library
     from exposure.kernels.machine import library_version, rtx_hindrance, this_machine
     from exposure.kernels.manifest import EngineError, EngineManifest, read_manifest, trusted_manifest
+    from exposure.kernels.unet import lanes
     from exposure.networks import CheckpointError, Network, load_checkpoint
     from exposure.training import leaves, shots
     from exposure.training import scenes as scenes_of_photographs
@@ -206,7 +207,7 @@ def _sources() -> str:
 def _processor() -> str:
     from exposure.export.openvino_engine import bf16_is_fast
 
-    return f"{platform.machine()}{' with BF16' if bf16_is_fast() else ''}"
+    return f"{platform.machine()}, vectors of {lanes()}{' with BF16' if bf16_is_fast() else ''}"
 
 
 def _version(package: str) -> str:

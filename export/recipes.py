@@ -103,7 +103,7 @@ def openvino_recipe(network: Network, folder: Path, settings: Settings, checkpoi
             return traced | {"ran_on": "this processor", "wide": str(chosen.wide or "everything"), "scenes": scenes}
 
         with stage("time what could compute it"):
-            attempts, timed = cpu_attempts(network, graph, fp32=settings.fp32)
+            attempts, timed = cpu_attempts(network, graph, settings.planes(network.multiple)[0], fp32=settings.fp32)
         chosen, accuracy = _first_to_pass(attempts, judged)
     convolutions = "winograd" if chosen.winograd else ""
     return Built(chosen.precision, _runs_on("openvino"), accuracy | timed, convolutions=convolutions)

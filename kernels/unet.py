@@ -17,7 +17,7 @@ from .library import library, threads
 
 Array = NDArray[np.float32]
 MULTIPLE = 16  # of the sides: four 2x2 poolings
-KEPT_PIXELS = 4_000_000  # packed, whose memory is kept for the next pass: about 2 GB
+KEPT_PIXELS = 4_000_000  # packed, whose memory is kept for the next pass: 1.5 GB with the default's widths
 WIDEST = 16  # floats of a vector
 LEVELS = 5
 LAYERS = (
@@ -43,7 +43,8 @@ class UNetEngine:
     """clean = engine(image, photon_gain[, original]): the U-Net of `exposure.networks`, in FP32.
 
     parameters: its state dict as arrays, of any widths. most_lanes: for tests; every width of vectors and every number
-    of threads gives the same bits. Raises OSError where the processor has neither AVX-512 nor AVX2 with FMA.
+    of threads gives the same bits. One thread at a time may call it. Raises OSError where the processor has neither
+    AVX-512 nor AVX2 with FMA, ValueError for parameters of other sizes.
     """
 
     precision = "f32"
@@ -59,6 +60,9 @@ class UNetEngine:
         widths = [parameters[f"conv{level}_1.weight"].shape[0] for level in range(1, LEVELS + 1)]
         self.inputs = parameters["conv1_1.weight"].shape[1]
         shape = _Shape((ctypes.c_int32 * LEVELS)(*widths), self.inputs, parameters["conv10_1.weight"].shape[0])
+        floats = (ctypes.c_int64 * len(held))(*(array.size for array in held))
+        if not library().exposure_unet_takes(ctypes.byref(shape), floats):
+            raise ValueError(f"these parameters, of widths {', '.join(map(str, widths))}, are not those of a U-Net")
         addresses = (ctypes.c_void_p * len(held))(*(array.ctypes.data for array in held))
         self._unet = _pointer("exposure_unet_new", ctypes.byref(shape), addresses, most_lanes)
         self._memory = _pointer("exposure_unet_memory_new")

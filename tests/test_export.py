@@ -474,16 +474,16 @@ def test_the_fastest_is_tried_first(
     openvinos: float,
 ) -> None:
     monkeypatch.setattr(openvino_engine, "bf16_is_fast", lambda: fast_bf16)
-    monkeypatch.setattr(arithmetic, "_seconds", lambda _, runs: [ours, openvinos][: len(runs)])
+    monkeypatch.setattr(arithmetic, "_seconds", lambda *_: (ours, openvinos))
     graph_file = graphs(variant, 12, True) / "model.onnx"
-    attempts, timed = arithmetic.cpu_attempts(variant(12, True), graph_file, fp32=fp32)
+    attempts, timed = arithmetic.cpu_attempts(variant(12, True), graph_file, (32, 48), fp32=fp32)
     assert timed == {"winograd_s": ours, "openvino_s": openvinos}
     in_bf16 = [Arithmetic(wide=wide) for wide in WIDE_ENDS] if fast_bf16 and not fp32 else []
     if ours < openvinos:
         assert attempts == [arithmetic.WINOGRAD, *in_bf16, arithmetic.FP32]
     else:  # our kernels may still be faster than OpenVINO's FP32, which was not timed then
         assert attempts == [*in_bf16, *([arithmetic.WINOGRAD] if in_bf16 else []), arithmetic.FP32]
-    attempts, timed = arithmetic.cpu_attempts(small_naf(12, True), graph_file, fp32=fp32)
+    attempts, timed = arithmetic.cpu_attempts(small_naf(12, True), graph_file, (32, 48), fp32=fp32)
     assert (attempts, timed) == ([*in_bf16, arithmetic.FP32], {})
 
 
@@ -498,6 +498,21 @@ def test_our_kernels_find_the_network_in_the_installed_file(
     expected = UNetEngine({name: value.numpy() for name, value in network.state_dict().items()})(image, gain, image)
     for where in (folder, folder / "bf16"):
         np.testing.assert_array_equal(arithmetic.WINOGRAD.opened(where)(image, gain, image), expected)
+
+
+def test_the_same_file_is_served_by_openvino_where_our_kernels_cannot_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = variant(12, True)
+    monkeypatch.setattr(arithmetic, "_seconds", lambda *_: (1.0, 2.0))
+    folder = build(saved(tmp_path, network), "openvino", tmp_path / "repository", Settings(frames=((96, 64),)))
+    assert read_manifest(folder).convolutions == "winograd"
+    assert isinstance(arithmetic.installed_engine(folder), UNetEngine)
+    monkeypatch.setattr(arithmetic, "lanes", lambda: 0)
+    engine = arithmetic.installed_engine(folder)
+    assert isinstance(engine, OpenVinoEngine)
+    assert engine.precision == "f32"
+    assert graph.agreement(network, engine, 100, "OpenVINO") > 100
 
 
 @pytest.mark.parametrize(

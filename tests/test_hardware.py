@@ -155,15 +155,21 @@ def test_a_card_without_the_kernels_for_it_is_not_used(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("built_on", "here", "told"), [("x86_64", True, True), ("x86_64", False, False), ("x86_64 with BF16", True, False)]
+    ("built_on", "convolutions", "here", "told"),
+    [
+        ("x86_64", "", True, True),
+        ("x86_64", "", False, False),
+        ("x86_64 with BF16", "", True, False),
+        ("x86_64", "winograd", True, False),  # it computes in FP32, here as there
+    ],
 )
 def test_an_engine_of_a_slower_processor_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_on: str, here: bool, told: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, built_on: str, convolutions: str, here: bool, told: bool
 ) -> None:
     folder = tmp_path / "denoiser" / "1" / "openvino"
     plan_for(folder, "openvino", {"library": "openvino"})
     text = json.loads((folder / "manifest.json").read_text())
-    text["built_from"]["processor"] = built_on
+    text["built_from"]["processor"], text["convolutions"] = built_on, convolutions
     (folder / "manifest.json").write_text(json.dumps(text))
     monkeypatch.setattr(hardware, "this_machine", Machine)
     monkeypatch.setattr(hardware, "has_bf16", lambda: here)

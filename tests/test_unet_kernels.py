@@ -21,6 +21,8 @@ from exposure.kernels.unet import LAYERS, UNetEngine
 from exposure.networks import UNet
 from exposure.quality import agreement_db
 
+pytestmark = pytest.mark.skipif(not unet.lanes(), reason="this processor has neither AVX-512 nor AVX2 with FMA")
+
 GAIN = np.array([37], np.float32)
 # Winograd's F(4x4, 3x3) multiplies by up to 8 and subtracts: a few bits of FP32's 24 are lost (Lavin and Gray, 2015).
 # 110 dB are errors of 3e-6; a wrong tile, border or weight is below 60.
@@ -54,7 +56,9 @@ def test_every_variant_is_the_definition(inputs: int, adaptive: bool, width: int
     assert agreement_db(engine_of(network)(image, GAIN, original), defined(network, image, original)) > LEAST_DB
 
 
-@pytest.mark.parametrize("widths", [(40, 8, 8, 24, 4), (4, 48, 4, 64, 8), (4, 4, 4, 4, 100), (100, 4, 4, 4, 4)])
+@pytest.mark.parametrize(
+    "widths", [(40, 8, 8, 24, 4), (4, 48, 4, 64, 8), (4, 4, 300, 4, 4), (4, 4, 4, 4, 200), (100, 4, 4, 4, 4)]
+)
 def test_every_width_finds_its_place(widths: tuple[int, ...]) -> None:
     """The levels share one piece of memory, whichever of them is the largest."""
     torch.manual_seed(0)
@@ -70,6 +74,15 @@ def test_every_size_is_the_definition(rows: int, columns: int, seed: int) -> Non
     network = variant(12, True)
     image, original = planes(16 * rows, 16 * columns, seed), planes(16 * rows, 16 * columns, seed + 10)
     assert agreement_db(engine_of(network)(image, GAIN, original), defined(network, image, original)) > LEAST_DB
+
+
+def test_many_channels_are_the_definition() -> None:
+    """Where weights are many, blocks hold more tiles: here 49 tiles of the deepest level are more than one of them."""
+    torch.manual_seed(0)
+    network, image = UNet(concat_origin=True, widths=(4, 4, 4, 4, 300)).eval(), planes(448, 448)
+    clean = engine_of(network)(image, GAIN, image)
+    assert agreement_db(clean, defined(network, image, image)) > LEAST_DB
+    np.testing.assert_array_equal(engine_of(network, 8)(image, GAIN, image), clean)
 
 
 def test_the_shipped_network_is_the_definition() -> None:
@@ -109,6 +122,14 @@ def test_what_is_no_number_does_not_vanish() -> None:
     assert np.isfinite(clean[..., [0, 799]]).all()
 
 
+def test_a_mask_that_is_no_number_does_not_vanish() -> None:
+    """Also where both estimates that it blends are numbers."""
+    network = variant(8, True)
+    with torch.no_grad():
+        network.get_parameter("conv10_1.bias")[0] = np.nan
+    assert np.isnan(engine_of(network)(planes(32, 32), GAIN)).all()
+
+
 def test_every_stage_is_timed() -> None:
     engine = engine_of(variant(8, True))
     assert engine.stage_seconds() == {}
@@ -143,6 +164,14 @@ def test_an_original_of_another_kind_is_refused() -> None:
     for original in others:
         with pytest.raises(ValueError, match="must be FP32 and of the same shape"):
             engine(image, GAIN, original)
+
+
+def test_parameters_of_another_size_are_refused() -> None:
+    parameters = {name: value.numpy() for name, value in variant(8, True).state_dict().items()}
+    others = {"conv5_2.weight": (64, 64, 1, 1), "upv6.bias": (31,), "conv1_1.weight": (4, 7, 3, 3)}
+    for name, shape in others.items():
+        with pytest.raises(ValueError, match="are not those of a U-Net"):
+            UNetEngine(parameters | {name: np.zeros(shape)})
 
 
 def test_a_processor_without_its_vectors_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

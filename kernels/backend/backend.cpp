@@ -89,7 +89,7 @@ Instance opened(const Configured& c, TRITONBACKEND_ModelInstance* instance) {
     check(TRITONBACKEND_ModelInstanceKind(instance, &kind));
     check(TRITONBACKEND_ModelInstanceDeviceId(instance, &card));
     if (kind == KIND_GPU && c.op == "denoise")
-        throw std::runtime_error("op denoise runs OpenVINO, on a CPU; set KIND_CPU in its instance_group");
+        throw std::runtime_error("op denoise computes on a CPU; set KIND_CPU in its instance_group");
     if (c.op == "pack" && c.engine.substr(c.engine.rfind('/') + 1) != "openvino") admission().passes_are_not_seen();
     static const int cores = exposure_cpu_cores("");
     int threads = std::max(1, cores / c.instances);

@@ -1,4 +1,4 @@
-// One pass of the network, by OpenVINO: on a CPU, wherever its inputs lie.
+// One pass of the network: on a CPU, wherever its inputs lie.
 #include <stdexcept>
 
 #include "manifest.h"
@@ -11,7 +11,7 @@ namespace {
 std::unique_ptr<Engine> opened(const std::string& folder, const Manifest& manifest, int threads) {
     OpenVinoEngine::Size usual{manifest.usual_height, manifest.usual_width};
     if (manifest.convolutions == "winograd" && exposure_unet_lanes() > 0)
-        return std::make_unique<UNetEngine>(folder, usual.first * usual.second, threads);
+        return std::make_unique<UNetEngine>(folder, manifest.checkpoint, usual.first * usual.second, threads);
     return std::make_unique<OpenVinoEngine>(folder, manifest.precision == "bf16", usual, threads);
 }
 

@@ -8,9 +8,9 @@
 
 class UNetEngine : public Engine {
   public:
-    // folder: model.xml as installed; usual_pixels: of the planes whose memory is kept between requests; threads: of this
+    // folder: model.xml as installed; checkpoint: that it was built from; usual_pixels: of the planes whose memory is kept between requests; threads: of this
     // instance. Throws std::runtime_error, one sentence, or std::bad_alloc.
-    UNetEngine(const std::string& folder, int64_t usual_pixels, int threads);
+    UNetEngine(const std::string& folder, const std::string& checkpoint, int64_t usual_pixels, int threads);
 
     void infer(const float* image, const float* photon_gain, const float* original, int64_t height, int64_t width,
                float* clean) override;
@@ -18,9 +18,9 @@ class UNetEngine : public Engine {
     bool wants_original() const override { return wants_original_; }
 
   private:
+    bool wants_original_ = false;
     std::shared_ptr<const UNet> unet_;  // of all instances
     std::unique_ptr<UNetMemory, void (*)(UNetMemory*)> memory_;
-    bool wants_original_;
     int64_t kept_;
     int threads_;
 };

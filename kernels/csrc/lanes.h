@@ -1,9 +1,14 @@
-// Vectors of floats as wide as the file that includes this is compiled for: 16 with AVX-512, else 8 with AVX2. All of it
-// is private to that file, since another is compiled for another processor.
+// Vectors of floats as wide as the file that includes this is compiled for: 16 with AVX-512, else 8 with AVX2. Nothing that
+// is compiled so may be shared with other files, not even a template of the standard library: the linker would keep one of
+// both, and another processor might run it.
 #pragma once
 #include <immintrin.h>
 
+#include <cstdint>
+
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC 12 about its own _mm512_max_ps (its bug 105593)
+#endif
 
 namespace {
 
@@ -24,5 +29,7 @@ inline Lanes all(float a) { return (Lanes)_mm256_set1_ps(a); }
 inline Lanes fma(Lanes a, Lanes b, Lanes c) { return (Lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
 inline Lanes larger(Lanes a, Lanes b) { return (Lanes)_mm256_max_ps((__m256)a, (__m256)b); }
 #endif
+
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 }  // namespace

@@ -1,8 +1,6 @@
 // The layers of layers.h with this file's vectors (lanes.h). Sums run over the inputs in order, with one rounding each, so
 // every width of vectors gives the same bits.
 #pragma once
-#include <algorithm>
-
 #include "arithmetic.cuh"
 #include "lanes.h"
 #include "layers.h"
@@ -106,7 +104,7 @@ inline void finish_tile(const Conv3x3& layer, const float* m, int32_t top, int32
                 result[y][x] = larger(result[y][x], all(0.2f) * result[y][x]);
             }
         }
-        int32_t rows = std::min<int32_t>(OUT, target.height - top), columns = std::min<int32_t>(OUT, target.width - left);
+        int64_t rows = least(OUT, target.height - top), columns = least(OUT, target.width - left);
         for (int y = 0; y < rows; y++)
             for (int x = 0; x < columns; x++)
                 store(target.data + ((int64_t)(top + y) * target.width + left + x) * target.channels + c, result[y][x]);
@@ -143,7 +141,7 @@ int64_t conv3x3_scratch(const Conv3x3& layer) {
 void conv3x3(const Conv3x3& layer, int64_t block, float* scratch) {
     const Image& target = layer.target;
     int32_t tiles = tiles_of_block(layer), depth = depth_of(layer), across = (target.width + OUT - 1) / OUT;
-    int64_t first = block * tiles, last = std::min(first + tiles, tiles_of(layer));
+    int64_t first = block * tiles, last = least(first + tiles, tiles_of(layer));
     int64_t v_stride = (int64_t)PRODUCTS * depth + APART, m_stride = (int64_t)PRODUCTS * target.channels + APART;
     float *v = scratch, *m = v + tiles * v_stride;
     for (int64_t tile = first; tile < last; tile++) {
@@ -173,7 +171,7 @@ int64_t up2x2_scratch(const Up2x2& layer) { return (int64_t)PIXELS * layer.targe
 
 void up2x2(const Up2x2& layer, int64_t block, float* scratch) {
     const Image &source = layer.source, &target = layer.target;
-    int64_t first = block * PIXELS, last = std::min(first + PIXELS, pixels_of(source));
+    int64_t first = block * PIXELS, last = least(first + PIXELS, pixels_of(source));
     int32_t depth = source.channels, outputs = target.channels;
     for (int corner = 0; corner < 4; corner++) {
         product(source.data + first * depth, depth, PIXELS, layer.weights + (int64_t)corner * depth * outputs, depth,
@@ -181,23 +179,25 @@ void up2x2(const Up2x2& layer, int64_t block, float* scratch) {
         for (int64_t pixel = first; pixel < last; pixel++) {
             int64_t row = pixel / source.width * 2 + corner / 2, column = pixel % source.width * 2 + corner % 2;
             const float* from = scratch + (pixel - first) * outputs;
-            std::copy(from, from + outputs, target.data + (row * target.width + column) * outputs);
+            float* to = target.data + (row * target.width + column) * outputs;
+            for (int32_t n = 0; n < outputs; n += LANES) store(to + n, load(from + n));
         }
     }
 }
 
+// What is not a number stays so in both: the accuracy gate looks for it.
 inline float sigmoid(float x) {
     float size = x < 0 ? -x : x, e = exp_negative(size < 80 ? size : 80);
-    return (x < 0 ? e : 1.0f) / (1.0f + e);
+    return x != x ? x : (x < 0 ? e : 1.0f) / (1.0f + e);
 }
 
-inline float within(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }  // what is not a number stays so
+inline float within(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }
 
 int64_t last_blocks(const Last& layer) { return (pixels_of(layer.source) + PIXELS - 1) / PIXELS; }
 
 void last(const Last& layer, int64_t block) {
     int64_t size = pixels_of(layer.source), first = block * PIXELS, depth = layer.source.channels;
-    int32_t pixels = (int32_t)std::min<int64_t>(PIXELS, size - first);
+    int32_t pixels = (int32_t)least(PIXELS, size - first);
     float by_pixel[PIXELS][PANEL], output[PANEL][PIXELS], mask[PIXELS];
     product(layer.source.data + first * depth, depth, PIXELS, layer.weights, (int32_t)depth, PANEL, layer.bias, by_pixel[0],
             PANEL);
@@ -215,7 +215,7 @@ void last(const Last& layer, int64_t block) {
     }
 }
 
-const Layers of_these_lanes = {conv3x3_blocks, conv3x3_scratch, conv3x3,     up2x2_blocks,
+constexpr Layers of_these_lanes = {conv3x3_blocks, conv3x3_scratch, conv3x3,     up2x2_blocks,
                                up2x2_scratch,  up2x2,           last_blocks, last};
 
 }  // namespace

@@ -16,12 +16,14 @@ enum { UNET_LAYERS = 23 };  // in the order of exposure/networks/unet.py: conv1_
 extern "C" {
 // Floats of a vector on this processor: 16, 8, or 0 where it cannot run the U-Net (it needs AVX2 and FMA).
 int32_t exposure_unet_lanes();
+// Whether these are the sizes of a network's parameters. floats: of weight and bias of each layer.
+int32_t exposure_unet_takes(const UNetShape* shape, const int64_t* floats);
 // parameters: weight and bias of each layer as torch holds them, copied. most_lanes: of the vectors, 16 but for tests.
 // Returns nullptr where memory does not suffice or the processor cannot run it.
 UNet* exposure_unet_new(const UNetShape* shape, const float* const* parameters, int32_t most_lanes);
 void exposure_unet_free(UNet* unet);
-// Where passes keep their images between layers, so that the next one need not ask the system again: one for all that
-// run one after the other. nullptr where there is no memory.
+// Where passes keep their images between layers, so that the next one need not ask the system again: one for all passes
+// that run one after the other, of whatever network. nullptr where there is no memory.
 UNetMemory* exposure_unet_memory_new();
 void exposure_unet_memory_free(UNetMemory* memory);
 // One pass. image, original, clean: [4, height, width], sides multiples of 16; original is read where inputs are 12. More
