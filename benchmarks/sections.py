@@ -4,6 +4,7 @@ from typing import Any
 
 from tables import percent, ratio, seconds, table
 
+from exposure.kernels.unet import KEPT_PIXELS
 from exposure.quality import SAME_BITS_DB
 from exposure.tiles import MARGIN
 
@@ -260,7 +261,8 @@ One pass of {result["engine"]}, each size in a process of its own:
 
 Time is linear where the exponent is 1.
 Memory is {sizes["memory"]["once_gib"]:.2g} GiB and {sizes["memory"]["gib_per_mp"]:.2g} GiB for each megapixel
-(r² {sizes["memory"]["r2"]:.4f}), so its exponent is below 1.
+(r² {sizes["memory"]["r2"]:.4f}), so its exponent is below 1. Our kernels keep the memory of frames up to
+{4 * KEPT_PIXELS / 1e6:.0f} MP for the next pass; larger ones ask for new pages in each, which is why they take longer.
 
 ![scaling](plots/scaling.svg)
 
