@@ -8,8 +8,8 @@
 
 class UNetEngine : public Engine {
   public:
-    // folder: model.xml as installed; checkpoint: that it was built from; usual_pixels: of the planes whose memory is kept between requests; threads: of this
-    // instance. Throws std::runtime_error, one sentence, or std::bad_alloc.
+    // folder: model.xml as installed; checkpoint: that it was built from; usual_pixels: of the planes whose memory is kept
+    // between requests; threads: of this instance. Throws std::runtime_error, one sentence, or std::bad_alloc.
     UNetEngine(const std::string& folder, const std::string& checkpoint, int64_t usual_pixels, int threads);
 
     void infer(const float* image, const float* photon_gain, const float* original, int64_t height, int64_t width,

@@ -75,7 +75,7 @@ struct UNet {
 
 namespace {
 
-const Layers* layers_for(int32_t lanes) {
+const Layers* layers_for([[maybe_unused]] int32_t lanes) {
 #ifdef __x86_64__
     if (lanes >= 16) return &layers_avx512;
     if (lanes >= 8) return &layers_avx2;
