@@ -262,7 +262,8 @@ One pass of {result["engine"]}, each size in a process of its own:
 Time is linear where the exponent is 1.
 Memory is {sizes["memory"]["once_gib"]:.2g} GiB and {sizes["memory"]["gib_per_mp"]:.2g} GiB for each megapixel
 (r² {sizes["memory"]["r2"]:.4f}), so its exponent is below 1. Our kernels keep the memory of frames up to
-{4 * KEPT_PIXELS / 1e6:.0f} MP for the next pass; larger ones ask for new pages in each, which is why they take longer.
+{4 * KEPT_PIXELS / 1e6:.0f} MP, or of a server's usual frame where that is larger, for the next pass; others ask for new
+pages in each, which is why they take longer per megapixel.
 
 ![scaling](plots/scaling.svg)
 
