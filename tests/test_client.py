@@ -309,12 +309,15 @@ def test_what_is_nearly_done_is_not_cancelled(small_repository: Path) -> None:
             call = asked(client)
             client.close()
             assert call.result().shape == (1024, 1024)
+            error, tries = None, 0
             with Client(server.address, timeout_s=0.001) as hasty:
-                assert isinstance(asked(hasty).exception(), ServerError)
+                while error is None and tries < 5:  # who waits may be held up until the answer is there
+                    error, tries = asked(hasty).exception(), tries + 1
+            assert isinstance(error, ServerError)
         deadline = time.monotonic() + 5  # Triton counts after it answers
-        while computed(watcher._connections[0]) < before + 2 and time.monotonic() < deadline:
+        while computed(watcher._connections[0]) < before + 1 + tries and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert computed(watcher._connections[0]) == before + 2
+        assert computed(watcher._connections[0]) == before + 1 + tries
         assert regions(server.address) == set()  # neither left any behind
 
 
