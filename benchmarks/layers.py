@@ -8,10 +8,10 @@ from harness import rounded
 from peers import winograd
 from workers import PHOTON_GAIN
 
+from exposure.kernels.unet import LEVELS
 from exposure.networks import Network
 
 ROUNDS = 5
-DEEPEST = 5  # levels; those of the way back count the other way
 
 
 def layers(network: Network, sides: tuple[int, int]) -> dict[str, Any]:
@@ -43,13 +43,13 @@ def _by_kind(stages: dict[str, float]) -> dict[str, float]:
 
 
 def _kind(stage: str) -> str:
-    """conv3_1 and conv7_2 are both of level 3."""
+    """conv3_1 and conv7_2 are both of level 3: on the way back, levels count the other way."""
     if stage == "inputs":
         return "planes put together"
     if stage.startswith("upv"):
         return "transposed convolutions"
     number = int(stage.removeprefix("conv").partition("_")[0])
-    if number == 2 * DEEPEST:
+    if number == 2 * LEVELS:
         return "last convolution, blend"
-    level = min(number, 2 * DEEPEST - number)
+    level = min(number, 2 * LEVELS - number)
     return f"3x3 convolutions, sides / {2 ** (level - 1)}"

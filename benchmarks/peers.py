@@ -127,9 +127,9 @@ def no_fast_bf16() -> str | None:
 
 
 def no_vectors() -> str | None:
-    from exposure.kernels.unet import lanes
+    from exposure.kernels.unet import NO_VECTORS, lanes
 
-    return None if lanes() else "this processor has neither AVX-512 nor AVX2 with FMA"
+    return None if lanes() else NO_VECTORS
 
 
 def _torch(module: Any, *, memory: torch.memory_format = torch.contiguous_format, autocast: Any = None) -> Run:

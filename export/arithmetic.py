@@ -54,7 +54,7 @@ def installed_engine(folder: Path) -> UNetEngine | OpenVinoEngine:
     """The engine that `build_engine.py` installed, computed as the server computes it here. Raises EngineError."""
     manifest = trusted_manifest(folder, "openvino")
     if manifest.convolutions == "winograd" and lanes():
-        return UNetEngine(parameters_in(folder))
+        return WINOGRAD.opened(folder)
     return OpenVinoEngine(folder, manifest.precision if openvino_engine.bf16_is_fast() else "f32")
 
 

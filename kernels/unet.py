@@ -20,6 +20,7 @@ MULTIPLE = 16  # of the sides: four 2x2 poolings
 KEPT_PIXELS = 4_000_000  # packed, whose memory is kept for the next pass: 1.5 GB with the default's widths
 WIDEST = 16  # floats of a vector
 LEVELS = 5
+NO_VECTORS = "this processor has neither AVX-512 nor AVX2 with FMA"
 LAYERS = (
     *(f"conv{level}_{i}" for level in range(1, 6) for i in (1, 2)),
     *(f"{kind}{level}{i}" for level in range(6, 10) for kind, i in (("upv", ""), ("conv", "_1"), ("conv", "_2"))),
@@ -51,7 +52,7 @@ class UNetEngine:
 
     def __init__(self, parameters: Mapping[str, NDArray[Any]], *, most_lanes: int = WIDEST) -> None:
         if not lanes():
-            raise OSError("this processor has neither AVX-512 nor AVX2 with FMA, which the kernels of the U-Net need")
+            raise OSError(f"{NO_VECTORS}, which the kernels of the U-Net need")
         held = [
             np.ascontiguousarray(parameters[f"{layer}.{kind}"], np.float32)
             for layer in LAYERS

@@ -21,7 +21,7 @@ from exposure.kernels.unet import LAYERS, UNetEngine
 from exposure.networks import UNet
 from exposure.quality import agreement_db
 
-pytestmark = pytest.mark.skipif(not unet.lanes(), reason="this processor has neither AVX-512 nor AVX2 with FMA")
+pytestmark = pytest.mark.skipif(not unet.lanes(), reason=unet.NO_VECTORS)
 
 GAIN = np.array([37], np.float32)
 # Winograd's F(4x4, 3x3) multiplies by up to 8 and subtracts: a few bits of FP32's 24 are lost (Lavin and Gray, 2015).

@@ -37,7 +37,7 @@ const ov::op::v0::Constant& found(const Constants& constants, const std::string&
     return *constant->second;
 }
 
-std::shared_ptr<const UNet> made(const std::string& folder, bool& wants_original) {
+std::shared_ptr<const UNet> made(const std::string& folder) {
     std::shared_ptr<ov::Model> model = openvino_core().read_model(folder + "/model.xml");
     Constants constants;
     for (const auto& op : model->get_ops())
@@ -56,28 +56,26 @@ std::shared_ptr<const UNet> made(const std::string& folder, bool& wants_original
     shape.inputs = (int32_t)found(constants, "conv1_1.weight").get_shape()[1];
     shape.outputs = (int32_t)found(constants, "conv10_1.weight").get_shape()[0];
     if (!exposure_unet_takes(&shape, floats.data())) throw std::runtime_error("the engine's model is no U-Net" + REBUILD);
-    wants_original = shape.inputs == 12;
     UNet* unet = exposure_unet_new(&shape, parameters.data(), 16);
     if (!unet) throw std::bad_alloc();
     return {unet, [](const UNet* made) { exposure_unet_free(const_cast<UNet*>(made)); }};
 }
 
 // One for all instances of a process: a network in Winograd's domain is four times as large as its file.
-std::shared_ptr<const UNet> shared(const std::string& folder, const std::string& checkpoint, bool& wants_original) {
+std::shared_ptr<const UNet> shared(const std::string& folder, const std::string& checkpoint) {
     static std::mutex mutex;
-    static std::map<std::string, std::pair<std::weak_ptr<const UNet>, bool>> known;
+    static std::map<std::string, std::weak_ptr<const UNet>> known;
     std::lock_guard<std::mutex> lock(mutex);
-    auto& [unet, original] = known[folder + " of " + checkpoint];
+    std::weak_ptr<const UNet>& unet = known[folder + " of " + checkpoint];
     std::shared_ptr<const UNet> held = unet.lock();
-    if (!held) unet = held = made(folder, original);
-    wants_original = original;
+    if (!held) unet = held = made(folder);
     return held;
 }
 
 }  // namespace
 
 UNetEngine::UNetEngine(const std::string& folder, const std::string& checkpoint, int64_t usual_pixels, int threads)
-    : unet_(shared(folder, checkpoint, wants_original_)),
+    : unet_(shared(folder, checkpoint)),
       memory_(exposure_unet_memory_new(), exposure_unet_memory_free),
       kept_(std::max(KEPT_PIXELS, usual_pixels)),
       threads_(threads) {

@@ -15,10 +15,9 @@ class UNetEngine : public Engine {
     void infer(const float* image, const float* photon_gain, const float* original, int64_t height, int64_t width,
                float* clean) override;
 
-    bool wants_original() const override { return wants_original_; }
+    bool wants_original() const override { return exposure_unet_inputs(unet_.get()) == 12; }
 
   private:
-    bool wants_original_ = false;
     std::shared_ptr<const UNet> unet_;  // of all instances
     std::unique_ptr<UNetMemory, void (*)(UNetMemory*)> memory_;
     int64_t kept_;

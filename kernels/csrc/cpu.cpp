@@ -1,30 +1,18 @@
 // The kernels on a CPU: plain loops over rows, split among threads. Which thread computes a row changes nothing.
 #include <algorithm>
-#include <exception>
-#include <thread>
-#include <vector>
 
 #include "kernels.h"
 #include "schedule.h"
 #include "strip.h"
+#include "threads.h"
 
 template <class Row>
 static void for_each_row(int32_t rows, int32_t threads, Row row) {
-    auto some = [&](int32_t first, int32_t last) {
+    int64_t parts = std::max(threads, 1);
+    on_threads(threads, [&](int32_t t) {
+        int32_t first = (int32_t)(rows * t / parts), last = (int32_t)(rows * (t + 1) / parts);
         for (int32_t i = first; i < last; i++) row(i);
-    };
-    std::vector<std::thread> others;
-    others.reserve(std::max(threads, 1));
-    for (int32_t t = 1; t < threads; t++) {
-        int32_t first = (int32_t)((int64_t)rows * t / threads), last = (int32_t)((int64_t)rows * (t + 1) / threads);
-        try {
-            others.emplace_back(some, first, last);
-        } catch (const std::exception&) {  // no thread to be had, or no memory for it: do its rows here
-            some(first, last);
-        }
-    }
-    some(0, (int32_t)((int64_t)rows / std::max(threads, 1)));
-    for (auto& other : others) other.join();
+    });
 }
 
 template <class Plane>

@@ -6,12 +6,11 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <exception>
 #include <memory>
 #include <new>
-#include <thread>
 #include <vector>
 
+#include "threads.h"
 #include "weights.h"
 
 namespace {
@@ -50,17 +49,9 @@ void for_each_block(UNetMemory& memory, int64_t blocks, int64_t scratch, int32_t
     auto began = std::chrono::steady_clock::now();
     memory.make_room_for(most, scratch);
     std::atomic<int64_t> next{0};
-    auto work = [&](int32_t t) {
+    on_threads(most, [&](int32_t t) {
         for (int64_t block; (block = next++) < blocks;) compute(block, memory.scratch[t].get());
-    };
-    std::vector<std::thread> others;
-    others.reserve(most);
-    try {
-        for (int32_t t = 1; t < most; t++) others.emplace_back(work, t);
-    } catch (const std::exception&) {  // no thread to be had, or no memory for it: those that are there do the rest
-    }
-    work(0);
-    for (auto& other : others) other.join();
+    });
     memory.seconds.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count());
 }
 
@@ -260,6 +251,8 @@ UNet* exposure_unet_new(const UNetShape* shape, const float* const* parameters, 
         return nullptr;
     }
 }
+
+int32_t exposure_unet_inputs(const UNet* unet) { return unet->shape.inputs; }
 
 void exposure_unet_free(UNet* unet) { delete unet; }
 

@@ -21,6 +21,7 @@ int32_t exposure_unet_takes(const UNetShape* shape, const int64_t* floats);
 // parameters: weight and bias of each layer as torch holds them, copied. most_lanes: of the vectors, 16 but for tests.
 // Returns nullptr where memory does not suffice or the processor cannot run it.
 UNet* exposure_unet_new(const UNetShape* shape, const float* const* parameters, int32_t most_lanes);
+int32_t exposure_unet_inputs(const UNet* unet);  // of its shape
 void exposure_unet_free(UNet* unet);
 // Where passes keep their images between layers, so that the next one need not ask the system again: one for all passes
 // that run one after the other, of whatever network. nullptr where there is no memory.
