@@ -69,6 +69,7 @@ def write_dng(
     noise_reduction: float | None = None,
     preview: NDArray[np.uint8] | None = None,
     made_with: str = "",
+    compressed: bool = True,
 ) -> None:
     """Write `mosaic` ([H, W] DN) with lossless compression, described as `file` is, in its byte order.
 
@@ -76,7 +77,7 @@ def write_dng(
     since it describes another exposure. noise_reduction: what the NoiseReductionApplied tag says, 0 to 1.
     preview: [h, w, 3] sRGB; the first directory is then that of the picture, as other programs expect, and the mosaic
     is below it. made_with: stands behind the program's name in Software, which every reader shows; ImageHistory, made
-    for it, is no standard tag of a DNG (`exiftool -validate`).
+    for it, is no standard tag of a DNG (`exiftool -validate`). compressed: or not, for a file that is read once.
     """
     told, metadata = software_told(made_with), with_exposure(file, file.metadata or Metadata("<"))
     first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])
@@ -88,10 +89,10 @@ def write_dng(
     order: Literal["<", ">"] = ">" if metadata.order == ">" else "<"
     with tifffile.TiffWriter(path, byteorder=order) as tif:
         if preview is None:
-            _write_mosaic(tif, mosaic, [*sensor, *first], told)
+            _write_mosaic(tif, mosaic, [*sensor, *first], told, compressed)
         else:
             _write_preview(tif, preview, first, told)
-            _write_mosaic(tif, mosaic, sensor, "")
+            _write_mosaic(tif, mosaic, sensor, "", compressed)
     append_directories(path, metadata)
 
 
@@ -126,24 +127,29 @@ def _write_preview(tif: tifffile.TiffWriter, preview: NDArray[np.uint8], tags: l
     )
 
 
-def _write_mosaic(tif: tifffile.TiffWriter, mosaic: NDArray[np.uint16], tags: list[Tag], software: str) -> None:
+def _write_mosaic(
+    tif: tifffile.TiffWriter, mosaic: NDArray[np.uint16], tags: list[Tag], software: str, compressed: bool
+) -> None:
     """The directory of the CFA picture."""
     height, width = mosaic.shape
     # LibRaw misreads tiles that are wider than the picture, and those of two components that are half as wide.
     columns = TILE // 2 if width == 2 * TILE else TILE
     tile = min(TILE, height // 16 * 16), min(columns, width // 16 * 16)
+    parts = iter([mosaic.astype(f"{tif.tiff.byteorder}u2").tobytes()])
+    layout: dict[str, Any] = {"rowsperstrip": height}
+    if compressed:
+        parts = _tiles(mosaic, tile)
+        layout = {"tile": tile, "compression": JPEG, "bitspersample": 16}  # tifffile takes JPEG for 12 or 8 bits
     tif.write(
-        _tiles(mosaic, tile),
+        parts,
         shape=mosaic.shape,
         dtype=np.uint16,
-        bitspersample=16,  # tifffile takes JPEG for 12 or 8 bits
         photometric="cfa",
-        compression=JPEG,
-        tile=tile,
         subfiletype=0,
         metadata=None,
         software=software,
         extratags=tags,
+        **layout,
     )
 
 

@@ -191,7 +191,7 @@ def render(
 
 def _black_of_colours(raw: Any, sensor: Sensor) -> list[int]:
     """Of LibRaw's colours R, G, B and the other G; rounded, where LibRaw itself cuts a DNG's fractions off."""
-    cells = raw.raw_colors_visible[:2, :2].ravel()
+    cells = _colours_of_cell(raw).ravel()
     black = np.array(sensor.black)
     return [round(float(black[cells == colour].mean() if colour in cells else black.mean())) for colour in range(4)]
 
@@ -276,7 +276,7 @@ def _heap_filled_with(byte: int) -> Iterator[None]:
 
 def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, NDArray[np.uint16]]:
     """Black of the four cells, a DNG's as its tags tell, and the mosaic without what deviates from it."""
-    b0, b1, b2, b3 = (float(raw.black_level_per_channel[colour]) for colour in raw.raw_colors_visible[:2, :2].ravel())
+    b0, b1, b2, b3 = (float(raw.black_level_per_channel[colour]) for colour in _colours_of_cell(raw).ravel())
     known = b0, b1, b2, b3
     if "DNGVersion" not in tags:
         return known, mosaic
@@ -297,7 +297,7 @@ def _levelled(raw: Any, mosaic: NDArray[np.uint16], tags: Tags) -> tuple[Black, 
 
 
 def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
-    pattern = raw.raw_colors_visible[:2, :2]  # 3 is the green of blue's rows
+    pattern = _colours_of_cell(raw)
     if sorted(pattern.ravel()) not in ([0, 1, 1, 2], [0, 1, 2, 3]):
         raise RawFileError("its colour filter array is not 2x2 Bayer (quad Bayer or the like)")
     try:
@@ -312,6 +312,12 @@ def _sensor(raw: Any, mosaic: NDArray[np.uint16], black: Black) -> Sensor:
     if empty > MOST_DEAD_ROWS:
         raise RawFileError(f"parts of its data are missing: {empty} rows read 0 DN, where black is {min(black):g}")
     return sensor
+
+
+def _colours_of_cell(raw: Any) -> NDArray[np.int_]:
+    """LibRaw's colours of the mosaic's first 2x2 pixels; 3 is the green of blue's rows."""
+    top, left = raw.sizes.top_margin, raw.sizes.left_margin  # raw_colors_visible would be made for the whole frame
+    return np.array([[raw.raw_color(top + row, left + column) for column in (0, 1)] for row in (0, 1)])
 
 
 def _white_balance(raw: Any) -> tuple[float, float, float] | None:

@@ -4,6 +4,8 @@ Only a file that was read whole here is developed, for pictures, in the process 
 """
 
 import contextlib
+import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -14,6 +16,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
+
+import numpy as np
 
 from . import rawfile
 from .rawfile import RawFile, RawFileError
@@ -52,7 +56,7 @@ class Reader:
             if not pipe.poll(READ_TIMEOUT_S):
                 self._stop()
                 raise RawFileError(f"LibRaw is still busy with it after {READ_TIMEOUT_S:g} s")
-            answer = pipe.recv()
+            answer = _received(pipe)
         except (EOFError, ConnectionError) as error:
             self._stop()
             raise RawFileError("LibRaw crashed on it") from error
@@ -144,7 +148,32 @@ def _serve(pipe: Connection) -> None:
                 answer = error
             except Exception as error:  # an odd file must not end the child
                 answer = RawFileError(f"it cannot be read ({error!r})")
-            pipe.send(answer)
+            _send(pipe, answer)
+
+
+def _send(pipe: Connection, answer: object) -> None:
+    """As the pipe's own `send`, but for arrays: without copies, they follow the rest as they lie in memory."""
+    arrays: list[pickle.PickleBuffer] = []
+    pipe.send_bytes(pickle.dumps(answer, protocol=5, buffer_callback=arrays.append))
+    pipe.send([array.raw().nbytes for array in arrays])
+    for array in arrays:
+        rest = array.raw()
+        while rest.nbytes:
+            rest = rest[os.write(pipe.fileno(), rest) :]
+
+
+def _received(pipe: Connection) -> Any:
+    """What `_send` sends. Raises EOFError where it ends too soon."""
+    answer, sizes = pipe.recv_bytes(), pipe.recv()
+    arrays = [np.empty(size, np.uint8) for size in sizes]
+    for array in arrays:
+        rest = array.data
+        while rest.nbytes:
+            count = os.readv(pipe.fileno(), [rest])
+            if not count:
+                raise EOFError
+            rest = rest[count:]
+    return pickle.loads(answer, buffers=arrays)
 
 
 if __name__ == "__main__":
