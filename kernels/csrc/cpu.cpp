@@ -57,8 +57,9 @@ static void count_line(const Field& f, int32_t line, Mean mean, Use use) {
     static const CountStrip count_strip = widest_count_strip();
     Strip strip;
     for (int32_t first = 0; first < f.width; first += STRIP) {
-        int32_t n = std::min<int32_t>(STRIP, f.width - first);
-        for (int32_t i = 0; i < STRIP; i++) strip.mean[i] = i < n ? std::max(0.0f, mean(first + i)) : 0.0f;
+        int32_t n = strip.n = std::min<int32_t>(STRIP, f.width - first);
+        for (int32_t i = 0; i < n; i++) strip.mean[i] = std::max(0.0f, mean(first + i));
+        std::fill(strip.mean + n, strip.mean + STRIP, 0.0f);
         count_strip(strip, stream_at(f, line, first));
         for (int32_t i = 0; i < n; i++) use(first + i, strip.count[i]);
     }

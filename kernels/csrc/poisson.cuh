@@ -57,29 +57,44 @@ HD float log_pmf(float k, float mean) {
 }
 
 // Transformed rejection with squeeze (PTRS), Hoermann 1993, "The transformed rejection method for generating Poisson
-// random variables": a proposal from u in (-0.5, 0.5), and whether v in (0, 1) accepts it; fewer than 30 % are rejected.
+// random variables": a proposal from u in (-0.5, 0.5), and whether v in (0, 1) accepts it, where that is told at once.
 struct Proposal {
     float k;
-    bool accepted;
+    bool accepted, rejected;
 };
 
-HD Proposal propose(float mean, float u, float v) {
+struct Hat {
+    float a, b;
+};
+
+HD Hat hat_over(float mean) {
     float b = 0.931f + 2.53f * sqrtf(mean);
-    float a = -0.059f + 0.02483f * b;
-    float s = 0.5f - fabsf(u);
-    float k = floorf((2.0f * a / s + b) * u + mean + 0.43f);
-    if (s >= 0.07f && v <= 0.9277f - 3.6224f / (b - 2.0f)) return {k, true};
-    if (k < 0.0f || (s < 0.013f && v > s)) return {k, false};
-    float inverse_alpha = 1.1239f + 1.1328f / (b - 3.4f);
-    float left = log_positive(v * inverse_alpha / (a / (s * s) + b));
-    return {k, left <= (k < 1.0f ? -mean : log_pmf(k, mean))};
+    return {-0.059f + 0.02483f * b, b};
 }
 
+HD Proposal propose(float mean, float u, float v) {
+    Hat hat = hat_over(mean);
+    float s = 0.5f - fabsf(u);
+    float k = floorf((2.0f * hat.a / s + hat.b) * u + mean + 0.43f);
+    bool accepted = s >= 0.07f && v <= 0.9277f - 3.6224f / (hat.b - 2.0f);
+    return {k, accepted, !accepted && (k < 0.0f || (s < 0.013f && v > s))};
+}
+
+// Whether v accepts k where it is not told at once; in all, fewer than 30 % are rejected.
+HD bool accepts(float mean, float u, float v, float k) {
+    Hat hat = hat_over(mean);
+    float s = 0.5f - fabsf(u), inverse_alpha = 1.1239f + 1.1328f / (hat.b - 3.4f);
+    float left = log_positive(v * inverse_alpha / (hat.a / (s * s) + hat.b));
+    return left <= (k < 1.0f ? -mean : log_pmf(k, mean));
+}
+
+enum { MOST_ATTEMPTS = 64 };  // then the mean is taken; no stream is known that needs so many
+
 HD float poisson_by_rejection(float mean, Stream& stream) {
-    for (int attempt = 0; attempt < 64; attempt++) {
+    for (int attempt = 0; attempt < MOST_ATTEMPTS; attempt++) {
         float u = stream.growing() - 0.5f, v = stream.uniform();
         Proposal proposal = propose(mean, u, v);
-        if (proposal.accepted) return proposal.k;
+        if (proposal.accepted || (!proposal.rejected && accepts(mean, u, v, proposal.k))) return proposal.k;
     }
     return floorf(mean);
 }

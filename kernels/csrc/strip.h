@@ -3,82 +3,115 @@
 #pragma once
 #include "poisson.cuh"
 
-enum { STRIP = 64 };            // pixels: their numbers stay in the nearest cache
-enum { FEW_OPEN = STRIP / 8 };  // counts that are found sooner one by one
+enum { STRIP = 256 };    // pixels at most: their numbers stay in the nearest cache
+enum { SEARCHED = 64 };  // that are searched for together, until the last is found
+enum { AT_ONCE = 16 };   // as many as the widest vector holds: loops go on to a multiple, and have no remainder
 
 struct Strip {
-    float mean[STRIP];               // in: 0 to 2^24
-    float count[STRIP];              // out
-    uint32_t words[4][STRIP];        // a pixel's first block of random numbers: two pairs
-    float growing[STRIP], v[STRIP];  // the pair at hand
-    int32_t open[STRIP];             // whether the count is still to be found
+    int32_t n;           // in: pixels
+    float mean[STRIP];   // in: 0 to 2^24; 0 behind the last
+    float count[STRIP];  // out
 };
 
-HD void draw_pair(Strip& strip, int pair, bool mirrored) {
-    for (int i = 0; i < STRIP; i++) {
-        float u = uniform_from(strip.words[2 * pair][i]);
-        strip.growing[i] = mirrored ? 1.0f - u : u;
-        strip.v[i] = uniform_from(strip.words[2 * pair + 1][i]);
+// Pixels that take the same attempt, one after the other, wherever they lie in the strip.
+struct Attempts {
+    int32_t n;
+    int32_t pixel[STRIP];
+    float mean[STRIP], growing[STRIP], v[STRIP];
+};
+
+HD int32_t up_to(int32_t n, int32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+HD void draw(Attempts& all, const Stream& first, uint32_t attempt) {
+    uint32_t words[4][STRIP], column = first.counter.w[0], row = first.counter.w[1], plane = first.counter.w[2];
+    int32_t n = up_to(all.n, AT_ONCE), pair = 2 * (attempt % 2);  // a block of random numbers is enough for two attempts
+    for (int32_t i = 0; i < n; i++) {
+        Words block = philox({{column + (uint32_t)all.pixel[i], row, plane, attempt / 2}}, first.key0, first.key1);
+        for (int j = 0; j < 4; j++) words[j][i] = block.w[j];
+    }
+    for (int32_t i = 0; i < n; i++) {
+        float u = uniform_from(words[pair][i]);
+        all.growing[i] = first.mirrored ? 1.0f - u : u;
+        all.v[i] = uniform_from(words[pair + 1][i]);
     }
 }
 
-HD void search_all(Strip& strip) {
-    float mean[STRIP], k[STRIP], term[STRIP], sum[STRIP];
-    for (int i = 0; i < STRIP; i++) {
-        mean[i] = strip.mean[i] < INVERSION_BELOW ? strip.mean[i] : 0.0f;  // 0 is found at once
+// The counts of means below INVERSION_BELOW; of others, 0.
+HD void search(const float* means, const float* growing, float* count) {
+    float mean[SEARCHED], term[SEARCHED], sum[SEARCHED];
+    for (int i = 0; i < SEARCHED; i++) {
+        mean[i] = means[i] < INVERSION_BELOW ? means[i] : 0.0f;  // 0 is found at once
         Search start = search_from_0(mean[i]);
-        k[i] = start.k, term[i] = start.term, sum[i] = start.sum;
+        count[i] = start.k, term[i] = start.term, sum[i] = start.sum;
     }
     for (int32_t more = 1; more;) {
         more = 0;
-        for (int i = 0; i < STRIP; i++) {
-            Search at = {k[i], term[i], sum[i]};
-            more |= advance(at, strip.growing[i], mean[i]);
-            k[i] = at.k, term[i] = at.term, sum[i] = at.sum;
+        for (int i = 0; i < SEARCHED; i++) {
+            Search at = {count[i], term[i], sum[i]};
+            more |= advance(at, growing[i], mean[i]);
+            count[i] = at.k, term[i] = at.term, sum[i] = at.sum;
         }
     }
-    for (int i = 0; i < STRIP; i++) strip.count[i] = k[i];
 }
 
-// Returns how many counts stay open.
-HD int32_t propose_all(Strip& strip) {
-    float k[STRIP];
-    int32_t accepted[STRIP], open = 0;
-    for (int i = 0; i < STRIP; i++) {
-        float mean = strip.mean[i] < INVERSION_BELOW ? INVERSION_BELOW : strip.mean[i];
-        Proposal proposal = propose(mean, strip.growing[i] - 0.5f, strip.v[i]);
+// The places of what is marked, one after the other; returns how many. Behind them, to the whole vector, stands any.
+HD int32_t places(const int32_t* marked, int32_t n, int32_t* place) {
+    int32_t found = 0;
+    for (int32_t i = 0; i < n; i++) {
+        place[found] = i;
+        found += marked[i];
+    }
+    for (int32_t i = found; i < up_to(found, AT_ONCE); i++) place[i] = 0;
+    return found;
+}
+
+// One attempt of each: counts are found, or the pixel stays.
+HD void attempt_all(Attempts& all, float* count) {
+    float k[STRIP], mean[STRIP], growing[STRIP], v[STRIP], proposed[STRIP];
+    int32_t open[STRIP], unsure[STRIP], place[STRIP], accepted[STRIP];
+    for (int32_t i = 0; i < up_to(all.n, AT_ONCE); i++) {
+        Proposal proposal = propose(all.mean[i], all.growing[i] - 0.5f, all.v[i]);
         k[i] = proposal.k;
-        accepted[i] = proposal.accepted;
+        open[i] = !proposal.accepted;
+        unsure[i] = !(proposal.accepted | proposal.rejected);
     }
-    for (int i = 0; i < STRIP; i++) {
-        strip.count[i] = strip.open[i] ? k[i] : strip.count[i];
-        strip.open[i] &= !accepted[i];
-        open += strip.open[i];
+    int32_t unsures = places(unsure, all.n, place);
+    for (int32_t i = 0; i < up_to(unsures, AT_ONCE); i++) {
+        int32_t at = place[i];
+        mean[i] = all.mean[at], growing[i] = all.growing[at], v[i] = all.v[at], proposed[i] = k[at];
     }
-    return open;
+    for (int32_t i = 0; i < up_to(unsures, AT_ONCE); i++)
+        accepted[i] = accepts(mean[i], growing[i] - 0.5f, v[i], proposed[i]);
+    for (int32_t i = 0; i < unsures; i++) open[place[i]] = !accepted[i];
+    for (int32_t i = 0; i < all.n; i++) count[all.pixel[i]] = k[i];
+    all.n = places(open, all.n, place);
+    for (int32_t i = 0; i < up_to(all.n, AT_ONCE); i++)
+        all.pixel[i] = all.pixel[place[i]], all.mean[i] = all.mean[place[i]];
 }
 
 // The counts of a strip whose first pixel has the stream `first`; the others follow it in the same row.
 HD void count_all(Strip& strip, const Stream& first) {
-    Words start = first.counter;
-    for (int i = 0; i < STRIP; i++) {
-        Words words = philox({{start.w[0] + (uint32_t)i, start.w[1], start.w[2], 0}}, first.key0, first.key1);
-        for (int j = 0; j < 4; j++) strip.words[j][i] = words.w[j];
+    Attempts all;
+    int32_t large[STRIP], place[STRIP], n = up_to(strip.n, SEARCHED);
+    for (int32_t i = 0; i < n; i++) {
+        all.pixel[i] = i, all.mean[i] = strip.mean[i];
+        large[i] = strip.mean[i] >= INVERSION_BELOW;
     }
-    int32_t open = 0;
-    for (int i = 0; i < STRIP; i++) open += strip.open[i] = strip.mean[i] >= INVERSION_BELOW;
-    draw_pair(strip, 0, first.mirrored);
-    if (open < STRIP) search_all(strip);
-    for (int pair = 0; open > FEW_OPEN && pair < 2; pair++) {
-        if (pair) draw_pair(strip, pair, first.mirrored);
-        open = propose_all(strip);
-    }
-    for (int i = 0; i < STRIP; i++)
-        if (strip.open[i]) {
-            Stream stream = first;
-            stream.counter.w[0] += (uint32_t)i;
-            strip.count[i] = poisson(strip.mean[i], stream);
+    all.n = n;
+    draw(all, first, 0);
+    all.n = places(large, n, place);
+    if (all.n < n) {
+        for (int32_t i = 0; i < n; i += SEARCHED) search(strip.mean + i, all.growing + i, strip.count + i);
+        for (int32_t i = 0; i < up_to(all.n, AT_ONCE); i++) {
+            int32_t at = place[i];
+            all.pixel[i] = at, all.mean[i] = all.mean[at], all.growing[i] = all.growing[at], all.v[i] = all.v[at];
         }
+    }
+    for (uint32_t attempt = 0; all.n && attempt < MOST_ATTEMPTS; attempt++) {
+        if (attempt) draw(all, first, attempt);
+        attempt_all(all, strip.count);
+    }
+    for (int32_t i = 0; i < all.n; i++) strip.count[all.pixel[i]] = floorf(all.mean[i]);
 }
 
 // The machine at hand takes the widest vectors that it knows.
@@ -86,7 +119,7 @@ typedef void (*CountStrip)(Strip& strip, const Stream& first);
 
 static void count_one_by_one(Strip& strip, const Stream& first) {
     Stream stream = first;
-    for (int i = 0; i < STRIP; i++, stream.counter.w[0]++) strip.count[i] = poisson(strip.mean[i], stream);
+    for (int i = 0; i < strip.n; i++, stream.counter.w[0]++) strip.count[i] = poisson(strip.mean[i], stream);
 }
 
 #ifdef __x86_64__
