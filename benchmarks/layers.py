@@ -49,7 +49,5 @@ def _kind(stage: str) -> str:
     if stage.startswith("upv"):
         return "transposed convolutions"
     number = int(stage.removeprefix("conv").partition("_")[0])
-    if number == 2 * LEVELS:
-        return "last convolution, blend"
     level = min(number, 2 * LEVELS - number)
     return f"3x3 convolutions, sides / {2 ** (level - 1)}"

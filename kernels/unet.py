@@ -96,10 +96,10 @@ class UNetEngine:
         return clean
 
     def stage_seconds(self) -> dict[str, float]:
-        """What the stages of the last pass took: "inputs", put together, and each layer."""
-        seconds = (ctypes.c_double * (1 + len(LAYERS)))()
+        """What the stages of the last pass took: "inputs", put together, and each layer, the last two as one."""
+        seconds = (ctypes.c_double * len(LAYERS))()
         count = library().exposure_unet_seconds(self._memory, seconds)
-        return dict(zip(("inputs", *LAYERS), seconds[:count], strict=False))
+        return dict(zip(("inputs", *LAYERS[:-1]), seconds[:count], strict=False))
 
     def __del__(self) -> None:
         for name, pointer in (("exposure_unet_free", "_unet"), ("exposure_unet_memory_free", "_memory")):

@@ -56,8 +56,8 @@ int main() {
                                            1 + bits() % 4, bits() % 2 ? 0 : 4000))
                         return 1;
                     if (*std::min_element(clean.begin(), clean.end()) < 0) return 1;
-                    std::vector<double> seconds(1 + UNET_LAYERS);
-                    if (exposure_unet_seconds(memory, seconds.data()) != 1 + UNET_LAYERS) return 1;
+                    std::vector<double> seconds(UNET_LAYERS);
+                    if (exposure_unet_seconds(memory, seconds.data()) != UNET_LAYERS) return 1;
                 }
                 exposure_unet_free(unet);
                 exposure_unet_memory_free(memory);

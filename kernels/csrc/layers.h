@@ -10,12 +10,22 @@ struct Image {
     int32_t height, width, channels;
 };
 
+// The last 1x1 convolution and the adaptive residual layer.
+struct Last {
+    const float *weights, *bias;  // weights: [inputs, PANEL]
+    int32_t outputs;              // 9: mask, direct estimate, residual; or 4, the estimate
+    const float* image;           // [4, h, w]
+    float* clean;                 // [4, h, w]
+};
+
 // A 3x3 convolution of one or two images side by side, leaky ReLU, and on demand 2x2 maxima of the result.
 struct Conv3x3 {
-    Image sources[2];  // the second without data where there is one
+    Image sources[2];             // the second without data where there is one
     const float *weights, *bias;  // weights: [36, outputs / PANEL, inputs, PANEL], in Winograd's domain
+    int32_t inputs;               // what the sources have beyond is 0
     Image target;
-    float* pooled;  // [h / 2, w / 2, c] or nullptr
+    float* pooled;     // [h / 2, w / 2, c] or nullptr
+    const Last* last;  // or nullptr; else it is computed at once, and the target not stored. Sides: multiples of 4
 };
 
 // A transposed 2x2 convolution of stride 2: each pixel becomes four.
@@ -23,15 +33,6 @@ struct Up2x2 {
     Image source;
     const float *weights, *bias;  // weights: [4, outputs / PANEL, inputs, PANEL]
     Image target;
-};
-
-// The last 1x1 convolution and the adaptive residual layer.
-struct Last {
-    Image source;
-    const float *weights, *bias;  // weights: [inputs, PANEL]
-    int32_t outputs;              // 9: mask, direct estimate, residual; or 4, the estimate
-    const float* image;           // [4, h, w]
-    float* clean;                 // [4, h, w]
 };
 
 // What one kind of processor offers. A block needs `scratch` floats of its thread's own.
@@ -42,8 +43,6 @@ struct Layers {
     int64_t (*up2x2_blocks)(const Up2x2& layer);
     int64_t (*up2x2_scratch)(const Up2x2& layer);
     void (*up2x2)(const Up2x2& layer, int64_t block, float* scratch);
-    int64_t (*last_blocks)(const Last& layer);
-    void (*last)(const Last& layer, int64_t block);
 };
 
 extern const Layers layers_avx2, layers_avx512;

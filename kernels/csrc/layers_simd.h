@@ -85,25 +85,30 @@ inline void transform_tile(const Image& image, int32_t top, int32_t left, float*
     }
 }
 
-// One tile out of the domain, m: [36, outputs]; bias, leaky ReLU, and the maxima where they are asked for.
-inline void finish_tile(const Conv3x3& layer, const float* m, int32_t top, int32_t left) {
+// One tile out of the domain, m: [36, outputs]; bias and leaky ReLU. A vector of outputs, from the one at c on.
+inline void results_of_tile(const Conv3x3& layer, const float* m, int32_t c, Lanes result[OUT][OUT]) {
+    Lanes half[OUT][IN], bias = load(layer.bias + c);
+    for (int x = 0; x < IN; x++) {
+        Lanes column[IN], y[OUT];
+        for (int i = 0; i < IN; i++) column[i] = load(m + (i * IN + x) * (int64_t)layer.target.channels + c);
+        out_of_domain(column, y);
+        for (int i = 0; i < OUT; i++) half[i][x] = y[i];
+    }
+    for (int y = 0; y < OUT; y++) {
+        out_of_domain(half[y], result[y]);
+        for (int x = 0; x < OUT; x++) {
+            result[y][x] += bias;
+            result[y][x] = larger(result[y][x], all(0.2f) * result[y][x]);
+        }
+    }
+}
+
+// A tile to where it belongs, and the maxima where they are asked for.
+inline void store_tile(const Conv3x3& layer, const float* m, int32_t top, int32_t left) {
     const Image& target = layer.target;
     for (int32_t c = 0; c < target.channels; c += LANES) {
-        Lanes half[OUT][IN], bias = load(layer.bias + c);
-        for (int x = 0; x < IN; x++) {
-            Lanes column[IN], y[OUT];
-            for (int i = 0; i < IN; i++) column[i] = load(m + (i * IN + x) * (int64_t)target.channels + c);
-            out_of_domain(column, y);
-            for (int i = 0; i < OUT; i++) half[i][x] = y[i];
-        }
         Lanes result[OUT][OUT];
-        for (int y = 0; y < OUT; y++) {
-            out_of_domain(half[y], result[y]);
-            for (int x = 0; x < OUT; x++) {
-                result[y][x] += bias;
-                result[y][x] = larger(result[y][x], all(0.2f) * result[y][x]);
-            }
-        }
+        results_of_tile(layer, m, c, result);
         int64_t rows = least(OUT, target.height - top), columns = least(OUT, target.width - left);
         for (int y = 0; y < rows; y++)
             for (int x = 0; x < columns; x++)
@@ -115,6 +120,63 @@ inline void finish_tile(const Conv3x3& layer, const float* m, int32_t top, int32
                 store(layer.pooled + at * target.channels + c, larger(above, below));
             }
     }
+}
+
+// What is not a number stays so in both: the accuracy gate looks for it.
+inline float sigmoid(float x) {
+    float size = x < 0 ? -x : x, e = exp_negative(size < 80 ? size : 80);
+    return x != x ? x : (x < 0 ? e : 1.0f) / (1.0f + e);
+}
+
+inline float within(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }
+
+enum { PIXELS = FEW * OUT * OUT };  // that the last layer takes together: a multiple of ROWS
+
+// pixels: [PIXELS, inputs]; image, clean: those of the pixels.
+inline void last(const Last& layer, const float* pixels, int32_t inputs, const float image[4][PIXELS],
+                 float clean[4][PIXELS]) {
+    float by_pixel[PIXELS][PANEL], output[PANEL][PIXELS], mask[PIXELS];
+    product(pixels, inputs, PIXELS, layer.weights, inputs, PANEL, layer.bias, by_pixel[0], PANEL);
+    for (int32_t n = 0; n < layer.outputs; n++)
+        for (int32_t i = 0; i < PIXELS; i++) output[n][i] = by_pixel[i][n];
+    bool adaptive = layer.outputs == 9;
+    for (int32_t i = 0; adaptive && i < PIXELS; i++) mask[i] = sigmoid(output[0][i]);
+    for (int32_t plane = 0; plane < 4; plane++) {
+        const float *direct = output[adaptive + plane], *residual = output[5 * adaptive + plane];
+        for (int32_t i = 0; !adaptive && i < PIXELS; i++) clean[plane][i] = within(direct[i]);
+        for (int32_t i = 0; adaptive && i < PIXELS; i++)
+            clean[plane][i] = mask[i] * within(direct[i]) + (1 - mask[i]) * within(image[plane][i] + residual[i]);
+    }
+}
+
+// The last layer over FEW tiles, m, of which the first `tiles` are there, from the one with number `first` on.
+// pixels: room for [PIXELS, channels].
+inline void finish_tiles(const Conv3x3& layer, const float* m, int64_t m_stride, int64_t first, int64_t tiles,
+                         float* pixels) {
+    const Image& target = layer.target;
+    int64_t size = (int64_t)target.height * target.width, across = target.width / OUT;
+    float image[4][PIXELS] = {}, clean[4][PIXELS];
+    auto each_row = [&](auto work) {  // work(where the row of a tile begins in an image, and among the pixels)
+        for (int64_t i = 0; i < tiles; i++)
+            for (int64_t y = 0; y < OUT; y++)
+                work(((first + i) / across * OUT + y) * target.width + (first + i) % across * OUT, (i * OUT + y) * OUT);
+    };
+    for (int64_t i = 0; i < tiles; i++)
+        for (int32_t c = 0; c < target.channels; c += LANES) {
+            Lanes result[OUT][OUT];
+            results_of_tile(layer, m + i * m_stride, c, result);
+            for (int p = 0; p < OUT * OUT; p++)
+                store(pixels + (i * OUT * OUT + p) * target.channels + c, result[p / OUT][p % OUT]);
+        }
+    for (int plane = 0; plane < 4; plane++)
+        each_row([&](int64_t from, int64_t to) {
+            for (int x = 0; x < OUT; x++) image[plane][to + x] = layer.last->image[plane * size + from + x];
+        });
+    last(*layer.last, pixels, target.channels, image, clean);
+    for (int plane = 0; plane < 4; plane++)
+        each_row([&](int64_t to, int64_t from) {
+            for (int x = 0; x < OUT; x++) layer.last->clean[plane * size + to + x] = clean[plane][from + x];
+        });
 }
 
 inline int32_t depth_of(const Conv3x3& layer) {
@@ -155,26 +217,28 @@ void conv3x3(const Conv3x3& layer, int64_t block, float* scratch) {
         }
     }
     for (int p = 0; p < PRODUCTS; p++)  // of the rows behind the last tile, nobody reads the products
-        product(v + (int64_t)p * depth, v_stride, tiles, layer.weights + (int64_t)p * depth * target.channels, depth,
-                target.channels, nullptr, m + (int64_t)p * target.channels, m_stride);
-    for (int64_t tile = first; tile < last; tile++)
-        finish_tile(layer, m + (tile - first) * m_stride, (int32_t)(tile / across) * OUT, (int32_t)(tile % across) * OUT);
+        product(v + (int64_t)p * depth, v_stride, tiles, layer.weights + (int64_t)p * layer.inputs * target.channels,
+                layer.inputs, target.channels, nullptr, m + (int64_t)p * target.channels, m_stride);
+    for (int64_t tile = first; tile < last && !layer.last; tile++)
+        store_tile(layer, m + (tile - first) * m_stride, (int32_t)(tile / across) * OUT, (int32_t)(tile % across) * OUT);
+    for (int64_t tile = first; tile < last && layer.last; tile += FEW)
+        finish_tiles(layer, m + (tile - first) * m_stride, m_stride, tile, least(FEW, last - tile), v);
 }
 
-enum { PIXELS = 84 };  // of a block of the other layers: a multiple of both ROWS
+enum { SMALL = 84 };  // pixels of a block: a multiple of both ROWS
 
 inline int64_t pixels_of(const Image& image) { return (int64_t)image.height * image.width; }
 
-int64_t up2x2_blocks(const Up2x2& layer) { return (pixels_of(layer.source) + PIXELS - 1) / PIXELS; }
+int64_t up2x2_blocks(const Up2x2& layer) { return (pixels_of(layer.source) + SMALL - 1) / SMALL; }
 
-int64_t up2x2_scratch(const Up2x2& layer) { return (int64_t)PIXELS * layer.target.channels; }
+int64_t up2x2_scratch(const Up2x2& layer) { return (int64_t)SMALL * layer.target.channels; }
 
 void up2x2(const Up2x2& layer, int64_t block, float* scratch) {
     const Image &source = layer.source, &target = layer.target;
-    int64_t first = block * PIXELS, last = least(first + PIXELS, pixels_of(source));
+    int64_t first = block * SMALL, last = least(first + SMALL, pixels_of(source));
     int32_t depth = source.channels, outputs = target.channels;
     for (int corner = 0; corner < 4; corner++) {
-        product(source.data + first * depth, depth, PIXELS, layer.weights + (int64_t)corner * depth * outputs, depth,
+        product(source.data + first * depth, depth, SMALL, layer.weights + (int64_t)corner * depth * outputs, depth,
                 outputs, layer.bias, scratch, outputs);
         for (int64_t pixel = first; pixel < last; pixel++) {
             int64_t row = pixel / source.width * 2 + corner / 2, column = pixel % source.width * 2 + corner % 2;
@@ -185,37 +249,6 @@ void up2x2(const Up2x2& layer, int64_t block, float* scratch) {
     }
 }
 
-// What is not a number stays so in both: the accuracy gate looks for it.
-inline float sigmoid(float x) {
-    float size = x < 0 ? -x : x, e = exp_negative(size < 80 ? size : 80);
-    return x != x ? x : (x < 0 ? e : 1.0f) / (1.0f + e);
-}
-
-inline float within(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }
-
-int64_t last_blocks(const Last& layer) { return (pixels_of(layer.source) + PIXELS - 1) / PIXELS; }
-
-void last(const Last& layer, int64_t block) {
-    int64_t size = pixels_of(layer.source), first = block * PIXELS, depth = layer.source.channels;
-    int32_t pixels = (int32_t)least(PIXELS, size - first);
-    float by_pixel[PIXELS][PANEL], output[PANEL][PIXELS], mask[PIXELS];
-    product(layer.source.data + first * depth, depth, PIXELS, layer.weights, (int32_t)depth, PANEL, layer.bias, by_pixel[0],
-            PANEL);
-    for (int32_t n = 0; n < layer.outputs; n++)
-        for (int32_t i = 0; i < PIXELS; i++) output[n][i] = by_pixel[i][n];
-    bool adaptive = layer.outputs == 9;
-    for (int32_t i = 0; adaptive && i < PIXELS; i++) mask[i] = sigmoid(output[0][i]);
-    for (int32_t plane = 0; plane < 4; plane++) {
-        const float *image = layer.image + plane * size + first, *direct = output[adaptive + plane];
-        const float* residual = output[5 * adaptive + plane];
-        float* clean = layer.clean + plane * size + first;
-        for (int32_t i = 0; !adaptive && i < pixels; i++) clean[i] = within(direct[i]);
-        for (int32_t i = 0; adaptive && i < pixels; i++)
-            clean[i] = mask[i] * within(direct[i]) + (1 - mask[i]) * within(image[i] + residual[i]);
-    }
-}
-
-constexpr Layers of_these_lanes = {conv3x3_blocks, conv3x3_scratch, conv3x3,     up2x2_blocks,
-                               up2x2_scratch,  up2x2,           last_blocks, last};
+constexpr Layers of_these_lanes = {conv3x3_blocks, conv3x3_scratch, conv3x3, up2x2_blocks, up2x2_scratch, up2x2};
 
 }  // namespace

@@ -171,8 +171,9 @@ struct Pass {
         return to;
     }
 
-    void convolve(const Weights& by, Image first, Image second, Image target, float* pooled = nullptr) const {
-        Conv3x3 layer{{first, second}, by.weights.get(), by.bias.data(), target, pooled};
+    void convolve(const Weights& by, Image first, Image second, Image target, float* pooled = nullptr,
+                  const Last* last = nullptr) const {
+        Conv3x3 layer{{first, second}, by.weights.get(), by.bias.data(), by.depth, target, pooled, last};
         const Layers& layers = *unet.layers;
         for_each_block(memory, layers.conv3x3_blocks(layer), layers.conv3x3_scratch(layer), threads,
                        [&](int64_t block, float* scratch) { layers.conv3x3(layer, block, scratch); });
@@ -189,23 +190,18 @@ struct Pass {
         return x;
     }
 
-    Image up(Image x) const {
+    // With the last layer at once: what it reads is large, and would go to memory and back.
+    void up(Image x, const float* image, float* clean) const {
+        Last last{unet.last.weights.get(), unet.last.bias.data(), unet.shape.outputs, image, clean};
         const Image *free = at.a, *other = at.b;  // x lies in those of `other`, or in no one's way
         for (int l = LEVELS - 2, i = 0; l >= 0; l--, i++, std::swap(free, other)) {
             Up2x2 layer{x, unet.up[i].weights.get(), unet.up[i].bias.data(), free[l]};
             for_each_block(memory, unet.layers->up2x2_blocks(layer), unet.layers->up2x2_scratch(layer), threads,
                            [&](int64_t block, float* scratch) { unet.layers->up2x2(layer, block, scratch); });
             convolve(unet.up_convs[2 * i], free[l], at.skip[l], other[l]);
-            convolve(unet.up_convs[2 * i + 1], other[l], {}, free[l]);
+            convolve(unet.up_convs[2 * i + 1], other[l], {}, free[l], nullptr, l ? nullptr : &last);
             x = free[l];
         }
-        return x;
-    }
-
-    void finish(Image x, const float* image, float* clean) const {
-        Last layer{x, unet.last.weights.get(), unet.last.bias.data(), unet.shape.outputs, image, clean};
-        for_each_block(memory, unet.layers->last_blocks(layer), 0, threads,
-                       [&](int64_t block, float*) { unet.layers->last(layer, block); });
     }
 };
 
@@ -267,7 +263,7 @@ int32_t exposure_unet_run(const UNet* unet, UNetMemory* memory, const float* ima
     try {
         memory->make_room(floats_of(unet->shape, height * width));
         Pass pass{*unet, *memory, placed(unet->shape, height, width, memory->images.get()), threads};
-        pass.finish(pass.up(pass.down(pass.inputs(image, photon_gain, original))), image, clean);
+        pass.up(pass.down(pass.inputs(image, photon_gain, original)), image, clean);
     } catch (const std::bad_alloc&) {
         sufficed = false;
     }

@@ -32,7 +32,7 @@ void exposure_unet_memory_free(UNetMemory* memory);
 int32_t exposure_unet_run(const UNet* unet, UNetMemory* memory, const float* image, float photon_gain,
                           const float* original, int64_t height, int64_t width, float* clean, int32_t threads,
                           int64_t kept);
-// What the stages of the last pass took: putting the inputs together, then each layer in order. seconds: room for 1 +
-// UNET_LAYERS. Returns how many there are.
+// What the stages of the last pass took: putting the inputs together, then each layer in order, the last two as one.
+// seconds: room for UNET_LAYERS. Returns how many there are.
 int32_t exposure_unet_seconds(const UNetMemory* memory, double* seconds);
 }

@@ -36,11 +36,13 @@ Memory zeros(int64_t floats) {
 struct Weights {
     Memory weights;
     std::vector<float> bias;
+    int32_t depth;  // inputs, also those that pad
 };
 
-// A 3x3 kernel [outputs, inputs, 3, 3] into Winograd's domain, G g G^T. Of two sources, each is padded for itself.
+// A 3x3 kernel [outputs, inputs, 3, 3] into Winograd's domain, G g G^T. Of two sources, each is padded for itself; what
+// pads a single one is left out.
 Weights conv3x3_weights(const float* kernel, const float* bias, int32_t inputs, int32_t sources, int32_t outputs) {
-    int32_t each = inputs / sources, depth = sources * padded(each);
+    int32_t each = inputs / sources, depth = sources > 1 ? sources * padded(each) : inputs;
     Memory weights = zeros((int64_t)36 * depth * padded(outputs));
     for (int32_t n = 0; n < outputs; n++)
         for (int32_t i = 0; i < inputs; i++) {
@@ -54,7 +56,7 @@ Weights conv3x3_weights(const float* kernel, const float* bias, int32_t inputs, 
                     to[(int64_t)(y * 6 + x) * depth * padded(outputs)] = (float)sum;
                 }
         }
-    return {std::move(weights), padded_bias(bias, outputs)};
+    return {std::move(weights), padded_bias(bias, outputs), depth};
 }
 
 // A kernel [inputs, outputs, 2, 2].
@@ -66,15 +68,16 @@ Weights up2x2_weights(const float* kernel, const float* bias, int32_t inputs, in
             for (int corner = 0; corner < 4; corner++)
                 weights[(int64_t)corner * depth * padded(outputs) + in_panels(k, n, depth)] =
                     kernel[((int64_t)k * outputs + n) * 4 + corner];
-    return {std::move(weights), padded_bias(bias, outputs)};
+    return {std::move(weights), padded_bias(bias, outputs), depth};
 }
 
 // A kernel [outputs, inputs].
 Weights last_weights(const float* kernel, const float* bias, int32_t inputs, int32_t outputs) {
-    Memory weights = zeros((int64_t)padded(inputs) * PANEL);
+    int32_t depth = padded(inputs);
+    Memory weights = zeros((int64_t)depth * PANEL);
     for (int32_t n = 0; n < outputs; n++)
-        for (int32_t k = 0; k < inputs; k++) weights[in_panels(k, n, padded(inputs))] = kernel[(int64_t)n * inputs + k];
-    return {std::move(weights), padded_bias(bias, outputs)};
+        for (int32_t k = 0; k < inputs; k++) weights[in_panels(k, n, depth)] = kernel[(int64_t)n * inputs + k];
+    return {std::move(weights), padded_bias(bias, outputs), depth};
 }
 
 }  // namespace
