@@ -26,6 +26,7 @@ struct Conv3x3 {
     Image target;
     float* pooled;     // [h / 2, w / 2, c] or nullptr
     const Last* last;  // or nullptr; else it is computed at once, and the target not stored. Sides: multiples of 4
+    int32_t threads;   // that the blocks are for; any number gives the same bits
 };
 
 // A transposed 2x2 convolution of stride 2: each pixel becomes four.

@@ -183,12 +183,19 @@ inline int32_t depth_of(const Conv3x3& layer) {
     return layer.sources[0].channels + (layer.sources[1].data ? layer.sources[1].channels : 0);
 }
 
-inline int32_t tiles_of_block(const Conv3x3& layer) {
-    return (int64_t)depth_of(layer) * layer.target.channels > MANY_WEIGHTS ? MANY : FEW;
-}
-
 inline int64_t tiles_of(const Conv3x3& layer) {
     return (int64_t)((layer.target.height + OUT - 1) / OUT) * ((layer.target.width + OUT - 1) / OUT);
+}
+
+// Tiles of the thread that has most, for whom the others wait.
+inline int64_t tiles_of_busiest(const Conv3x3& layer, int32_t tiles_of_block) {
+    int64_t blocks = (tiles_of(layer) + tiles_of_block - 1) / tiles_of_block;
+    return (blocks + layer.threads - 1) / layer.threads * tiles_of_block;
+}
+
+inline int32_t tiles_of_block(const Conv3x3& layer) {
+    bool far = (int64_t)depth_of(layer) * layer.target.channels > MANY_WEIGHTS;
+    return far && tiles_of_busiest(layer, MANY) * 7 <= tiles_of_busiest(layer, FEW) * 8 ? MANY : FEW;
 }
 
 int64_t conv3x3_blocks(const Conv3x3& layer) {

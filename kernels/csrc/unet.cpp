@@ -173,7 +173,7 @@ struct Pass {
 
     void convolve(const Weights& by, Image first, Image second, Image target, float* pooled = nullptr,
                   const Last* last = nullptr) const {
-        Conv3x3 layer{{first, second}, by.weights.get(), by.bias.data(), by.depth, target, pooled, last};
+        Conv3x3 layer{{first, second}, by.weights.get(), by.bias.data(), by.depth, target, pooled, last, std::max(threads, 1)};
         const Layers& layers = *unet.layers;
         for_each_block(memory, layers.conv3x3_blocks(layer), layers.conv3x3_scratch(layer), threads,
                        [&](int64_t block, float* scratch) { layers.conv3x3(layer, block, scratch); });
