@@ -96,8 +96,8 @@ def _layers(result: dict[str, Any]) -> str:
     rows = [(kind, f"{1e3 * s:.4g}", f"{100 * found['share'][kind]:.1f} %") for kind, s in found["seconds"].items()]
     height, width = found["planes"]
     return f"""
-One pass by our kernels, planes {height}×{width} ({found["sum_s"]:.3g} s in all; activations, pooling and the last
-1x1 convolution are part of the convolutions that they follow, and nothing is concatenated):
+One pass by our kernels, planes {height}×{width} ({found["sum_s"]:.3g} s in all; activations, pooling, the last 1x1
+convolution and blend are part of the convolutions that they follow, and nothing is concatenated):
 
 {table(("layers", "ms", "share"), rows)}
 

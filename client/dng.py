@@ -71,13 +71,14 @@ def write_dng(
     made_with: str = "",
     compressed: bool = True,
 ) -> None:
-    """Write `mosaic` ([H, W] DN) with lossless compression, described as `file` is, in its byte order.
+    """Write `mosaic` ([H, W] DN), described as `file` is, in its byte order.
 
     noise_profile: (s, o) with variance = s * signal + o, signal in [0, 1]; the file's own is never carried over,
     since it describes another exposure. noise_reduction: what the NoiseReductionApplied tag says, 0 to 1.
     preview: [h, w, 3] sRGB; the first directory is then that of the picture, as other programs expect, and the mosaic
     is below it. made_with: stands behind the program's name in Software, which every reader shows; ImageHistory, made
-    for it, is no standard tag of a DNG (`exiftool -validate`). compressed: or not, for a file that is read once.
+    for it, is no standard tag of a DNG (`exiftool -validate`). compressed: losslessly;
+    else in one plain strip, for a file that is read once.
     """
     told, metadata = software_told(made_with), with_exposure(file, file.metadata or Metadata("<"))
     first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])
@@ -131,15 +132,16 @@ def _write_mosaic(
     tif: tifffile.TiffWriter, mosaic: NDArray[np.uint16], tags: list[Tag], software: str, compressed: bool
 ) -> None:
     """The directory of the CFA picture."""
+    layout: dict[str, Any]
     height, width = mosaic.shape
-    # LibRaw misreads tiles that are wider than the picture, and those of two components that are half as wide.
-    columns = TILE // 2 if width == 2 * TILE else TILE
-    tile = min(TILE, height // 16 * 16), min(columns, width // 16 * 16)
-    parts = iter([mosaic.astype(f"{tif.tiff.byteorder}u2").tobytes()])
-    layout: dict[str, Any] = {"rowsperstrip": height}
     if compressed:
+        # LibRaw misreads tiles that are wider than the picture, and those of two components that are half as wide.
+        columns = TILE // 2 if width == 2 * TILE else TILE
+        tile = min(TILE, height // 16 * 16), min(columns, width // 16 * 16)
         parts = _tiles(mosaic, tile)
         layout = {"tile": tile, "compression": JPEG, "bitspersample": 16}  # tifffile takes JPEG for 12 or 8 bits
+    else:
+        parts, layout = iter([mosaic.astype(f"{tif.tiff.byteorder}u2").tobytes()]), {"rowsperstrip": height}
     tif.write(
         parts,
         shape=mosaic.shape,

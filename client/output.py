@@ -131,7 +131,7 @@ def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16], part: Path) -> NDArray
     factor = -(-max(mosaic.shape) // (2 * PREVIEW_SIDE))
     small = _binned(mosaic, factor) if min(mosaic.shape) >= factor * SMALLEST_SIDE else mosaic
     copy = replace(file, path=part, stamp=(), crop=None, metadata=None)
-    write_dng(part, copy, small, compressed=False)  # takes a sixth of the time, with its reading
+    write_dng(part, copy, small, compressed=False)  # its writing and reading take a sixth of the time
     picture = Image.fromarray(render(copy, small, half_size=True))
     turned = picture.transpose(UNDONE_BY[file.orientation]) if file.orientation in UNDONE_BY else picture
     turned.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))

@@ -54,12 +54,14 @@ class Reader:
         try:
             pipe.send((work, path))
             if not pipe.poll(READ_TIMEOUT_S):
-                self._stop()
                 raise RawFileError(f"LibRaw is still busy with it after {READ_TIMEOUT_S:g} s")
             answer = _received(pipe)
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError) as error:
             self._stop()
             raise RawFileError("LibRaw crashed on it") from error
+        except BaseException:  # what is left of an answer must not be taken for the next
+            self._stop()
+            raise
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -152,19 +154,19 @@ def _serve(pipe: Connection) -> None:
 
 
 def _send(pipe: Connection, answer: object) -> None:
-    """As the pipe's own `send`, but for arrays: without copies, they follow the rest as they lie in memory."""
-    arrays: list[pickle.PickleBuffer] = []
-    pipe.send_bytes(pickle.dumps(answer, protocol=5, buffer_callback=arrays.append))
-    pipe.send([array.raw().nbytes for array in arrays])
-    for array in arrays:
-        rest = array.raw()
+    """As the pipe's own `send`; but arrays follow behind, as they lie in memory, without copies."""
+    buffers: list[pickle.PickleBuffer] = []
+    head = pickle.dumps(answer, protocol=5, buffer_callback=buffers.append)
+    arrays = [buffer.raw() for buffer in buffers]
+    pipe.send((head, [array.nbytes for array in arrays]))
+    for rest in arrays:
         while rest.nbytes:
             rest = rest[os.write(pipe.fileno(), rest) :]
 
 
 def _received(pipe: Connection) -> Any:
-    """What `_send` sends. Raises EOFError where it ends too soon."""
-    answer, sizes = pipe.recv_bytes(), pipe.recv()
+    """What `_send` sends. Raises EOFError or OSError where it ends too soon."""
+    head, sizes = pipe.recv()
     arrays = [np.empty(size, np.uint8) for size in sizes]
     for array in arrays:
         rest = array.data
@@ -173,7 +175,7 @@ def _received(pipe: Connection) -> Any:
             if not count:
                 raise EOFError
             rest = rest[count:]
-    return pickle.loads(answer, buffers=arrays)
+    return pickle.loads(head, buffers=arrays)
 
 
 if __name__ == "__main__":

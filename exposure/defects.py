@@ -103,7 +103,7 @@ def _outliers(
         strip = padded[top - 2 : min(top + ROWS, len(padded) - MARGIN) + 2, MARGIN - 2 : 2 - MARGIN]
         pixel, brightest, darkest = strip[2:-2, 2:-2], _farthest(strip, np.maximum), _farthest(strip, np.minimum)
         beyond = np.maximum(pixel, brightest) - brightest + darkest - np.minimum(pixel, darkest)  # one of both is 0
-        rows, columns = np.divmod(np.flatnonzero(beyond > least), beyond.shape[1])  # np.nonzero takes longer for pairs
+        rows, columns = np.divmod(np.flatnonzero(beyond > least), beyond.shape[1])  # faster than np.nonzero of two axes
         value, excess = pixel[rows, columns], beyond[rows, columns]
         nearest = np.where(value > brightest[rows, columns], value - excess, value + excess)
         noise = np.sqrt(gain * np.maximum(nearest - black, 0) + noise_of_black**2)

@@ -42,6 +42,7 @@ int main() {
             for (int lanes : {8, 16}) {
                 UNetShape shape{{}, inputs, outputs};
                 for (auto& width : shape.widths) width = 1 + (int32_t)(bits() % 40);
+                if (inputs == 4 && outputs == 9) shape.widths[0] = 272;  // its blocks may be large
                 auto parameters = parameters_of(shape);
                 std::vector<const float*> addresses;
                 for (auto& parameter : parameters) addresses.push_back(parameter.data());

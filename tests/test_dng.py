@@ -270,15 +270,17 @@ def test_private_data_are_those_of_a_dng(tmp_path: Path) -> None:
     assert MAKER_NOTE not in metadata.movable_exif
 
 
+@pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47), (512, 512), (513, 529), (700, 1030), (64, 1024), (1024, 1024)])
-def test_compression_is_lossless(tmp_path: Path, shape: tuple[int, int], order: str) -> None:
+def test_compression_is_lossless(tmp_path: Path, shape: tuple[int, int], order: str, compressed: bool) -> None:
     """Tiles at the borders are padded; a reader sees none of it. Extremes included: the differences take 17 bits."""
     random = np.random.default_rng(0)
     mosaic = random.integers(0, 65536, shape).astype(np.uint16)
     mosaic[::3] = random.choice([0, 65535], mosaic[::3].shape)
     sensor = Sensor((0, 0, 0, 0), 65535, CFAS["BGGR"])
-    write_dng(tmp_path / "a.dng", RawFile(tmp_path / "a.dng", mosaic, sensor, metadata=Metadata(order)), mosaic)
+    file = RawFile(tmp_path / "a.dng", mosaic, sensor, metadata=Metadata(order))
+    write_dng(tmp_path / "a.dng", file, mosaic, compressed=compressed)
     np.testing.assert_array_equal(read(tmp_path / "a.dng").mosaic, mosaic)
     with tifffile.TiffFile(tmp_path / "a.dng") as tif:  # a second reader, which goes by the tags
         assert tif.byteorder == order

@@ -76,13 +76,31 @@ def test_every_size_is_the_definition(rows: int, columns: int, seed: int) -> Non
     assert agreement_db(engine_of(network)(image, GAIN, original), defined(network, image, original)) > LEAST_DB
 
 
-def test_many_channels_are_the_definition() -> None:
-    """Where weights are many, blocks hold more tiles: here 49 tiles of the deepest level are more than one of them."""
+@pytest.mark.parametrize(
+    ("widths", "sides"),
+    [
+        (
+            (4, 4, 4, 4, 300),
+            (576, 576),
+        ),  # the deepest level has 81 tiles: for one thread in large blocks, for three not
+        (
+            (272, 4, 4, 4, 4),
+            (48, 64),
+        ),  # the first has 192, for one thread in large blocks; the last layer in parts
+    ],
+)
+def test_many_channels_are_the_definition(
+    monkeypatch: pytest.MonkeyPatch, widths: tuple[int, ...], sides: tuple[int, int]
+) -> None:
+    """Where weights are many, blocks hold more tiles, unless threads would wait for each other: the same bits."""
     torch.manual_seed(0)
-    network, image = UNet(concat_origin=True, widths=(4, 4, 4, 4, 300)).eval(), planes(448, 448)
+    network, image = UNet(concat_origin=True, widths=widths).eval(), planes(*sides)
+    monkeypatch.setattr(unet, "threads", lambda: 1)
     clean = engine_of(network)(image, GAIN, image)
     assert agreement_db(clean, defined(network, image, image)) > LEAST_DB
     np.testing.assert_array_equal(engine_of(network, 8)(image, GAIN, image), clean)
+    monkeypatch.setattr(unet, "threads", lambda: 3)
+    np.testing.assert_array_equal(engine_of(network)(image, GAIN, image), clean)
 
 
 def test_the_shipped_network_is_the_definition() -> None:

@@ -18,7 +18,7 @@ struct Last {
     float* clean;                 // [4, h, w]
 };
 
-// A 3x3 convolution of one or two images side by side, leaky ReLU, and on demand 2x2 maxima of the result.
+// A 3x3 convolution of one or two images side by side, leaky ReLU, and on demand 2x2 maxima of the result, or the last layer.
 struct Conv3x3 {
     Image sources[2];             // the second without data where there is one
     const float *weights, *bias;  // weights: [36, outputs / PANEL, inputs, PANEL], in Winograd's domain
@@ -26,7 +26,7 @@ struct Conv3x3 {
     Image target;
     float* pooled;     // [h / 2, w / 2, c] or nullptr
     const Last* last;  // or nullptr; else it is computed at once, and the target not stored. Sides: multiples of 4
-    int32_t threads;   // that the blocks are for; any number gives the same bits
+    int32_t threads;   // that share the blocks, at least 1; any number gives the same bits
 };
 
 // A transposed 2x2 convolution of stride 2: each pixel becomes four.

@@ -43,7 +43,7 @@ inline void product(const float* a, int64_t a_stride, int32_t rows, const float*
 // outputs from 6x6 inputs by 36 multiplications an input and output channel instead of 144.
 enum { OUT = 4, IN = 6, PRODUCTS = IN * IN };
 enum { APART = PANEL };               // floats between rows, so that they do not all fall into the same lines of the cache
-enum { MANY_WEIGHTS = 1 << 16 };      // of a product: from here on they come from far, and serve more tiles at once
+enum { MANY_WEIGHTS = 1 << 16 };      // of a product: what is more comes from far, and may serve more tiles at once
 enum { FEW = 14 / ROWS * ROWS, MANY = 42 };  // tiles of a block
 
 inline void into_domain(const Lanes* d, Lanes* v) {  // B^T d
@@ -133,7 +133,7 @@ inline float within(float x) { return x < 0 ? 0.0f : x > 1 ? 1.0f : x; }
 enum { PIXELS = FEW * OUT * OUT };  // that the last layer takes together: a multiple of ROWS
 
 // pixels: [PIXELS, inputs]; image, clean: those of the pixels.
-inline void last(const Last& layer, const float* pixels, int32_t inputs, const float image[4][PIXELS],
+inline void last_layer(const Last& layer, const float* pixels, int32_t inputs, const float image[4][PIXELS],
                  float clean[4][PIXELS]) {
     float by_pixel[PIXELS][PANEL], output[PANEL][PIXELS], mask[PIXELS];
     product(pixels, inputs, PIXELS, layer.weights, inputs, PANEL, layer.bias, by_pixel[0], PANEL);
@@ -172,7 +172,7 @@ inline void finish_tiles(const Conv3x3& layer, const float* m, int64_t m_stride,
         each_row([&](int64_t from, int64_t to) {
             for (int x = 0; x < OUT; x++) image[plane][to + x] = layer.last->image[plane * size + from + x];
         });
-    last(*layer.last, pixels, target.channels, image, clean);
+    last_layer(*layer.last, pixels, target.channels, image, clean);
     for (int plane = 0; plane < 4; plane++)
         each_row([&](int64_t to, int64_t from) {
             for (int x = 0; x < OUT; x++) layer.last->clean[plane * size + to + x] = clean[plane][from + x];
@@ -187,14 +187,15 @@ inline int64_t tiles_of(const Conv3x3& layer) {
     return (int64_t)((layer.target.height + OUT - 1) / OUT) * ((layer.target.width + OUT - 1) / OUT);
 }
 
-// Tiles of the thread that has most, for whom the others wait.
+// Tiles that the thread with most blocks multiplies, with those that only fill up the last one.
 inline int64_t tiles_of_busiest(const Conv3x3& layer, int32_t tiles_of_block) {
     int64_t blocks = (tiles_of(layer) + tiles_of_block - 1) / tiles_of_block;
     return (blocks + layer.threads - 1) / layer.threads * tiles_of_block;
 }
 
+// Large blocks, whose weights are fetched less often, are worth an eighth more tiles.
 inline int32_t tiles_of_block(const Conv3x3& layer) {
-    bool far = (int64_t)depth_of(layer) * layer.target.channels > MANY_WEIGHTS;
+    bool far = (int64_t)layer.inputs * layer.target.channels > MANY_WEIGHTS;
     return far && tiles_of_busiest(layer, MANY) * 7 <= tiles_of_busiest(layer, FEW) * 8 ? MANY : FEW;
 }
 
@@ -210,10 +211,10 @@ int64_t conv3x3_scratch(const Conv3x3& layer) {
 void conv3x3(const Conv3x3& layer, int64_t block, float* scratch) {
     const Image& target = layer.target;
     int32_t tiles = tiles_of_block(layer), depth = depth_of(layer), across = (target.width + OUT - 1) / OUT;
-    int64_t first = block * tiles, last = least(first + tiles, tiles_of(layer));
+    int64_t first = block * tiles, end = least(first + tiles, tiles_of(layer));
     int64_t v_stride = (int64_t)PRODUCTS * depth + APART, m_stride = (int64_t)PRODUCTS * target.channels + APART;
     float *v = scratch, *m = v + tiles * v_stride;
-    for (int64_t tile = first; tile < last; tile++) {
+    for (int64_t tile = first; tile < end; tile++) {
         int32_t top = (int32_t)(tile / across) * OUT - 1, left = (int32_t)(tile % across) * OUT - 1;
         bool inside = top >= 0 && left >= 0 && top + IN <= target.height && left + IN <= target.width;
         float* to = v + (tile - first) * v_stride;
@@ -226,26 +227,29 @@ void conv3x3(const Conv3x3& layer, int64_t block, float* scratch) {
     for (int p = 0; p < PRODUCTS; p++)  // of the rows behind the last tile, nobody reads the products
         product(v + (int64_t)p * depth, v_stride, tiles, layer.weights + (int64_t)p * layer.inputs * target.channels,
                 layer.inputs, target.channels, nullptr, m + (int64_t)p * target.channels, m_stride);
-    for (int64_t tile = first; tile < last && !layer.last; tile++)
+    if (layer.last) {  // v is free now, and has room for 16 pixels of a tile: there are as many inputs as outputs
+        for (int64_t tile = first; tile < end; tile += FEW)
+            finish_tiles(layer, m + (tile - first) * m_stride, m_stride, tile, least(FEW, end - tile), v);
+        return;
+    }
+    for (int64_t tile = first; tile < end; tile++)
         store_tile(layer, m + (tile - first) * m_stride, (int32_t)(tile / across) * OUT, (int32_t)(tile % across) * OUT);
-    for (int64_t tile = first; tile < last && layer.last; tile += FEW)
-        finish_tiles(layer, m + (tile - first) * m_stride, m_stride, tile, least(FEW, last - tile), v);
 }
 
-enum { SMALL = 84 };  // pixels of a block: a multiple of both ROWS
+enum { UP_PIXELS = 84 };  // of a block: a multiple of both ROWS
 
 inline int64_t pixels_of(const Image& image) { return (int64_t)image.height * image.width; }
 
-int64_t up2x2_blocks(const Up2x2& layer) { return (pixels_of(layer.source) + SMALL - 1) / SMALL; }
+int64_t up2x2_blocks(const Up2x2& layer) { return (pixels_of(layer.source) + UP_PIXELS - 1) / UP_PIXELS; }
 
-int64_t up2x2_scratch(const Up2x2& layer) { return (int64_t)SMALL * layer.target.channels; }
+int64_t up2x2_scratch(const Up2x2& layer) { return (int64_t)UP_PIXELS * layer.target.channels; }
 
 void up2x2(const Up2x2& layer, int64_t block, float* scratch) {
     const Image &source = layer.source, &target = layer.target;
-    int64_t first = block * SMALL, last = least(first + SMALL, pixels_of(source));
+    int64_t first = block * UP_PIXELS, last = least(first + UP_PIXELS, pixels_of(source));
     int32_t depth = source.channels, outputs = target.channels;
     for (int corner = 0; corner < 4; corner++) {
-        product(source.data + first * depth, depth, SMALL, layer.weights + (int64_t)corner * depth * outputs, depth,
+        product(source.data + first * depth, depth, UP_PIXELS, layer.weights + (int64_t)corner * depth * outputs, depth,
                 outputs, layer.bias, scratch, outputs);
         for (int64_t pixel = first; pixel < last; pixel++) {
             int64_t row = pixel / source.width * 2 + corner / 2, column = pixel % source.width * 2 + corner % 2;

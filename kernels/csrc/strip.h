@@ -20,11 +20,11 @@ struct Attempts {
     float mean[STRIP], growing[STRIP], v[STRIP];
 };
 
-HD int32_t up_to(int32_t n, int32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+HD int32_t rounded_up(int32_t n, int32_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 HD void draw(Attempts& all, const Stream& first, uint32_t attempt) {
     uint32_t words[4][STRIP], column = first.counter.w[0], row = first.counter.w[1], plane = first.counter.w[2];
-    int32_t n = up_to(all.n, AT_ONCE), pair = 2 * (attempt % 2);  // a block of random numbers is enough for two attempts
+    int32_t n = rounded_up(all.n, AT_ONCE), pair = 2 * (attempt % 2);  // each attempt takes half a block of random numbers
     for (int32_t i = 0; i < n; i++) {
         Words block = philox({{column + (uint32_t)all.pixel[i], row, plane, attempt / 2}}, first.key0, first.key1);
         for (int j = 0; j < 4; j++) words[j][i] = block.w[j];
@@ -54,58 +54,62 @@ HD void search(const float* means, const float* growing, float* count) {
     }
 }
 
-// The places of what is marked, one after the other; returns how many. Behind them, to the whole vector, stands any.
+// The places of what is marked, one after the other; returns how many. What fills up the last vector may be any.
 HD int32_t places(const int32_t* marked, int32_t n, int32_t* place) {
     int32_t found = 0;
     for (int32_t i = 0; i < n; i++) {
         place[found] = i;
         found += marked[i];
     }
-    for (int32_t i = found; i < up_to(found, AT_ONCE); i++) place[i] = 0;
+    for (int32_t i = found; i < rounded_up(found, AT_ONCE); i++) place[i] = 0;
     return found;
+}
+
+// Keeps the pixels at n places, in order. A place is not before where its pixel goes: none is lost.
+HD void keep(Attempts& all, const int32_t* place, int32_t n) {
+    for (int32_t i = 0; i < rounded_up(n, AT_ONCE); i++) {
+        int32_t at = place[i];
+        all.pixel[i] = all.pixel[at], all.mean[i] = all.mean[at], all.growing[i] = all.growing[at], all.v[i] = all.v[at];
+    }
+    all.n = n;
 }
 
 // One attempt of each: counts are found, or the pixel stays.
 HD void attempt_all(Attempts& all, float* count) {
     float k[STRIP], mean[STRIP], growing[STRIP], v[STRIP], proposed[STRIP];
     int32_t open[STRIP], unsure[STRIP], place[STRIP], accepted[STRIP];
-    for (int32_t i = 0; i < up_to(all.n, AT_ONCE); i++) {
+    for (int32_t i = 0; i < rounded_up(all.n, AT_ONCE); i++) {
         Proposal proposal = propose(all.mean[i], all.growing[i] - 0.5f, all.v[i]);
         k[i] = proposal.k;
         open[i] = !proposal.accepted;
         unsure[i] = !(proposal.accepted | proposal.rejected);
     }
-    int32_t unsures = places(unsure, all.n, place);
-    for (int32_t i = 0; i < up_to(unsures, AT_ONCE); i++) {
+    int32_t doubtful = places(unsure, all.n, place);
+    for (int32_t i = 0; i < rounded_up(doubtful, AT_ONCE); i++) {
         int32_t at = place[i];
         mean[i] = all.mean[at], growing[i] = all.growing[at], v[i] = all.v[at], proposed[i] = k[at];
     }
-    for (int32_t i = 0; i < up_to(unsures, AT_ONCE); i++)
+    for (int32_t i = 0; i < rounded_up(doubtful, AT_ONCE); i++)
         accepted[i] = accepts(mean[i], growing[i] - 0.5f, v[i], proposed[i]);
-    for (int32_t i = 0; i < unsures; i++) open[place[i]] = !accepted[i];
+    for (int32_t i = 0; i < doubtful; i++) open[place[i]] = !accepted[i];
     for (int32_t i = 0; i < all.n; i++) count[all.pixel[i]] = k[i];
-    all.n = places(open, all.n, place);
-    for (int32_t i = 0; i < up_to(all.n, AT_ONCE); i++)
-        all.pixel[i] = all.pixel[place[i]], all.mean[i] = all.mean[place[i]];
+    keep(all, place, places(open, all.n, place));
 }
 
 // The counts of a strip whose first pixel has the stream `first`; the others follow it in the same row.
 HD void count_all(Strip& strip, const Stream& first) {
     Attempts all;
-    int32_t large[STRIP], place[STRIP], n = up_to(strip.n, SEARCHED);
+    int32_t large[STRIP], place[STRIP], n = rounded_up(strip.n, SEARCHED);
     for (int32_t i = 0; i < n; i++) {
         all.pixel[i] = i, all.mean[i] = strip.mean[i];
         large[i] = strip.mean[i] >= INVERSION_BELOW;
     }
     all.n = n;
     draw(all, first, 0);
-    all.n = places(large, n, place);
-    if (all.n < n) {
+    int32_t larges = places(large, n, place);
+    if (larges < n) {
         for (int32_t i = 0; i < n; i += SEARCHED) search(strip.mean + i, all.growing + i, strip.count + i);
-        for (int32_t i = 0; i < up_to(all.n, AT_ONCE); i++) {
-            int32_t at = place[i];
-            all.pixel[i] = at, all.mean[i] = all.mean[at], all.growing[i] = all.growing[at], all.v[i] = all.v[at];
-        }
+        keep(all, place, larges);
     }
     for (uint32_t attempt = 0; all.n && attempt < MOST_ATTEMPTS; attempt++) {
         if (attempt) draw(all, first, attempt);

@@ -232,8 +232,9 @@ int32_t exposure_unet_lanes() {
 
 int32_t exposure_unet_takes(const UNetShape* shape, const int64_t* floats) {
     bool widths = *std::min_element(shape->widths, shape->widths + LEVELS) > 0;
-    bool ends = (shape->inputs == 4 || shape->inputs == 8 || shape->inputs == 12) && (shape->outputs == 4 || shape->outputs == 9);
-    if (!widths || !ends) return 0;
+    bool first = shape->inputs == 4 || shape->inputs == 8 || shape->inputs == 12;
+    bool last = shape->outputs == 4 || shape->outputs == 9;
+    if (!widths || !first || !last) return 0;
     std::vector<int64_t> wanted = floats_of_parameters(*shape);
     return std::equal(wanted.begin(), wanted.end(), floats);
 }
