@@ -8,20 +8,24 @@
 namespace {
 
 // c[r, 0..N vectors) = start + sum over k of a[r, k] * weights[k, ...], ROWS rows. weights: of each vector, PANEL apart.
+// Unless loops over rows are unrolled at once, g++ takes 5 % longer, and clang, which leaves the sums in memory, twice as long.
 template <int N>
 inline void product(const float* a, int64_t a_stride, const float* const* weights, int32_t depth, const float* start,
                     float* c, int64_t c_stride) {
     Lanes sum[ROWS][N];
+#pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
         for (int n = 0; n < N; n++) sum[r][n] = start ? load(start + n * LANES) : Lanes{};
     for (int64_t k = 0; k < depth; k++) {
         Lanes w[N];
         for (int n = 0; n < N; n++) w[n] = load(weights[n] + k * PANEL);
+#pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) {
             Lanes x = all(a[r * a_stride + k]);
             for (int n = 0; n < N; n++) sum[r][n] = fma(x, w[n], sum[r][n]);
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < ROWS; r++)
         for (int n = 0; n < N; n++) store(c + r * c_stride + n * LANES, sum[r][n]);
 }
