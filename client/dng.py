@@ -77,8 +77,8 @@ def write_dng(
     since it describes another exposure. noise_reduction: what the NoiseReductionApplied tag says, 0 to 1.
     preview: [h, w, 3] sRGB; the first directory is then that of the picture, as other programs expect, and the mosaic
     is below it. made_with: stands behind the program's name in Software, which every reader shows; ImageHistory, made
-    for it, is no standard tag of a DNG (`exiftool -validate`). compressed: losslessly;
-    else in one plain strip, for a file that is read once.
+    for it, is no standard tag of a DNG (`exiftool -validate`). compressed: losslessly; else the mosaic is
+    one plain strip, for a file that is read once.
     """
     told, metadata = software_told(made_with), with_exposure(file, file.metadata or Metadata("<"))
     first = _once([*_camera_tags(file), *_colour_tags(file), *_description_tags(file, metadata)])

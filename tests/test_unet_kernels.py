@@ -79,14 +79,10 @@ def test_every_size_is_the_definition(rows: int, columns: int, seed: int) -> Non
 @pytest.mark.parametrize(
     ("widths", "sides"),
     [
-        (
-            (4, 4, 4, 4, 300),
-            (576, 576),
-        ),  # the deepest level has 81 tiles: for one thread in large blocks, for three not
-        (
-            (272, 4, 4, 4, 4),
-            (48, 64),
-        ),  # the first has 192, for one thread in large blocks; the last layer in parts
+        # the deepest level has 81 tiles: for one thread in large blocks, for three not
+        ((4, 4, 4, 4, 300), (576, 576)),
+        # the first has 192, for one thread in large blocks, each with several parts of the last layer
+        ((272, 4, 4, 4, 4), (48, 64)),
     ],
 )
 def test_many_channels_are_the_definition(

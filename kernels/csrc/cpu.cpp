@@ -10,7 +10,7 @@ template <class Row>
 static void for_each_row(int32_t rows, int32_t threads, Row row) {
     int64_t parts = std::max(threads, 1);
     on_threads(threads, [&](int32_t t) {
-        int32_t first = (int32_t)(rows * t / parts), last = (int32_t)(rows * (t + 1) / parts);
+        int32_t first = (int32_t)(t * (int64_t)rows / parts), last = (int32_t)((t + 1) * (int64_t)rows / parts);
         for (int32_t i = first; i < last; i++) row(i);
     });
 }

@@ -138,7 +138,7 @@ enum { PIXELS = FEW * OUT * OUT };  // that the last layer takes together: a mul
 
 // pixels: [PIXELS, inputs]; image, clean: those of the pixels.
 inline void last_layer(const Last& layer, const float* pixels, int32_t inputs, const float image[4][PIXELS],
-                 float clean[4][PIXELS]) {
+                       float clean[4][PIXELS]) {
     float by_pixel[PIXELS][PANEL], output[PANEL][PIXELS], mask[PIXELS];
     product(pixels, inputs, PIXELS, layer.weights, inputs, PANEL, layer.bias, by_pixel[0], PANEL);
     for (int32_t n = 0; n < layer.outputs; n++)

@@ -36,7 +36,7 @@ Memory zeros(int64_t floats) {
 struct Weights {
     Memory weights;
     std::vector<float> bias;
-    int32_t depth;  // inputs that there are weights for: with those that pad, but for a 3x3 convolution of one source
+    int32_t depth;  // inputs that there are weights for
 };
 
 // A 3x3 kernel [outputs, inputs, 3, 3] into Winograd's domain, G g G^T. Of two sources, each is padded for itself; what
