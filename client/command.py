@@ -174,7 +174,9 @@ def _parser(arguments: list[str]) -> argparse.ArgumentParser:
 
 def _add_serve(commands: Any) -> None:
     this = commands.add_parser("serve", help="run the server", description="Run the Triton server in the foreground.")
-    this.add_argument("--repository", type=Path, default=MODEL_REPOSITORY, help="model repository with an engine")
+    this.add_argument(
+        "--repository", type=Path, default=MODEL_REPOSITORY, help="model repository (default: the project's)"
+    )
     this.add_argument("--config", choices=ENGINES, help="configuration to serve (default: what fits this machine)")
     this.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     this.add_argument("--grpc-port", type=int, default=8001, help="default: 8001; 0 picks a free one")
@@ -185,7 +187,7 @@ def _add_serve(commands: Any) -> None:
         type=int,
         default=ServerOptions.megapixels_in_flight,
         metavar="MP",
-        help="megapixels of all requests together, 16 MB each; beyond that, clients are told to try again "
+        help="megapixels of all requests together, 16 MB for each; beyond that, clients are told to try again "
         "(default: %(default)s)",
     )
     this.add_argument(

@@ -293,12 +293,15 @@ def add_parser(commands: Any) -> None:
     target.add_argument("--ratio", type=float, help="target exposure / exposure of the file, at least 1")
     target.add_argument("--ev", type=float, help="the same in stops: 3 is a ratio of 8")
     target.add_argument(
-        "--like", type=given_path, metavar="FILE", help="as long as this RAW file, of the same scene, was exposed"
+        "--like",
+        type=given_path,
+        metavar="FILE",
+        help="as much exposure as this RAW file of the same scene: time x ISO / f-number^2",
     )
     target.add_argument(
         "--auto",
         action="store_true",
-        help="for each file the ratio that brings its middle to mid-grey without clipping, 1 to 300",
+        help="for each file the ratio that brings its middle to mid-grey, less where highlights would clip; 1 to 300",
     )
     known = this.add_mutually_exclusive_group()
     known.add_argument(
@@ -329,9 +332,15 @@ def add_parser(commands: Any) -> None:
         action="append",
         default=[],
         metavar="FILE",
-        help="frames taken with the cap on, of the same camera and ISO, to be subtracted: a file, folder or pattern",
+        help="frames taken with the cap on, of the same camera and ISO, to be subtracted: files, folders, patterns",
     )
-    this.add_argument("--out", type=given_path, default=Path(), metavar="DIR", help="where results go (default: here)")
+    this.add_argument(
+        "--out",
+        type=given_path,
+        default=Path(),
+        metavar="DIR",
+        help="of the results, NAME_exposed.FORMAT (default: here)",
+    )
     this.add_argument(
         "--format",
         dest="formats",
@@ -339,7 +348,9 @@ def add_parser(commands: Any) -> None:
         default=Recipe.formats,
         help=f"one or more of {','.join(FORMATS)} (default: dng)",
     )
-    this.add_argument("--preview", action="store_true", help="also write before and after side by side")
+    this.add_argument(
+        "--preview", action="store_true", help="also write NAME_preview.png, before and after side by side"
+    )
     this.add_argument("--overwrite", action="store_true", help="do again what is done, replace what is there")
     this.add_argument(
         "--dry-run", action="store_true", help="read and judge the files, tell the choices, write nothing"

@@ -3,6 +3,7 @@
 `python export/ensembles.py` rewrites the checked-in ones, which are those of the shipped network.
 """
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,5 +165,11 @@ def _write(path: Path, text: str) -> None:
     write_text(path, text)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()  # so that --help writes nothing
     install_configs(MODEL_REPOSITORY, load_checkpoint(CHECKPOINT).concat_origin)
+    print(f"configurations in {MODEL_REPOSITORY} are those of {CHECKPOINT.name}")
+
+
+if __name__ == "__main__":
+    main()

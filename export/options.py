@@ -12,7 +12,7 @@ from exposure.kernels.manifest import EngineError, build_command
 from exposure.sensor import SMALLEST_SIDE
 from exposure.tiles import SMALLEST_TILE
 
-from .recipes import Settings
+from .recipes import RTX_A5000, Settings
 
 TARGETS = ("openvino", "tensorrt-rtx", "tensorrt", "onnx")
 AS_SHIPPED = Settings()
@@ -80,12 +80,13 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--repository", type=Path, default=MODEL_REPOSITORY, help="where to install it (created if need be)")
     frame = "mosaic to make ready for, may be repeated (default: 4240x2832)"
-    add("--frame", type=_frame, action="append", dest="frames", metavar="FRAME", help=frame)
+    add("--frame", type=_frame, action="append", dest="frames", metavar="WxH", help=frame)
     tile = "most megapixels of a request, as callers say with their --tile: fewer take less memory (default: 13)"
     add("--tile", type=_tile, metavar="MP", help=tile)
     fp32 = "an engine in FP32, also where BF16 or FP16 is accurate enough"
     add("--fp32", action="store_true", default=None, help=fp32)
-    add("--compute-capability", type=int, choices=RTX_CARDS, help="card of a tensorrt-rtx engine")
+    card = f"card of a tensorrt-rtx engine (default: this machine's, else {RTX_A5000})"
+    add("--compute-capability", type=int, choices=RTX_CARDS, help=card)
     add("--optimization-level", type=int, choices=range(6), dest="level", help="of NVIDIA's builder (default: its own)")
     portable = "for other NVIDIA cards too (TensorRT: and later versions), slower"
     add("--portable", action="store_true", default=None, help=portable)

@@ -612,6 +612,10 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             Trainer(network, Plan(side=40), tmp_path)
     assert main(["train", "--out", str(tmp_path), "--widen", "0"]) == 1
     assert "--widen is 0; it must be at least 1" in capsys.readouterr().err
+    save_checkpoint(narrow(), tmp_path / "first.safetensors", CheckpointInfo())
+    given = ["--init", str(tmp_path / "first.safetensors"), "--widths", *map(str, NARROW)]
+    assert main(["train", "--out", str(tmp_path), *given]) == 1
+    assert "--widths is for random weights" in capsys.readouterr().err
     with pytest.raises(ValueError, match="8 inputs mean photon planes"):
         with_origin(narrow(with_photon=False))
     with pytest.raises(ValueError, match="share of dead leaves"):

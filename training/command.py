@@ -46,13 +46,17 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     from .loop import Plan
 
     parser.add_argument("--photos", type=Path, help="folder of clean pictures; without it dead leaves alone")
-    parser.add_argument("--held-out", type=Path, default=HELD_OUT, help="list of file names that are left out")
+    parser.add_argument(
+        "--held-out", type=Path, default=HELD_OUT, help="list of names left out (default: training/held_out.txt)"
+    )
     parser.add_argument("--leaves", type=float, default=0.3, help="share of crops from dead leaves (default 0.3)")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; a run found there is continued")
     parser.add_argument("--init", type=Path, help="checkpoint to start from, instead of random weights")
     parser.add_argument("--widen", type=int, default=1, metavar="N", help="give --init N times its channels first")
     parser.add_argument("--concat-origin", action="store_true", help="let later passes see the file itself too")
-    parser.add_argument("--widths", type=int, nargs=5, metavar="N", help="channels of the five levels")
+    parser.add_argument(
+        "--widths", type=int, nargs=5, metavar="N", help="channels of the levels (default: 32 64 128 256 512)"
+    )
     parser.add_argument("--diffusion", action="store_true", help="train the conditional diffusion baseline instead")
     parser.add_argument("--licence", help="of the weights, for the file's metadata (default: --init's, or unknown)")
     for name, default in vars(Plan()).items():
@@ -131,6 +135,8 @@ def _start(arguments: argparse.Namespace, given: "Network | None") -> "Network":
 
     if arguments.widen < 1:
         raise ValueError(f"--widen is {arguments.widen}; it must be at least 1")
+    if given is not None and arguments.widths:
+        raise ValueError("--widths is for random weights; a network of --init has its own, and --widen multiplies them")
     if given is None:
         if arguments.widen > 1:
             raise ValueError("--widen gives the network of --init more channels; without --init, say --widths")
@@ -147,7 +153,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """The flags of `exposure evaluate`, one subcommand for each kind of evidence."""
     kinds = parser.add_subparsers(required=True, metavar="photos | sid | eld | bracket")
     photos = kinds.add_parser("photos", help="low light simulated on a folder of photographs or clean RAW files")
-    photos.add_argument("folder", type=Path)
+    photos.add_argument("folder", type=Path, help="of pictures, or clean RAW files")
     photos.add_argument("--only", type=Path, help="list of file names to use, for example training/held_out.txt")
     photos.add_argument(
         "--camera", choices=sorted(CAMERAS), default="SonyA7S2", help="camera to simulate (default: %(default)s)"
@@ -168,10 +174,10 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     sid.add_argument("--list", type=Path, help='pairs, one a line: "short/A.ARW long/B.ARW", or the names alone')
     sid.set_defaults(cases=lambda given, out: cases.paired(given.folder, given.list, gain=given.gain, unusable=out))
     eld = kinds.add_parser("eld", help="scenes as in the ELD data set")
-    eld.add_argument("folder", type=Path)
+    eld.add_argument("folder", type=Path, help="with a folder for each camera or scene")
     eld.set_defaults(cases=lambda given, out: cases.eld(given.folder, gain=given.gain, unusable=out))
     bracket = kinds.add_parser("bracket", help="several real exposures of one scene")
-    bracket.add_argument("files", type=Path, nargs="+")
+    bracket.add_argument("files", type=Path, nargs="+", help="RAW files; the longest exposure is the truth")
     bracket.set_defaults(cases=lambda given, _: cases.bracketed(given.files, gain=given.gain))
     for kind in (photos, sid, eld, bracket):
         kind.add_argument(
@@ -183,12 +189,16 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "--as-published",
             action="store_true",
-            help="judge the published evaluation too: photons so drawn, and every estimate fitted to the truth",
+            help="judge the published evaluation too: new photons in every step, every estimate fitted to the truth",
         )
         kind.add_argument("--one-pass", type=Path, metavar="FILE", help="judge a network trained for one pass too")
         kind.add_argument("--diffusion", type=Path, metavar="FILE", help="judge a diffusion baseline too")
-        kind.add_argument("--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="of the diffusion")
-        kind.add_argument("--server", metavar="ADDRESS", help="judge this server's engine too")
+        kind.add_argument(
+            "--steps", type=int, nargs="+", default=[1, 2, 3, 5, 10, 20, 50], help="DDIM steps of --diffusion"
+        )
+        kind.add_argument(
+            "--server", metavar="ADDRESS", help="judge this server's engine, too; it must serve --checkpoint"
+        )
         add_reach_flags(kind.add_argument_group("the server"))
         kind.add_argument(
             "--passes", type=int, nargs="+", default=[1, 2, 3], help="numbers of passes to evaluate (default: 1 2 3)"
