@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # gRPC takes a while to load
     from tritonclient.utils import InferenceServerException
 
+# Where systems keep the authorities that they trust; gRPC would look into its own wheel instead.
+SYSTEM_AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian, Ubuntu
+    "/etc/pki/tls/certs/ca-bundle.crt",  # Fedora, RHEL
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+    "/etc/ssl/cert.pem",  # Alpine
+)
+ROOTS = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"  # gRPC's own environment variable
 ADDRESS = re.compile(r"([^\s/,]+):([0-9]{1,5})")
 HEADER = re.compile(r"(?!.*-bin$)[0-9a-z_.-]+")  # what gRPC takes as a name; those in -bin are not text
 PRINTABLE = re.compile(r"[ -~]*")
@@ -84,6 +92,14 @@ class Access:
     def metadata(self) -> dict[str, str]:
         """The headers as gRPC wants them."""
         return {name.lower(): value for name, value in self.headers.items()}
+
+    @property
+    def trusted(self) -> Path | str | None:
+        """The authorities to trust, as PEM; None: those that gRPC brings, where the system's are not found."""
+        if self.authorities is not None or os.environ.get(ROOTS):
+            return self.authorities
+        paths = ssl.get_default_verify_paths()  # heeds SSL_CERT_FILE
+        return next((path for path in (paths.cafile, *SYSTEM_AUTHORITIES) if path and Path(path).is_file()), None)
 
     @property
     def encrypts(self) -> bool:

@@ -1,6 +1,7 @@
 """One Triton server: requests over gRPC, frames through shared memory where the server is on this machine."""
 
 import contextlib
+import os
 import re
 import socket
 import threading
@@ -51,6 +52,7 @@ CHANNEL = (
 )
 BUSY = re.compile(r"ask again later")  # kernels/backend/admission.cpp
 FULL = re.compile(r"memory does not suffice")  # kernels/backend/*.cpp, export/tensorrt_runtime.py
+PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # environment variables that gRPC heeds
 FORGOTTEN = re.compile(r"find shared memory region|shared memory region .* not|unregistered")  # Triton's words
 T = TypeVar("T")
 
@@ -89,7 +91,10 @@ def smallest_request(model: str) -> Request:
 class Connection:
     """Talks to one server; used by many threads at once."""
 
-    def __init__(self, address: str, access: Access, *, shared_memory: bool = True) -> None:
+    def __init__(
+        self, address: str, access: Access, *, shared_memory: bool = True, ended: Callable[[], str] = lambda: ""
+    ) -> None:
+        """ended: why nobody will ever answer again, where that is known, else ""."""
         host = host_of(address)
         if not host:
             raise ServerError(f'server is "{address}"; write HOST:PORT, such as localhost:8001')
@@ -97,14 +102,15 @@ class Connection:
         self.resting_until = 0.0  # on the monotonic clock; after a failure, others are asked first
         self.has_answered = False
         self._pause_s = PAUSE_S
-        self._access = access
+        self._access, self._ended = access, ended
+        self._proxy = "" if is_own(host) else next((name for name in PROXIES if os.environ.get(name)), "")
         self._grpc = grpc.InferenceServerClient(
             address,
             ssl=access.encrypts,
-            root_certificates=access.authorities,  # paths
+            root_certificates=access.trusted,  # paths
             certificate_chain=access.certificate,
             private_key=access.key,
-            channel_args=CHANNEL,
+            channel_args=(*CHANNEL, ("grpc.enable_http_proxy", int(bool(self._proxy)))),
         )
         self.regions = RegisteredRegions(self._grpc, access.metadata, lambda: shared_memory and is_this_machine(host))
         self._changed = threading.Condition()
@@ -239,9 +245,13 @@ class Connection:
             if FULL.search(message) and "UNAVAILABLE" in status:
                 raise ServerFullError(_without_model(message)) from error
             if is_gone(error):
+                if ended := self._ended():
+                    raise ServerGoneError(ended) from error
                 hint = "start one with: exposure serve (the port is gRPC's, not HTTP's)"
                 if self._access.encrypts:  # gRPC does not tell why it was hung up on
                     hint = "one that knows its clients by certificate answers no other; see --client-certificate"
+                if self._proxy:
+                    hint += f"; ${self._proxy} is set, and where $no_proxy does not name the host, that proxy is asked"
                 raise ServerGoneError(f"no exposure server answers at {self.address}; {hint}") from error
             if "DEADLINE" in status and silence_s is not None:
                 raise ServerGoneError(self._silent(silence_s)) from error
@@ -330,6 +340,17 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
         tensors.append(grpc.InferInput(name, array.shape, TYPES[array.dtype.name]))
         tensors[-1].set_data_from_numpy(array)
     return tensors
+
+
+def is_own(host: str) -> bool:
+    """Whether a host name means an address of this machine, to which no proxy leads."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as one:
+            one.bind(place)  # only those of this machine can be
+    except (OSError, UnicodeError):
+        return False
+    return True
 
 
 def is_this_machine(host: str) -> bool:

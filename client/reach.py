@@ -13,6 +13,7 @@ from exposure.assets import MODEL_REPOSITORY
 from exposure.tiles import SMALLEST_TILE, TILE_PIXELS
 
 from .access import HEADER, LONGEST_S, PRINTABLE, Access, ServerError, ServerGoneError, host_of
+from .connection import is_own
 from .hardware import choose_config
 from .server import ServerOptions, running_server, server_is_installed
 from .triton import IN_FLIGHT, Client
@@ -49,7 +50,7 @@ def checked(options: argparse.Namespace) -> dict[str, Any]:
         "authorities": options.ca,
         "certificate": options.client_certificate,
         "key": options.client_key,
-        "headers": _headers(options.header),
+        "headers": _headers(options.header, named=bool(options.server or os.environ.get(SERVER))),
         "timeout_s": options.timeout,
     }
     Access(**reach)  # files that cannot be used
@@ -61,6 +62,7 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
     """A client of the servers that were named; without one, of a local server, started for the block if none runs."""
     reach = checked(options)
     with Client(addresses(options.server), **reach) as client:
+        _tell_open(reach, addresses(options.server))
         try:
             client.check()
         except ServerError as error:
@@ -80,11 +82,25 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
     own = ServerOptions(config_name=choice.config_name, grpc_port=0, http_port=0, metrics_port=0)
     ours = {name: reach[name] for name in ("tile_pixels", "timeout_s", "in_flight")}
     ours["patience_s"] = 0.1  # a server of our own that is gone stays so; a busy one is waited for
-    with running_server(own) as server, Client(server.address, **ours) as client:
-        yield client
+    with running_server(own) as server:
+
+        def ended() -> str:
+            stopped = server.process.poll() is not None
+            return f"the server that was started for this call stopped: {server.failure()}" if stopped else ""
+
+        with Client(server.address, ended=ended, **ours) as client:
+            yield client
 
 
-def _headers(given: list[str]) -> dict[str, str]:
+def _tell_open(reach: dict[str, Any], servers: list[str]) -> None:
+    """Say where a token is sent for all to read."""
+    for address in servers:
+        if "authorization" in reach["headers"] and not Access(**reach).encrypts and not is_own(host_of(address)):
+            print(f"exposure: the token goes to {address} unencrypted; --tls encrypts", file=sys.stderr)
+
+
+def _headers(given: list[str], *, named: bool) -> dict[str, str]:
+    """named: whether the server is; the token is not for whoever listens where a local one would."""
     headers = {}
     for header in given:
         name, colon, value = (part.strip() for part in header.partition(":"))
@@ -93,7 +109,7 @@ def _headers(given: list[str]) -> dict[str, str]:
         if not PRINTABLE.fullmatch(value):
             raise ValueError(f'--header "{name}" has a value that is not printable ASCII')
         headers[name.lower()] = value
-    if token := os.environ.get(TOKEN, "").strip():
+    if named and (token := os.environ.get(TOKEN, "").strip()):
         if not PRINTABLE.fullmatch(token):
             raise ValueError(f"${TOKEN} is not printable ASCII")
         headers.setdefault("authorization", f"Bearer {token}")
@@ -124,7 +140,7 @@ def add_reach_flags(reach: Any) -> None:
         action="append",
         default=[],
         metavar="NAME:VALUE",
-        help=f"another header of each request; ${TOKEN} is sent as a bearer token",
+        help=f"another header of each request; ${TOKEN} is sent as a bearer token to a server that is named",
     )
     reach.add_argument(
         "--tile",

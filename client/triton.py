@@ -48,6 +48,7 @@ class Client:
     patience_s: how long a request waits for servers that have answered before and are gone now; for busy ones it waits
     as long as its deadline, unless this is 0.
     shared_memory: whether frames go through it to servers on this machine.
+    ended: asked when none answers, for a sentence that says why none ever will; "" where that is not known.
 
     May be used by several threads. Every call raises ServerError, one sentence, when the servers are absent, fail or
     refuse; its kind ServerGoneError means that the same call may succeed later.
@@ -67,6 +68,7 @@ class Client:
         in_flight: int = IN_FLIGHT,
         patience_s: float = 60.0,
         shared_memory: bool = True,
+        ended: Callable[[], str] = lambda: "",
     ) -> None:
         addresses = [address] if isinstance(address, str) else list(address)
         if not addresses:
@@ -77,7 +79,7 @@ class Client:
             raise ServerError(f"the tile bound is {tile_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
         access = Access(timeout_s, tls, authorities, certificate, key, dict(headers or {}))
         self.address = ",".join(addresses)
-        self._connections = [Connection(one, access, shared_memory=shared_memory) for one in addresses]
+        self._connections = [Connection(one, access, shared_memory=shared_memory, ended=ended) for one in addresses]
         self._tile_pixels, self._patience_s, self._timeout_s = tile_pixels, patience_s, timeout_s
         self._busy = dict.fromkeys(self._connections, 0)
         self._choosing, self._closing = threading.Lock(), threading.Event()
@@ -122,12 +124,14 @@ class Client:
         seed: int = 0,
         origin: tuple[int, int] = (0, 0),
         tile_done: Callable[[float], None] | None = None,
+        given_up: threading.Event | None = None,
     ) -> Answer:
         """The mosaic, [H, W] in DN, as `sensor` would have recorded it with `ratio` times the exposure, and its maker.
 
         gain: K in DN per electron. origin: row and column of the mosaic in the whole frame, multiples of 32 where it is
-        larger than a tile. tile_done: called with the share of the frame that each answer brings. A frame whose tiles
-        were made by different checkpoints is refused.
+        larger than a tile. tile_done: called with the share of the frame that each answer brings. given_up: once it is
+        set, no further tile is sent, and the call fails. A frame whose tiles were made by different checkpoints is
+        refused.
         """
         if passes not in SERVED_PASSES:
             raise ServerError(f"passes is {passes}; the server holds ensembles for {SERVED_PASSES}")
@@ -149,7 +153,7 @@ class Client:
             place = np.array([origin[0] + tile.origin[0], origin[1] + tile.origin[1]], np.int32)
             return Request(f"exposure_{passes}", mosaic[tile.rows, tile.columns], {**small, "ORIGIN": place})
 
-        parts = {self._submit(request(tile)): tile for tile in tiles}
+        parts = {self._submit(request(tile), given_up): tile for tile in tiles}
         reply = self._assembled(mosaic.shape, parts, tile_done)
         return Answer(reply.denoised, sensor, reply.checkpoint)
 
@@ -219,9 +223,9 @@ class Client:
             raise ServerError(f"origin is {list(origin)}; of a frame sent in tiles it must be multiples of {GRID}")
         return tiles
 
-    def _submit(self, request: Request) -> "Future[Reply]":
+    def _submit(self, request: Request, given_up: threading.Event | None) -> "Future[Reply]":
         try:
-            return self._threads.submit(self._infer, request)
+            return self._threads.submit(self._infer, request, given_up)
         except RuntimeError as error:
             raise ServerError("the client is closed") from error
 
@@ -246,8 +250,13 @@ class Client:
                 part.cancel()
         return Reply(frame, checkpoints.pop())
 
-    def _infer(self, request: Request) -> Reply:
-        return self._patiently(lambda connection: connection.infer(request))
+    def _infer(self, request: Request, given_up: threading.Event | None) -> Reply:
+        def ask(connection: Connection) -> Reply:
+            if given_up is not None and given_up.is_set():
+                raise ServerError("the call was given up")
+            return connection.infer(request)
+
+        return self._patiently(ask)
 
     def _patiently(self, ask: Callable[[Connection], T]) -> T:
         """Ask the least busy server; where it is gone, another, or the same again after a pause."""
@@ -291,8 +300,8 @@ class AsyncClient:
     """`Client` for asyncio: the same arguments and calls, awaited.
 
     Frames are copied and checked in threads of its own, one for each request that may be in flight, where they do not
-    hold the event loop up; asyncio's own threads are few, and other people's. Cancelling a call abandons its answer;
-    `close` ends its requests.
+    hold the event loop up; asyncio's own threads are few, and other people's. Once a call is cancelled, no further tile
+    of it is sent; what a server has, it computes. `close` ends its requests.
     """
 
     def __init__(self, address: str | Sequence[str], **options: Any) -> None:
@@ -312,12 +321,17 @@ class AsyncClient:
 
     async def answer(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> Answer:
         """`Client.answer`."""
-        call = partial(self._client.answer, mosaic, sensor, **physics)
+        given_up = threading.Event()
+        call = partial(self._client.answer, mosaic, sensor, given_up=given_up, **physics)
         try:
             answer = self._threads.submit(call)
         except RuntimeError as error:
             raise ServerError("the client is closed") from error
-        return await asyncio.wrap_future(answer)
+        try:
+            return await asyncio.wrap_future(answer)
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     async def denoise(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> NDArray[np.uint16]:
         """`Client.denoise`."""

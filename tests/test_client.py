@@ -37,11 +37,12 @@ from exposure.client import (
     reach,
     triton,
 )
-from exposure.client.access import Access, ServerSlowError, is_gone
+from exposure.client.access import ROOTS, Access, ServerSlowError, is_gone
 from exposure.client.connection import SPARED_S, Connection, Request, _tensors, smallest_request
 from exposure.client.registered import LAST_CALL_TIMEOUT_S
 from exposure.client.server import ServerOptions, running_server
 from exposure.client.shared_memory import PREFIX, SHARED_MEMORY, Region, remove_abandoned_regions
+from exposure.tiles import SMALLEST_TILE
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
 PHYSICS: dict[str, Any] = {"ratio": 50, "gain": 3, "passes": 1}
@@ -481,6 +482,24 @@ def test_asyncio_closes_under_its_calls(address: str) -> None:
     assert "the client is closed" in str(answers[-1])
 
 
+def test_a_cancelled_call_sends_no_further_tile(address: str) -> None:
+    frame = dark((704, 6 * 704), SENSOR)
+
+    async def cancelled() -> int:
+        async with AsyncClient(address, in_flight=1, tile_pixels=SMALLEST_TILE) as client:
+            before = answered(client._client)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.denoise(frame, SENSOR, **PHYSICS), 0.05)
+            await client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)  # when its one thread is free again
+            return answered(client._client) - before
+
+    def answered(client: Client) -> int:
+        (unpack,) = [model for model in client._connections[0].statistics() if model["name"] == "unpack"]
+        return int(unpack["inference_stats"].get("success", {}).get("count", 0))
+
+    assert asyncio.run(cancelled()) <= 3
+
+
 def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
     """A certificate for this machine that vouches for itself, and its key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}_key.pem"
@@ -532,6 +551,10 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
         with Client(address, tls=True) as client, pytest.raises(ServerError, match="not trusted"):
             client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
+        monkeypatch.delenv(ROOTS, raising=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # as if the system trusted it
+        with Client(address, tls=True, headers=access["headers"]) as client:
+            assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
     with pytest.raises(ServerError, match="cannot be read"):
         Client(address, authorities=tmp_path / "absent.pem")
     with pytest.raises(ServerError, match="cannot be read"):
@@ -540,13 +563,42 @@ def test_tls_and_a_token(small_repository: Path, tmp_path: Path, monkeypatch: py
 
 def test_headers_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXPOSURE_TOKEN", "abc")
-    assert reach._headers(["X-One: a: b"]) == {"x-one": "a: b", "authorization": "Bearer abc"}
-    assert reach._headers(["Authorization: Basic x"]) == {"authorization": "Basic x"}
+    assert reach._headers(["X-One: a: b"], named=True) == {"x-one": "a: b", "authorization": "Bearer abc"}
+    assert reach._headers(["X-One: a"], named=False) == {"x-one": "a"}  # whoever listens here is not told
+    assert reach._headers(["Authorization: Basic x"], named=True) == {"authorization": "Basic x"}
     with pytest.raises(ValueError, match='write "NAME: VALUE"'):
-        reach._headers(["secret"])
+        reach._headers(["secret"], named=True)
     monkeypatch.setenv("EXPOSURE_TOKEN", "a\nb")
     with pytest.raises(ValueError, match=r"^\$EXPOSURE_TOKEN is not printable ASCII$"):
-        reach._headers([])
+        reach._headers([], named=True)
+
+
+def test_a_token_that_is_sent_in_clear_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    token = {"headers": {"authorization": "Bearer abc"}}
+    reach._tell_open(token, ["192.0.2.1:8001", "localhost:8001"])
+    assert capsys.readouterr().err == "exposure: the token goes to 192.0.2.1:8001 unencrypted; --tls encrypts\n"
+    reach._tell_open({**token, "tls": True}, ["192.0.2.1:8001"])
+    reach._tell_open({"headers": {}}, ["192.0.2.1:8001"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_proxy_is_not_asked_for_this_machine(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC would send even 127.0.0.1 through it; for others it does, and the sentence tells."""
+    for name in (*connection.PROXIES, "no_proxy", "no_grpc_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody is there
+    with Client(address) as client:
+        assert client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS).shape == (64, 64)
+    with Client("192.0.2.1:8001") as client, pytest.raises(ServerGoneError, match=r"\$http_proxy is set"):
+        client.check()
+
+
+def test_a_server_that_ended_is_told_by_who_started_it() -> None:
+    with (
+        Client("127.0.0.1:1", ended=lambda: "SIGKILL ended it", patience_s=0) as client,
+        pytest.raises(ServerGoneError, match=r"^SIGKILL ended it$"),
+    ):
+        client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)
 
 
 @openssl
