@@ -15,6 +15,8 @@ from exposure.sensor import shape_text
 from .dng import is_result
 from .rawfile import RawFile, RawFileError
 
+DARK_S = 1.0  # exposure time from which the charge that gathers in the dark counts
+TIME_VARIES = 2.0  # times, between a file and its dark frames: that charge grows with it
 BLACK_VARIES = 4.0  # DN between files of one camera: some measure it for each exposure
 
 
@@ -78,6 +80,12 @@ def _refuse_others(file: RawFile, first: RawFile) -> None:
     ):
         if its != theirs:
             raise RawFileError(f"its {what} is {its}, and that of the dark frames ({first.path.name}) {theirs}")
+    its_s, theirs_s = sorted((file.exposure_s, first.exposure_s))
+    if 0 < its_s < theirs_s / TIME_VARIES and theirs_s > DARK_S:
+        raise RawFileError(
+            f"its exposure took {file.exposure_s:.3g} s, and that of the dark frames ({first.path.name}) "
+            f"{first.exposure_s:.3g} s"
+        )
     if file.sensor.cfa != first.sensor.cfa:
         raise RawFileError(f"its colour filters lie otherwise than those of the dark frames ({first.path.name})")
     off = max(abs(a - b) for a, b in zip(file.sensor.black, first.sensor.black, strict=True))

@@ -16,7 +16,7 @@ ROWS = 512  # that are subtracted together, to need little memory
 
 
 def dark_excess(frames: Iterable[tuple[NDArray[np.uint16], Sensor]]) -> NDArray[np.float32]:
-    """What dark frames have beyond black, [H, W] in DN, to be subtracted from mosaics of the same ISO.
+    """What dark frames have beyond black, [H, W] in DN, to be subtracted from mosaics of the same ISO and time.
 
     frames: at least one mosaic [H, W] in DN, exposed with the cap on, with its levels. The excess is a smooth map, the
     mean of blocks (black that is off, amplifier glow), and what single pixels have beside it: of hot ones all, of the
@@ -81,7 +81,8 @@ def _smooth_and_own(plane: NDArray[np.float32], usual: NDArray[np.float32], coun
 
 
 def _variance(differences: NDArray[np.float32]) -> float:
-    """Of normal noise in whole numbers; hot pixels do not count."""
+    """Of normal noise in whole numbers; hot pixels do not count, nor does what frames differ by as a whole."""
+    differences = differences - np.median(differences)
     reach = HOT * max(_spread(differences), LEAST_NOISE)
     return float(np.mean(differences[np.abs(differences) < reach] ** 2))
 

@@ -13,6 +13,10 @@ from .sensor import Sensor
 CERTAIN = 6.0  # standard deviations beyond the nearest in value of its neighbours
 ISOLATED = 2.5  # times what these neighbours differ from each other: beside texture, nothing is called defective
 SHARED = 0.1  # of its excess: points of light bring more to the pixels around, but for some of one pure colour
+STAR, SURE = (
+    0.8,
+    2.0,
+)  # what a star brings them, as narrow as 0.45 pixels; standard deviations that they must lack of it
 MARGIN = 3  # pixels to the farthest that is asked: a neighbour of a neighbour
 ROWS = 64  # that are looked at together, so that they stay in the processor's caches
 BLOCK, BLOCKS, QUIETEST = 32, 24, 10  # pixels on a side, blocks on a side, and percentile: where the noise is black's
@@ -49,8 +53,9 @@ def find_defects(mosaic: NDArray[np.uint16], sensor: Sensor, gain: float) -> Def
 
     mosaic: [H, W] in DN, sides of at least 4. gain: K in DN per electron. A pixel is defective where it is brighter, or
     darker, than each of these eight by more than noise can be, its distance from their median is more than texture, and
-    the pixels around it, most of other colours, do not share in that: a star's image is wider than a pixel. Not found
-    are two that touch, and what is lost in noise or texture. Nothing is, where no part of the mosaic tells its noise.
+    the pixels around it, most of other colours, do not share in that: a star's image is wider than a pixel. Where that
+    could hide in their noise, nothing is called defective. Not found are two that touch, and what is lost in noise or
+    texture. Nothing is, where no part of the mosaic tells its noise.
     """
     padded, noise_of_black = _padded(mosaic), _noise_of_black(mosaic)
     rows, columns, noise = _outliers(padded, min(sensor.black), gain, noise_of_black)
@@ -59,7 +64,8 @@ def find_defects(mosaic: NDArray[np.uint16], sensor: Sensor, gain: float) -> Def
     excess = padded[rows, columns] - usual
     defective = np.abs(excess) > ISOLATED * np.ptp(eight, axis=0)
     shared = np.sign(excess) * sum(_excess(padded, rows + row, columns + column) for row, column in NEIGHBOURS)
-    defective &= shared < SHARED * np.abs(excess) + len(NEIGHBOURS) ** 0.5 * noise  # which is in the sum, too
+    unsure = len(NEIGHBOURS) ** 0.5 * noise  # which is in the sum, too
+    defective &= shared < np.minimum(SHARED * np.abs(excess) + unsure, STAR * np.abs(excess) - SURE * unsure)
     found = (rows[defective] - MARGIN, columns[defective] - MARGIN)
     return Defects(*found, np.rint(usual[defective]).astype(np.uint16))
 

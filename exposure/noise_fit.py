@@ -18,6 +18,7 @@ FLATNESS = 1.4  # of a block: variance of its 2x2 means over what noise alone gi
 MEDIAN_OF_64 = 0.98965  # median of a chi-squared variable over its mean, 64 degrees of freedom
 WITNESS = ((1, 3), (3, 3), (1, 3), (1, 1))  # the green planes that tell of each plane's blocks whether they are flat
 PARTS = 16  # of a frame that are asked whether they agree
+PILED = 0.01  # share of a plane that has its lowest value: noise that is not cut off has fewer
 MOST_RELATIVE_ERROR = 0.2  # standard error / gain; a gain that is known no better is not known
 
 
@@ -73,7 +74,8 @@ def _blocks(mosaic: NDArray[np.uint16], sensor: Sensor) -> tuple[NDArray[np.floa
         blocks = plane.reshape(height, BLOCK, width, BLOCK).swapaxes(1, 2).reshape(-1, BLOCK, BLOCK)
         black, lowest, highest = sensor.black_at(row, column), blocks.min(axis=(1, 2)), blocks.max(axis=(1, 2))
         floor = lowest.min(initial=0xFFFF)
-        floor = floor if black <= floor < black + 1 else 0  # nothing below black: the file was clipped there
+        cut = black - 1 < floor < black + 1 or np.mean(blocks == floor) > PILED
+        floor = floor if cut else 0  # nothing below it: the file was clipped there
         clear = (lowest > floor) & (lowest < highest) & (highest < 0.98 * sensor.white)  # lamps may clip below white
         dn = blocks.astype(np.float64) - black
         a, b, c, d = dn[:, 0::2, 0::2], dn[:, 0::2, 1::2], dn[:, 1::2, 0::2], dn[:, 1::2, 1::2]

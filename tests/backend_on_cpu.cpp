@@ -353,11 +353,11 @@ static void admits() {
     std::chrono::seconds quiet(3);
     door.limit_to(10);
     expect(!is_busy(door, 60, now), "alone, a request of any size is let in");
-    expect(is_busy(door, 1, now), "beyond the limit");
+    expect(is_busy(door, 4, now), "beyond the limit");
     door.leave(ticket);
     door.leave(ticket);
     door.leave(0);
-    expect(!is_busy(door, 6, now) && !is_busy(door, 4, now) && is_busy(door, 1, now), "up to the limit");
+    expect(!is_busy(door, 6, now) && !is_busy(door, 4, now) && is_busy(door, 4, now), "up to the limit");
     door.leave(ticket);
     expect(!is_busy(door, 4, now) && is_busy(door, 1, now), "one left");
     door.began();  // a long pass
@@ -372,18 +372,34 @@ static void admits() {
     foreign.limit_to(10);
     foreign.enter(10 * 1000000, now);
     expect(is_busy(foreign, 1, now + quiet), "a long pass of a plan may be under way");
-    expect(!is_busy(foreign, 1, now + std::chrono::seconds(70)), "and is over at last");
+    expect(!is_busy(foreign, 1, now + std::chrono::seconds(11)), "and is over at last");
 
     Admission street;  // never quiet: one request was cancelled, others come and go
     street.limit_to(10);
     street.began();
     expect(!is_busy(street, 8, now), "the one that will be cancelled");
-    for (int megapixels = 0; megapixels <= 4 * (10 + 8); megapixels++) {
+    for (int megapixels = 0; megapixels <= 4 * (10 + 8); megapixels++, now += quiet) {
         expect(is_busy(street, 3, now), "it may yet be answered");
-        expect(!is_busy(street, 1, now), "others come");
+        expect(!is_busy(street, 1, now + quiet), "others come, when that does not ask again");
         street.leave(ticket);
     }
     expect(!is_busy(street, 10, now), "it is gone");
+
+    Admission fair;  // small ones would always find room before a large one does
+    fair.limit_to(10);
+    uint64_t first = fair.enter(4000000, now), second = fair.enter(4000000, now);
+    expect(is_busy(fair, 6, now), "a large one waits");
+    fair.leave(first);
+    expect(is_busy(fair, 4, now) && is_busy(fair, 5, now), "none goes before it");
+    expect(!is_busy(fair, 6, now) && is_busy(fair, 4, now), "it has its turn, and the next one waits");
+    fair.leave(ticket);
+    expect(is_busy(fair, 5, now), "as large as may be, but later");
+    expect(!is_busy(fair, 5, now + quiet), "the one that waited does not ask again");
+    fair.leave(ticket), fair.leave(second);
+    fair.enter(4000000, now + quiet);
+    expect(is_busy(fair, 60, now + quiet), "beyond the limit, but for alone");
+    fair.leave(++ticket);
+    expect(is_busy(fair, 1, now + quiet) && !is_busy(fair, 60, now + quiet), "also where it must be");
 }
 
 // What `pack` lets in leaves in `unpack`, or where it fails.

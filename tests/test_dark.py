@@ -1,5 +1,6 @@
 """Dark frames: what is found in them, and what is refused."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from exposure import Sensor
 from exposure.client import command
+from exposure.client.darkframes import DarkFrames
 from exposure.client.dng import write_dng
-from exposure.client.rawfile import RawFile, read
+from exposure.client.rawfile import RawFile, RawFileError, read
 from exposure.dark import check_dark, dark_excess, without_dark
 
 SENSOR = Sensor((512, 512, 512, 512), 16383, CFAS["RGGB"])
@@ -72,6 +74,15 @@ def test_the_mean_of_what_is_subtracted_is_black() -> None:
     assert left.max() < 512 + 8 * READ_NOISE  # no hot pixel
 
 
+@pytest.mark.parametrize("drift", [2, 20, 200])
+def test_a_level_that_drifts_from_frame_to_frame_changes_nothing_else(drift: int) -> None:
+    """The mean of all is subtracted, and as much of the pattern; differences that are no noise do not tell it."""
+    dark = frames(8)
+    drifted = [frame + np.uint16(drift * (number % 2)) for number, frame in enumerate(dark)]
+    sound = hot() == 0  # of the others, the mean without the extremes counts
+    np.testing.assert_allclose(found(drifted)[sound], found(dark)[sound] + drift / 2, atol=0.1)
+
+
 def test_less_than_a_level_is_subtracted_too() -> None:
     mosaic = frames(1, np.zeros((240, 320), np.float32))[0]
     left = without_dark(mosaic, np.full(mosaic.shape, 0.4, np.float32), SENSOR.white)
@@ -116,6 +127,18 @@ def saved(path: Path, mosaic: NDArray[np.uint16], iso: float = 800) -> Path:
     path.parent.mkdir(exist_ok=True)
     write_dng(path, RawFile(path, mosaic, SENSOR, model="A camera", iso=iso), mosaic)
     return path
+
+
+@pytest.mark.parametrize(
+    ("seconds", "dark_seconds", "refused"),
+    [(300, 30, True), (1 / 60, 30, True), (30, 32, False), (1 / 60, 1 / 500, False), (0, 30, False), (30, 0, False)],
+)
+def test_dark_frames_take_about_as_long(seconds: float, dark_seconds: float, refused: bool) -> None:
+    """Where one of both is long, for charge gathers in time; unknown times are no reason."""
+    dark, light = (RawFile(Path(f"{s:g}.dng"), frames(1)[0], SENSOR, exposure_s=s) for s in (dark_seconds, seconds))
+    both = DarkFrames(dark, ("1",), excess())
+    with pytest.raises(RawFileError, match="its exposure took") if refused else contextlib.nullcontext():
+        both.subtracted_from(light)
 
 
 def test_the_command_subtracts_them(address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

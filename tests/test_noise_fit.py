@@ -104,6 +104,21 @@ def test_files_clipped_at_black_are_not_estimated_too_high(data: Path) -> None:
         fit_noise(np.maximum(shot(unprocessed(picture, DAYLIGHT) / 30, 10.0, 100), black), SENSOR)
 
 
+@pytest.mark.parametrize(("black", "cut"), [(512.5, 512), (512, 514)])
+def test_where_noise_is_cut_off_is_seen(data: Path, black: float, cut: int) -> None:
+    """Below a black that is no whole number, and above it: taken for noise, what is left told 4.1 and 4.6."""
+    with Image.open(data / "photos" / "pop-jared-evans-119758.jpg") as image:
+        picture = image.crop((0, 0, image.width // 2 * 2, image.height // 2 * 2)).convert("RGB")
+    clean = unprocessed(np.asarray(picture, np.float32) / 255, DAYLIGHT)
+    sensor = Sensor(black=(black,) * 4, white=16383, cfa=SENSOR.cfa)
+    moved = shot(clean, 3.0, 100).astype(float) - unpack(
+        np.zeros_like(clean), SENSOR, (2 * clean.shape[1], 2 * clean.shape[2])
+    )
+    mosaic = np.maximum(np.rint(moved + black), cut).astype(np.uint16)
+    fit = fit_noise(mosaic, sensor)
+    assert abs(fit.gain - 3.0) < min(2 * fit.error, 0.6)
+
+
 def test_what_cannot_be_told_is_refused() -> None:
     with pytest.raises(ValueError, match="not clipped"):
         fit_noise(np.full((512, 512), 16383, np.uint16), SENSOR)

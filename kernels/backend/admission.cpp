@@ -4,14 +4,23 @@
 
 static const int64_t ROUNDS = 4;  // passes of the longest ensemble: how often a request waits behind all others
 
+static const std::chrono::seconds PATIENCE(2);  // clients ask again within one
+
 uint64_t Admission::enter(int64_t pixels, Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
     if (computing_ == 0 && now - last_ > quiet_) forget_all();
     auto gone = [&](const Entry& entry) { return answered_ - entry.answered > ROUNDS * (limit_ + entry.pixels); };
     while (!entries_.empty() && gone(entries_.begin()->second)) forget(entries_.begin());
-    if (under_way_ > 0 && under_way_ + pixels > limit_)
+    if (now > waits_until_) waiting_ = 0;
+    bool full = under_way_ > 0 && under_way_ + pixels > limit_;
+    bool in_the_way = waiting_ > 0 && pixels != waiting_ && under_way_ + pixels + waiting_ > limit_;
+    if (full || in_the_way) {
+        if (waiting_ == 0) waiting_ = pixels;
+        if (waiting_ == pixels) waits_until_ = now + PATIENCE;
         throw Busy(sentence("the server is busy: requests of %.1f megapixels are under way, and it takes %.1f; ask again "
                             "later", under_way_ / 1e6, limit_ / 1e6));
+    }
+    if (waiting_ == pixels) waiting_ = 0;
     entries_[++tickets_] = {pixels, answered_};
     under_way_ += pixels;
     last_ = now;

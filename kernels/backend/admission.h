@@ -19,10 +19,12 @@ class Admission {
     using Clock = std::chrono::steady_clock;
 
     void limit_to(int64_t megapixels) { limit_ = 1000000 * megapixels; }
-    // Passes are computed by others, and are not seen here: what is quiet for long only is over.
-    void passes_are_not_seen() { quiet_ = std::chrono::seconds(60); }
+    // Passes are computed by others, on a card, and are not seen here: what is quiet for longer only is over.
+    void passes_are_not_seen() { quiet_ = std::chrono::seconds(10); }
 
-    // A request of so many pixels begins; a single one always may. Returns the ticket that it leaves with. Throws Busy.
+    // A request of so many pixels begins; a single one always may. Returns the ticket that it leaves with. Throws Busy, and
+    // then keeps others, by their size, from the room that the first one so refused waits for: else a large one would ask
+    // in vain for as long as small ones come.
     uint64_t enter(int64_t pixels, Clock::time_point now = Clock::now());
     // It has been answered, or has failed.
     void leave(uint64_t ticket);
@@ -45,6 +47,8 @@ class Admission {
     std::map<uint64_t, Entry> entries_;  // by ticket: the oldest first
     uint64_t tickets_ = 0;
     int64_t limit_ = 1000000 * DEFAULT_MEGAPIXELS, under_way_ = 0, answered_ = 0;
+    int64_t waiting_ = 0;  // pixels of the first that was refused, while it asks again
+    Clock::time_point waits_until_ = Clock::now();
     int computing_ = 0;
     std::chrono::seconds quiet_{2};  // longer than Triton needs from one model of an ensemble to the next
     Clock::time_point last_ = Clock::now();

@@ -31,9 +31,9 @@ class Denoise : public Model {
         if (image.shape[2] % manifest_.multiple || image.shape[3] % manifest_.multiple)
             throw Refusal(sentence("IMAGE is %lldx%lld; both sides must be multiples of %d", (long long)image.shape[2],
                                    (long long)image.shape[3], manifest_.multiple));
-        if ((image.shape[2] - manifest_.multiple) * (image.shape[3] - manifest_.multiple) > MOST_PIXELS / 4)
+        if (image.shape[2] * image.shape[3] > most_padded(manifest_.multiple))
             throw Refusal(sentence("IMAGE is %lldx%lld; its planes hold at most %lld pixels each", (long long)image.shape[2],
-                                   (long long)image.shape[3], (long long)MOST_PIXELS / 4));  // and what `pack` pads
+                                   (long long)image.shape[3], (long long)most_padded(manifest_.multiple)));
         const float* original = nullptr;
         if (engine_->wants_original()) {
             Tensor<float> given = request.input<float>("ORIGIN_IMAGE", 4);

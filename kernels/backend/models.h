@@ -8,6 +8,8 @@
 
 constexpr float MOST_ELECTRONS = 16777216.0f;  // 2^24, as in exposure/schedule.py
 constexpr int64_t MOST_PIXELS = 1 << 26;       // of a mosaic in one request, 67 MP; larger frames are sent in tiles
+// Pixels of a plane, once padded: what a square mosaic of so many may come to, and a long strip may not.
+inline int64_t most_padded(int64_t multiple) { return (4096 + multiple) * (4096 + multiple); }
 
 class Model {
   public:

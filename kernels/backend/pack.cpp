@@ -35,6 +35,10 @@ class Pack : public Model {
         check_physics(ratio, gain, sensor.saturation());
 
         int64_t h = padded(height), w = padded(width), highest = manifest_.largest_height, widest = manifest_.largest_width;
+        if (h * w > most_padded(manifest_.multiple))
+            throw Refusal(sentence("MOSAIC is %lldx%lld, which is padded to %lldx%lld: too long a strip; larger frames go in "
+                                   "tiles",
+                                   (long long)height, (long long)width, (long long)(2 * h), (long long)(2 * w)));
         if (widest > 0 && (h > highest || w > widest))
             throw Refusal(sentence("MOSAIC is %lldx%lld; the engine takes at most %lldx%lld: send smaller tiles, or build it "
                                    "with that --frame",
