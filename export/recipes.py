@@ -16,7 +16,7 @@ from exposure.kernels.machine import LIBRARIES, RTX_CARDS, Machine, library_vers
 from exposure.kernels.manifest import EngineError
 from exposure.networks import Network
 from exposure.sensor import SMALLEST_SIDE, plane_side
-from exposure.tiles import TILE_PIXELS, plan_tiles
+from exposure.tiles import TILE_PIXELS, longest_side, plan_tiles
 
 from .gate import pass_gate
 from .graph import FP32_AGREEMENT_DB, HALF_AGREEMENT_DB, agreement, onnx_from_network, onnx_runner
@@ -32,7 +32,7 @@ A = TypeVar("A")
 
 @dataclass(frozen=True)
 class Settings:
-    """frames: mosaic sizes, (width, height), to make ready for; the first is tuned for, the longest side bounds both.
+    """frames: mosaic sizes, (width, height), to make ready for; the first is tuned for.
 
     tile: the most megapixels of a request, as callers send with their own --tile: larger frames come in tiles.
     fp32: also where BF16 or FP16 is fast and passes the gate.
@@ -49,12 +49,15 @@ class Settings:
     def profile(self, multiple: int) -> dict[str, tuple[int, int]]:
         """Plane sides, (height, width), that an engine takes: the smallest, the usual and the largest.
 
-        The largest is a square: other cameras' frames, and tiles of larger ones, are as long in the other direction. It
-        holds what the gate runs.
+        The largest is a square that holds whatever is sent of any camera's frame, and what the gate runs.
         """
-        planes = self.planes(multiple)
-        smallest, longest = plane_side(SMALLEST_SIDE, multiple), max(*map(max, planes), REAL_CROP // 2)
-        return {"smallest": (smallest, smallest), "usual": planes[0], "largest": (longest, longest)}
+        smallest, longest = (plane_side(side, multiple) for side in (SMALLEST_SIDE, longest_side(self._tile_pixels)))
+        largest = max(longest, REAL_CROP // 2)
+        return {"smallest": (smallest, smallest), "usual": self.planes(multiple)[0], "largest": (largest, largest)}
+
+    @property
+    def _tile_pixels(self) -> int:
+        return round(1e6 * self.tile)
 
     def planes(self, multiple: int) -> list[tuple[int, int]]:
         """Plane sides, (height, width), of what callers send of each frame."""
@@ -66,7 +69,7 @@ class Settings:
 
     def _requests(self) -> list[tuple[int, int]]:
         """Height and width of what the client sends of each frame: the whole, or its first tile."""
-        tiles = [plan_tiles((height, width), round(1e6 * self.tile))[0] for width, height in self.frames]
+        tiles = [plan_tiles((height, width), self._tile_pixels)[0] for width, height in self.frames]
         return [(tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start) for tile in tiles]
 
 

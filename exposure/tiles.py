@@ -1,5 +1,6 @@
 """Frames of any size: tiles that overlap enough to leave no seam."""
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise, product
 
@@ -12,6 +13,7 @@ MARGIN = 224
 TILE_PIXELS = 13_000_000  # of a request, where nothing else is asked: what a server needs for it is in client/README.md
 SMALLEST_TILE = (2 * MARGIN + 6 * GRID) ** 2  # smaller ones would compute little else than margins
 MOST_PIECES = 64  # along one side
+LONGEST = 4 / 3  # sides of a tile over that of a square as large: frames of 16:9 need no more
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ class Tile:
         )
 
 
+def longest_side(most_pixels: int) -> int:
+    """Of what is sent, in mosaic pixels: an engine that takes this in both directions takes the tiles of any frame."""
+    return _padded(math.ceil(LONGEST * math.sqrt(most_pixels)))
+
+
 def plan_tiles(shape: tuple[int, int], most_pixels: int) -> list[Tile]:
     """Cover a frame of `shape` with tiles of at most `most_pixels`, the least work first; one tile where it fits.
 
@@ -48,9 +55,9 @@ def plan_tiles(shape: tuple[int, int], most_pixels: int) -> list[Tile]:
         raise ValueError(f"the tile bound is {most_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
     work: dict[tuple[int, int], int] = {}
     for down, across in product(range(1, MOST_PIECES + 1), repeat=2):
-        pixels = _length(_padded(shape[0]), down) * _length(_padded(shape[1]), across)
-        if pixels <= most_pixels:
-            work[down, across] = down * across * pixels
+        sides = _length(_padded(shape[0]), down), _length(_padded(shape[1]), across)
+        if math.prod(sides) <= most_pixels and max(sides) <= longest_side(most_pixels):
+            work[down, across] = down * across * math.prod(sides)
     if not work:
         raise ValueError(
             f"{shape[0]}x{shape[1]} pixels need more than {MOST_PIECES} tiles of {most_pixels} along a side"

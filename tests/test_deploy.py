@@ -16,6 +16,7 @@ from exposure.export import options
 from exposure.export.ensembles import install_configs
 from exposure.export.recipes import Settings
 from exposure.networks import Network
+from exposure.tiles import TILE_PIXELS
 
 USUAL_PLANES = (1424, 2128)  # of a 12 MP frame, padded
 DOCKERFILE = (PROJECT / "deploy" / "Dockerfile").read_text()
@@ -47,12 +48,9 @@ def test_the_composition() -> None:
     assert services["server"]["depends_on"]["engine"]["condition"] == "service_completed_successfully"
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in services["server"]["command"] if "=" in flag)
     pool = int(flags["cuda-memory-pool-byte-size"].split(":")[1])
-    image = 4 * 4 * USUAL_PLANES[0] * USUAL_PLANES[1]  # FP32 planes
-    assert pool > 2 * (5 * image + 2 * 4240 * 2832)
+    assert pool > 2 * (5 * 4 * TILE_PIXELS + 2 * TILE_PIXELS)  # images in FP32, mosaics
     settings = [flag for flag in services["server"]["command"] if "megapixels-in-flight" in flag]
-    assert settings == [
-        f"--backend-config=exposure,megapixels-in-flight={-(-2 * 4 * USUAL_PLANES[0] * USUAL_PLANES[1] // 10**6)}"
-    ]
+    assert settings == [f"--backend-config=exposure,megapixels-in-flight={2 * TILE_PIXELS // 10**6}"]
     assert flags["rate-limit-resource"] == "card:1"
     assert not services["engine"]["environment"]["EXPOSURE_CACHE"].startswith(flags["model-repository"])
     assert "--frame=4240x2832" in services["engine"]["command"]

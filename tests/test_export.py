@@ -20,6 +20,8 @@ import openvino as ov
 import pytest
 import torch
 from conftest import PROJECT
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_manifest import FOR_A5000, plan_for
 from test_nafnet import small_naf
@@ -45,7 +47,7 @@ from exposure.kernels.manifest import EngineError, read_manifest, trusted_manife
 from exposure.kernels.unet import UNetEngine
 from exposure.networks import CheckpointInfo, Network, save_checkpoint
 from exposure.schedule import SERVED_PASSES
-from exposure.tiles import TILE_PIXELS, plan_tiles
+from exposure.tiles import plan_tiles
 
 
 def saved(tmp_path: Path, network: Network, unit: float = 15583.0) -> Path:
@@ -648,10 +650,10 @@ def test_a_plan_without_a_card_is_one_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("frames", "tile", "largest"),
     [
-        (((4240, 2832),), 13, (2128, 2128)),
-        (((6024, 4024),), 13, (2016, 2016)),
-        (((4240, 2832),), 1.05, (528, 528)),
-        (((33, 47),), 13, (256, 256)),  # what the gate runs
+        (((4240, 2832),), 13, (2416, 2416)),
+        (((33, 47),), 13, (2416, 2416)),
+        (((4240, 2832),), 1.05, (688, 688)),
+        (((4240, 2832),), 0.41, (432, 432)),
     ],
 )
 def test_profiles_cover_what_is_asked(
@@ -662,22 +664,17 @@ def test_profiles_cover_what_is_asked(
     assert profile["smallest"] == (16, 16)
 
 
-# Height and width: 12 MP as a portrait and 4:3, 16, 24, 45, 61 MP; longer tiles must be asked for.
-@pytest.mark.parametrize(
-    ("frame", "settings"),
-    [
-        *((frame, Settings()) for frame in [(4240, 2832), (3024, 4032), (3456, 4608), (4024, 6024)]),
-        *((frame, Settings()) for frame in [(5520, 8288), (6336, 9504)]),
-        *(((height, width), Settings(frames=((width, height),))) for height, width in [(8736, 11648), (4480, 6720)]),
-        ((2848, 4272), Settings(frames=((4240, 2832), (4272, 2848)))),
-    ],
+@given(
+    frame=st.sampled_from([(4240, 2832), (3024, 4032), (3456, 4608), (5504, 8256), (6336, 9504), (8736, 11648)])
+    | st.tuples(st.integers(32, 12000), st.integers(32, 12000)),
+    tile=st.sampled_from([13.0, 4.0, 0.5]),
 )
-def test_a_plan_takes_what_the_client_sends(frame: tuple[int, int], settings: Settings) -> None:
-    """Whole frames, and the tiles of larger ones."""
-    largest = settings.profile(16)["largest"]
-    for tile in plan_tiles(frame, TILE_PIXELS):
-        assert tile.rows.stop - tile.rows.start <= 2 * largest[0]
-        assert tile.columns.stop - tile.columns.start <= 2 * largest[1]
+def test_a_plan_takes_what_the_client_sends(frame: tuple[int, int], tile: float) -> None:
+    """Whole frames, and the tiles of larger ones, of every camera."""
+    largest = Settings(tile=tile).profile(16)["largest"]
+    for sent in plan_tiles(frame, round(1e6 * tile)):
+        assert sent.rows.stop - sent.rows.start <= 2 * largest[0]
+        assert sent.columns.stop - sent.columns.start <= 2 * largest[1]
 
 
 @pytest.mark.parametrize("text", ["4240", "0x0", "31x400", "axb", "4240x2832x3", "-5x100"])

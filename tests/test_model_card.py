@@ -139,7 +139,7 @@ def test_the_card_says_how_far_shadows_are_off() -> None:
         off = biases(scores, f"x{ratio}", *methods[method])
         assert rows[row] == [f"{100 * band:+.0f} %" for band in off if band is not None], row
     lifted = [f"{100 * (biases(scores, group, 'definition', 3)[0] or 0):.0f}" for group in ("x100", "x300")]
-    assert f"comes out {' to '.join(lifted)} % too bright" in (PROJECT / "README.md").read_text()
+    assert f"come out {' to '.join(lifted)} % too bright" in (PROJECT / "README.md").read_text()
 
 
 def test_the_readme_says_what_was_scored() -> None:
