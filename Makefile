@@ -55,7 +55,7 @@ gpu-check:
 	@$(or $(GPU_PYTHON),$(PYTHON)) benchmarks/gpu_machine.py  # or one sentence, where there is no card
 	@if [ -n "$(GPU_PYTHON)" ]; then python="$(GPU_PYTHON)"; \
 	elif $(NO_INDEX); then python=$(PYTHON); \
-	  if $(MAKE) --question .venv/installed 2>/dev/null; then python=$(BIN)/python; fi; \
+	  if [ -e .venv/installed ] && [ -x $(BIN)/python ]; then python=$(BIN)/python; fi; \
 	  echo "gpu-check: pip reaches no packages here; going on with $$python"; \
 	elif $(MAKE) --no-print-directory .venv/installed; then python=$(BIN)/python; \
 	  for extra in rtx tensorrt; do $(MAKE) --silent .venv/with-$$extra >.venv/$$extra.log 2>&1 \

@@ -4,6 +4,7 @@ import importlib
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ TOOL_TIMEOUT_S = 540.0
 
 def build_check() -> dict[str, Any]:
     """The installed CUDA kernels, if as new as their sources; else built now by the project's own CMake file."""
-    if built() and not _outdated():
+    if find_spec("numpy") is None:  # nor could what is built be imported
+        raise NotCheckedError(f"NumPy is not here, and the package needs it: {sys.executable} -m pip install numpy")
+    if ready():
         return {"kernels": "as installed"}
     if nvcc() is None:
         raise NotCheckedError(f"{_unbuilt()} and no nvcc is on PATH, in CUDACXX or in /usr/local/cuda")
@@ -45,12 +48,18 @@ def built() -> bool:
         return False
 
 
-def use_what_was_built(package: str | None) -> None:
+def ready() -> bool:
+    """Whether the kernels are there, and as new as their sources."""
+    return built() and not _outdated()
+
+
+def use_what_was_built(package: str | None = None) -> None:
     """In all that follows, and in the processes it starts.
 
-    package: where a build has put it; without one, what an earlier build left in build/, if no kernels are installed.
+    package: where a build has put it; without one, what an earlier build left in build/, if no kernels are installed,
+    and the package without kernels, if it is not: engines and peers need none.
     """
-    if package is None and CUDA_LIBRARY.is_file() and not built():
+    if package is None and not built() and (CUDA_LIBRARY.is_file() or find_spec("exposure") is None):
         package = str(package_in_build())
     if package:
         os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -25,8 +25,15 @@ from gpu_machine import clock_under_load
 PROJECT = Path(__file__).resolve().parents[1]
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 ROUNDS = 20
+NOT_DONE = "the check ended before it was done"
 TORCH_MODULES = ("torch", "numpy", "safetensors", "PIL", "onnx")
 PLAN_MODULES = (*TORCH_MODULES, "onnxscript", "onnxruntime")
+ENGINES = {
+    "torch": ("FP16 graph in torch on this card", TORCH_MODULES),
+    "tensorrt": ("tensorrt engine on this card", PLAN_MODULES),
+    # last, for it may end the process: it is tried on cards, too, that it names no target for
+    "tensorrt-rtx": ("tensorrt-rtx engine on this card", PLAN_MODULES),
+}
 Outcomes = dict[str, dict[str, Any]]
 
 
@@ -35,14 +42,14 @@ def check_engines(
 ) -> Outcomes:
     """Outcome by name: {"outcome": passed | failed | not checked, "why": ..., and what was measured}.
 
-    frame: width and height of the mosaic. keep: takes the outcomes so far; TensorRT, which tries out kernels for
-    minutes, comes last. Never raises: a check that breaks has failed, and says why.
+    frame: width and height of the mosaic. keep: takes the outcomes so far, before the first check and after each. Never
+    raises: a check that breaks has failed, and says why.
     """
-    outcomes: Outcomes = {}
-    for target, modules in (("torch", TORCH_MODULES), ("tensorrt-rtx", PLAN_MODULES), ("tensorrt", PLAN_MODULES)):
+    outcomes = {name: _absent(NOT_DONE) for name, _ in ENGINES.values()}
+    keep(outcomes)
+    for target, (name, modules) in ENGINES.items():
         reason = _missing(modules)
         work = _check_torch if target == "torch" else functools.partial(_check, target)
-        name = "FP16 graph in torch on this card" if target == "torch" else f"{target} engine on this card"
         outcomes[name] = _absent(reason) if reason else _guarded(functools.partial(work, checkpoint, frame))
         keep(outcomes)
     return outcomes

@@ -18,6 +18,8 @@ from pathlib import Path
 
 CUDA_HOME = Path("/usr/local/cuda")
 LOAD_S = 0.5  # a card's clocks rise only under load
+DRIVER = "libcuda.so.1"
+OURS = "exposure"  # of `found`: the version of the project
 COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute, major and minor
 PACKAGES = {
     "torch": ("torch",),
@@ -49,7 +51,7 @@ class Card:
         return re.sub(r"[^a-z0-9]+", "_", self.name.lower()).strip("_")
 
 
-def first_card(library: str = "libcuda.so.1") -> Card:
+def first_card(library: str = DRIVER) -> Card:
     """The first card, asked of the driver itself. Raises NoCardError."""
     needed = "gpu-check needs an NVIDIA card and its driver; nothing was checked"
     try:
@@ -73,8 +75,8 @@ def found() -> dict[str, str]:
     """Version or place of everything that a check needs; "not found" where it is not there."""
     tools = {"driver": _driver(), "nvcc": _nvcc_version(), "compute-sanitizer": program("compute-sanitizer") or ""}
     packages = {name: _package(name, distributions) for name, distributions in PACKAGES.items()}
-    python = {"python": sys.version.split()[0]}
-    return {name: text or "not found" for name, text in (tools | packages | python).items()}
+    others = {"python": sys.version.split()[0], OURS: _project()}
+    return {name: text or "not found" for name, text in (tools | packages | others).items()}
 
 
 def program(name: str) -> str | None:
@@ -96,17 +98,37 @@ def has_openvino_headers() -> bool:
 
 def clock_under_load(work: Callable[[], object], load_s: float = LOAD_S) -> int | None:
     """Repeat the work for half a second or more; MHz of the multiprocessors meanwhile, where nvidia-smi tells them."""
-    teller, flags = program("nvidia-smi"), ["--id=0", "--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
+    teller, flags = program("nvidia-smi"), ["--query-gpu=clocks.sm", "--format=csv,noheader,nounits"]
     began, smi = time.monotonic(), None
     while (loaded_s := time.monotonic() - began) < load_s or (smi and smi.poll() is None and loaded_s < 10 * load_s):
         work()
         if smi is None and teller and loaded_s > load_s / 2:  # clocks have risen
-            smi = subprocess.Popen([teller, *flags], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            command = [teller, f"--id={id_of_first_card()}", *flags]
+            smi = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     if smi is None:
         return None
     smi.kill()  # where it hangs
     said = smi.communicate()[0].strip()
     return int(said) if said.isdigit() else None
+
+
+def id_of_first_card(library: str = DRIVER) -> str:
+    """CUDA's first card for nvidia-smi, which counts in another order and ignores CUDA_VISIBLE_DEVICES; else "0"."""
+    device, address = ctypes.c_int(), ctypes.create_string_buffer(32)
+    try:
+        driver = ctypes.CDLL(library)
+        said = driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0)
+        said = said or driver.cuDeviceGetPCIBusId(address, len(address), device)
+    except (OSError, AttributeError):
+        return "0"
+    return "0" if said else address.value.decode()
+
+
+def _project() -> str:
+    """Of the sources: an editable installation tells the version that it was made of."""
+    source = Path(__file__).resolve().parents[1] / "exposure" / "__init__.py"
+    found = re.search(r'__version__ = "([^"]+)"', source.read_text())
+    return found[1] if found else ""
 
 
 def _nvcc_version() -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_machine import LOAD_S
+from gpu_machine import LOAD_S, NotCheckedError
 from numpy.typing import NDArray
 
 from exposure.export.precision import Traced
@@ -26,6 +26,7 @@ NO_TF32 = ("CUDAExecutionProvider", {"use_tf32": "0"})  # by default what the gr
 # Without the option it computes in FP32; with it, in FP16 also where the graph has FP32.
 TENSORRT = ("TensorrtExecutionProvider", {"trt_fp16_enable": True})
 PROVIDERS = {"CUDAExecutionProvider": [NO_TF32], "TensorrtExecutionProvider": [TENSORRT, NO_TF32]}  # then the processor
+UNMET = "GPU requirements page"  # ONNX Runtime names it where a provider that was compiled in finds no libraries
 
 
 class OnCard:
@@ -124,9 +125,16 @@ class ByOnnxRuntime(OnCard):
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(graph, options, providers=PROVIDERS.get(provider, [provider]))
+        how: dict[str, Any] = {"providers": PROVIDERS.get(provider, [provider]), "enable_fallback": 0}
+        cannot = f"ONNX Runtime cannot use its {provider} here"
+        try:
+            self._session = onnxruntime.InferenceSession(graph, options, **how)
+        except RuntimeError as error:
+            if UNMET in str(error):
+                raise NotCheckedError(f"{cannot}: {error}") from error
+            raise
         if self._session.get_providers()[0] != provider:  # it goes on with the processor, without a word
-            raise RuntimeError(f"ONNX Runtime cannot use its {provider} here")
+            raise NotCheckedError(f"{cannot}: a library that it needs does not load")
         self._ort, self._device = onnxruntime, device
 
     def __call__(self, *arrays: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -274,7 +282,7 @@ def no_provider(provider: str) -> str | None:
         return reason
     import onnxruntime
 
-    known = provider in onnxruntime.get_available_providers()
+    known = provider in onnxruntime.get_available_providers()  # compiled in; a session tells whether it loads
     return None if known else f"ONNX Runtime has no {provider} here; onnxruntime-gpu brings it"
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gpu_machine import NotCheckedError
 from gpu_peers import OnCard, Sides, clocked, warmed
 from harness import peak_bytes
 from numpy.typing import NDArray
@@ -113,7 +114,7 @@ class Worker:
             self._process.join()
             raise PeerError(f"its process ended (exit {self._process.exitcode}); no memory left is likely") from error
         if isinstance(answer, Exception):
-            raise PeerError(" ".join(str(answer).split())[:200]) from answer
+            raise (AbsentPeerError if isinstance(answer, NotCheckedError) else PeerError)(_brief(answer)) from answer
         return answer
 
 
@@ -158,6 +159,12 @@ def close_all(workers: Iterable[Worker]) -> None:
         worker.close(max(until - time.monotonic(), 0))
 
 
+def _brief(error: Exception) -> str:
+    """One line: its beginning, and its end, where ONNX Runtime says that memory is short."""
+    said = " ".join(str(error).split())
+    return said if len(said) <= 300 else f"{said[:200]} … {said[-97:]}"
+
+
 def _left_out(error: PeerError) -> dict[str, Any]:
     return {"left_out": str(error), "absent": isinstance(error, AbsentPeerError)}
 
@@ -189,6 +196,8 @@ def _serve(name: str, graph: Path, pipe: Connection, parent: int) -> None:
                 pipe.send(passes[sides]())
             else:
                 pipe.send(run.peak_bytes() if isinstance(run, OnCard) else peak_bytes())
+        except NotCheckedError as error:
+            pipe.send(error)
         except Exception as error:  # told, not raised: the other side decides
             pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 

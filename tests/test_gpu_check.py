@@ -25,6 +25,7 @@ import engine
 import gpu_benchmark
 import gpu_build
 import gpu_check
+import gpu_engine
 import gpu_kernels
 import gpu_machine
 import gpu_server
@@ -104,6 +105,8 @@ def test_each_check_has_an_outcome(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_the_exit_status(parity: dict[str, Any], other: dict[str, Any], status: int) -> None:
     assert gpu_check.exit_status({"kernel parity": parity, "denoise": other}) == status
+    assert gpu_check.exit_status({"build": PASSED}) == 0
+    assert gpu_check.exit_status({"build": PASSED, "denoise": MISSING}) == 1  # built for what then was not checked
 
 
 def test_the_report_is_whole(tmp_path: Path) -> None:
@@ -162,6 +165,48 @@ def test_what_was_not_checked_is_counted() -> None:
     assert gpu_check.not_made(results | engines) == "2 of 4 checks not made: b (no torch); e (no onnx)"
 
 
+def test_engines_that_were_not_reached_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the time is up, or one ends the process: what was kept names them all."""
+
+    def ends(target: str, *_: Any) -> dict[str, Any]:
+        raise SystemExit(target)
+
+    monkeypatch.setattr(gpu_engine, "_missing", lambda _: "")
+    monkeypatch.setattr(gpu_engine, "_check_torch", lambda *_: dict(PASSED))
+    monkeypatch.setattr(gpu_engine, "_check", ends)
+    kept: list[dict[str, Any]] = []
+    with pytest.raises(SystemExit, match=r"tensorrt$"):  # of those two the one that is less likely to
+        gpu_engine.check_engines(Path(), (96, 64), lambda so_far: kept.append(gpu_check._of_engines(dict(so_far))))
+    assert [so_far["outcome"] for so_far in kept] == ["not checked", "passed"]
+    why = "the check ended before it was done"
+    assert gpu_check.not_made({"engines": kept[0]}).startswith("3 of 3 checks not made: ")
+    assert gpu_check.not_made({"engines": kept[1]}) == (
+        f"2 of 3 checks not made: tensorrt engine on this card ({why}); tensorrt-rtx engine on this card ({why})"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "status", "found"),
+    [
+        ("Error: Device not supported. ========= ERROR SUMMARY: 1 error", 9, "not checked"),
+        ("Error: Device not supported. ========= ERROR SUMMARY: 0 errors", 0, "not checked"),
+        ("Error: this driver is not supported", 1, "not checked"),
+        ("Invalid __global__ read of size 4 ========= ERROR SUMMARY: 1 error", 9, "failed"),
+        ("ERROR SUMMARY: 0 errors", 0, "passed"),
+    ],
+)
+def test_a_device_that_the_sanitizer_does_not_support_is_no_fault_of_the_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, status: int, found: str
+) -> None:
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho '========= {said}'\nexit {status}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(gpu_check, "program", lambda _: str(tool))
+    monkeypatch.setattr(gpu_check, "_kernels", lambda: (SimpleNamespace(close=lambda: None), None))
+    check = gpu_check.checks(until=time.monotonic() + 60)["compute-sanitizer"]
+    assert gpu_check.outcome_of("compute-sanitizer", check)["outcome"] == found
+
+
 class Clock:
     """Of a card on which every launch takes a millisecond."""
 
@@ -206,9 +251,10 @@ def test_kernels_take_turns_on_a_card_that_is_warm(monkeypatch: pytest.MonkeyPat
 
 def test_clocks_are_read_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\nsleep 0.2\necho 1980\n")
+    smi.write_text('#!/bin/sh\nsleep 0.2\n[ "$1" = --id=0000:3B:00.0 ] && echo 1980\n')
     smi.chmod(0o755)
     monkeypatch.setattr(gpu_machine, "program", lambda _: str(smi))
+    monkeypatch.setattr(gpu_machine, "id_of_first_card", lambda: "0000:3B:00.0")
     works: list[float] = []
     began = time.monotonic()
 
@@ -223,6 +269,26 @@ def test_clocks_are_read_under_load(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert gpu_machine.clock_under_load(lambda: None, load_s=0.1) is None
     monkeypatch.setattr(gpu_machine, "program", lambda _: None)
     assert gpu_machine.clock_under_load(lambda: None, load_s=0.1) is None
+
+
+def test_the_clock_is_of_the_card_that_cuda_counts_first(tmp_path: Path) -> None:
+    """By its address: nvidia-smi may count another first."""
+    source = tmp_path / "driver.c"
+    source.write_text(
+        "#include <string.h>\n"
+        "int cuInit(unsigned flags) { return (int)flags; }\n"
+        "int cuDeviceGet(int* device, int ordinal) { return *device = ordinal + 7, 0; }\n"
+        "#ifndef OLD\n"
+        "int cuDeviceGetPCIBusId(char* id, int size, int device) {\n"
+        '    return strncpy(id, device == 7 ? "0000:3B:00.0" : "", (size_t)size), 0;\n'
+        "}\n"
+        "#endif\n"
+    )
+    for flag, address in (("-DNEW", "0000:3B:00.0"), ("-DOLD", "0")):
+        library = tmp_path / f"driver{flag}.so"
+        subprocess.run(["gcc", "-shared", "-fPIC", flag, str(source), "-o", str(library)], check=True)
+        assert gpu_machine.id_of_first_card(str(library)) == address
+    assert gpu_machine.id_of_first_card("libnowhere.so") == "0"
 
 
 @pytest.fixture
@@ -262,10 +328,60 @@ def test_what_is_built_is_seen_by_what_follows(
     assert outcomes(tmp_path)["kernel parity"] == ("passed", "")
 
 
+def written_before(path: Path, found: dict[str, Any], version: str = found()["exposure"]) -> None:
+    """By a run of this version of the project, or of another."""
+    checks = {name: check | {"machine": {"exposure": version}} for name, check in found.items()}
+    (path / "a_card.json").write_text(json.dumps({"checks": checks}))
+
+
+@pytest.mark.usefixtures("card")
+@pytest.mark.parametrize(("ready", "built"), [(True, []), (False, ["build"])])
+def test_kernels_are_built_first_where_they_are_missing_or_old(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ready: bool, built: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def apart(_: Runner, name: str, __: float) -> dict[str, Any]:
+        seen.append(name)
+        return PASSED
+
+    monkeypatch.setattr(Runner, "apart", apart)
+    monkeypatch.setattr(gpu_check, "ready", lambda: ready)
+    assert gpu_check.main(["--out", str(tmp_path), "--checks", "denoise"]) == 0
+    assert seen == [*built, "denoise"]
+
+
+@pytest.mark.parametrize(("there", "outdated"), [(True, False), (True, True), (False, False)])
+def test_kernels_are_ready_that_are_as_new_as_their_sources(
+    monkeypatch: pytest.MonkeyPatch, there: bool, outdated: bool
+) -> None:
+    monkeypatch.setattr(gpu_build, "built", lambda: there)
+    monkeypatch.setattr(gpu_build, "_outdated", lambda: outdated)
+    assert gpu_build.ready() == (there and not outdated)
+
+
+@pytest.mark.usefixtures("card")
+def test_a_whole_run_keeps_what_it_did_not_measure_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Not reached, left out, or without what it needs: earlier figures of this version stay, of another they go."""
+    names = ("build", "kernel parity", "denoise", "engines", "tuned peers at 512²")
+    lacks = MISSING | {"why": "no torch"}
+    now = {"build": lacks, "kernel parity": FAILED, "denoise": lacks, "engines": PASSED}
+    monkeypatch.setattr(gpu_check, "checks", lambda: dict.fromkeys(names))
+    monkeypatch.setattr(Runner, "apart", lambda _, name, __: now[name])
+    arguments = ["--out", str(tmp_path), "--without-tuning"]
+    written_before(tmp_path, dict.fromkeys(names, PASSED) | {"engines": MISSING})
+    assert gpu_check.main(arguments) == 1
+    told = {name: outcome for name, (outcome, _) in outcomes(tmp_path).items()}
+    assert told == dict.fromkeys(names, "passed") | {"build": "not checked", "kernel parity": "failed"}
+    written_before(tmp_path, dict.fromkeys(names, PASSED), "0.0.1")
+    gpu_check.main(arguments)
+    assert outcomes(tmp_path)["denoise"] == ("not checked", "no torch")
+    assert outcomes(tmp_path)["tuned peers at 512²"] == ("not checked", "left out by --without-tuning")
+
+
 @pytest.mark.usefixtures("card")
 def test_some_checks_are_made_anew_beside_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = {"build": PASSED | {"package": "/built"}, "kernel parity": PASSED, "peers at 512²": {"outcome": "failed"}}
-    (tmp_path / "a_card.json").write_text(json.dumps({"checks": found}))
+    written_before(tmp_path, {"build": PASSED, "kernel parity": PASSED, "peers at 512²": FAILED})
     seen: dict[str, Any] = {}
 
     def apart(_: Runner, name: str, limit_s: float) -> dict[str, Any]:
@@ -273,13 +389,15 @@ def test_some_checks_are_made_anew_beside_the_others(monkeypatch: pytest.MonkeyP
         return PASSED
 
     monkeypatch.setattr(Runner, "apart", apart)
+    monkeypatch.setattr(gpu_check, "ready", lambda: True)
+    monkeypatch.setattr(gpu_check, "use_what_was_built", lambda: monkeypatch.setenv("PYTHONPATH", "/built"))
     assert gpu_check.main(["--out", str(tmp_path), "--checks", "peers at 512²"]) == 0
     assert outcomes(tmp_path) == {
         "build": ("passed", ""),
         "kernel parity": ("passed", ""),
         "peers at 512²": ("passed", ""),
     }
-    assert seen == {"peers at 512²": (1200, f"/built{os.pathsep}/before")}
+    assert seen == {"peers at 512²": (1200, "/built")}
     # and what no time was left for is as it was
     assert gpu_check.main(["--out", str(tmp_path), "--budget", "1", "--checks", "peers at 512²", "denoise"]) == 1
     assert outcomes(tmp_path)["peers at 512²"] == ("passed", "")
@@ -417,6 +535,22 @@ def test_an_earlier_build_is_found_without_its_result(build: Path, monkeypatch: 
     assert os.environ["PYTHONPATH"] == ""
 
 
+def test_without_kernels_the_package_is_found_all_the_same(build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not installed and there is no nvcc: engines need none."""
+    monkeypatch.setenv("PYTHONPATH", "")
+    monkeypatch.setattr(gpu_build, "find_spec", lambda _: None)
+    gpu_build.use_what_was_built(None)
+    assert os.environ["PYTHONPATH"] == str(build)
+    assert (build / "exposure" / "kernels" / "library.py").samefile(PROJECT / "kernels" / "library.py")
+
+
+def test_a_python_without_numpy_has_built_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_build, "find_spec", lambda name: None if name == "numpy" else object())
+    monkeypatch.setattr(gpu_build, "_cmake", lambda *_: pytest.fail("it would be built in vain"))
+    with pytest.raises(NotCheckedError, match="NumPy is not here"):
+        gpu_build.build_check()
+
+
 def test_links_of_a_tree_that_was_elsewhere_are_repaired(build: Path) -> None:
     (build / "exposure").mkdir(parents=True)
     (build / "exposure" / "client").symlink_to("/nowhere/client")
@@ -466,6 +600,27 @@ def test_make_asks_once_whether_there_is_a_package_index(tmp_path: Path, index: 
     assert calls[-1] == "benchmarks/gpu_check.py --limit 5"
     assert ("-m venv .venv" in calls) == index
     assert any("--retries 0 --timeout 5" in call for call in calls) != told
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_make_goes_on_with_the_environment_that_is_there(tmp_path: Path, whole: bool) -> None:
+    """Without a package index, and however old it is; not with one that pip has left without packages."""
+    log = tmp_path / "log"
+    for python in (tmp_path / "python", tmp_path / ".venv" / "bin" / "python"):
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.write_text(f'#!/bin/sh\necho "$0 $*" >>{log}\ncase "$*" in *"index versions"*) exit 1;; esac\n')
+        python.chmod(0o755)
+    if whole:
+        (tmp_path / ".venv" / "installed").touch()
+        os.utime(tmp_path / ".venv" / "installed", (0, 0))
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels" / "CMakeLists.txt").touch()
+    shutil.copy(PROJECT / "Makefile", tmp_path)
+    command = ["make", "-C", str(tmp_path), "gpu-check", f"PYTHON={tmp_path / 'python'}"]
+    subprocess.run(command, capture_output=True, check=True)
+    chosen = ".venv/bin/python" if whole else str(tmp_path / "python")
+    assert log.read_text().splitlines()[-1].rstrip() == f"{chosen} benchmarks/gpu_check.py"
 
 
 def test_models_move_to_the_card_that_is_checked(tmp_path: Path) -> None:

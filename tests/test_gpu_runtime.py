@@ -1,5 +1,7 @@
 """What runs a plan, without a card: TensorRT and CuPy are stand-ins, which compute nothing."""
 
+import math
+import pickle
 import runpy
 import subprocess
 import sys
@@ -338,9 +340,86 @@ def test_a_peer_by_onnx_runtime_keeps_its_planes(tmp_path: Path, network: Networ
     peer.over(image, gain)(2)
     with (
         pytest.warns(UserWarning, match="not in available provider names"),
-        pytest.raises(RuntimeError, match="ONNX Runtime cannot use its NowhereExecutionProvider here"),
+        pytest.raises(RuntimeError, match="Unknown Provider Type: NowhereExecutionProvider"),
     ):
         gpu_peers.ByOnnxRuntime(tmp_path / "model.onnx", "NowhereExecutionProvider")
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "said"),
+    [
+        (
+            "Please install TensorRT libraries as mentioned in the GPU requirements page",
+            NotCheckedError,
+            "TensorRT lib",
+        ),
+        ("", NotCheckedError, "a library that it needs does not load"),  # it goes on with another
+        ("TensorRT EP failed to create engine from network", RuntimeError, "failed to create"),
+    ],
+)
+def test_a_provider_without_its_libraries_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: str, kind: type[Exception], said: str
+) -> None:
+    """One that is there and fails has failed: no other takes its place."""
+
+    def session(*_: Any, enable_fallback: int, **__: Any) -> Any:
+        assert not enable_fallback
+        if raised:
+            raise RuntimeError(raised)
+        return SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"])
+
+    onnxruntime = SimpleNamespace(SessionOptions=SimpleNamespace, InferenceSession=session)
+    monkeypatch.setitem(sys.modules, "onnxruntime", onnxruntime)
+    with pytest.raises(kind, match=said):
+        gpu_peers.ByOnnxRuntime(tmp_path, "TensorrtExecutionProvider")
+
+
+NO_MEMORY_LEFT = (
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:'a' "
+    "Status Message: bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, "
+    "onnxruntime::Stream*, bool, onnxruntime::WaitNotificationFn) Failed to allocate memory for requested buffer of "
+    "size 1073741824"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (NotCheckedError("ONNX Runtime cannot use its TensorrtExecutionProvider here"), "not checked"),
+        (RuntimeError("OutOfMemoryError: CUDA out of memory. Tried to allocate 20 MiB."), "not checked"),
+        (RuntimeError(NO_MEMORY_LEFT), "not checked"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "failed"),
+    ],
+)
+def test_what_a_peer_lacks_when_it_is_verified_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Exception, outcome: str
+) -> None:
+    """As when it is timed. Its process stands in: what it says is pickled."""
+    questions, said = [("arrays",)], list[bytes]()
+
+    def build(*_: Any) -> Any:
+        raise answer
+
+    def asked() -> Any:
+        if not questions:
+            raise EOFError
+        return questions.pop()
+
+    class Worker(workers.Worker):
+        def __init__(self) -> None:
+            self.peer, self._until = peers.PEERS[peers.OURS], math.inf
+            here: Any = SimpleNamespace(send=id, poll=bool, recv=lambda: pickle.loads(said[0]))
+            self._pipe = here
+
+    monkeypatch.setattr(workers, "PEERS", {"a": SimpleNamespace(build=build)})
+    monkeypatch.setattr(workers, "die_with_parent", lambda _: None)
+    theirs: Any = SimpleNamespace(recv=asked, send=lambda answer: said.append(pickle.dumps(answer)))
+    workers._serve("a", tmp_path, theirs, 0)
+    with pytest.raises(workers.PeerError) as error:
+        Worker().run(16, 16)
+    found = gpu_benchmark._outcome(workers._left_out(error.value), None)
+    assert found["outcome"] == outcome
+    assert str(answer)[:40] in found["why"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a card is here")

@@ -195,7 +195,11 @@ def test_the_contract(address: str, passes: int) -> None:
         ("ORIGIN", np.array([0, -1], np.int32), "ORIGIN is .*; it must lie in the frame"),
         ("MOSAIC", np.zeros((31, 64), np.uint16), "MOSAIC is 31x64; both sides must be at least 32"),
         ("MOSAIC", np.zeros((0, 64), np.uint16), "MOSAIC"),
-        ("MOSAIC", np.zeros((33, 1_100_000), np.uint16), "MOSAIC is 33x1100000, which is padded to 64x1100000: too long"),
+        (
+            "MOSAIC",
+            np.zeros((33, 1_100_000), np.uint16),
+            "MOSAIC is 33x1100000, which is padded to 64x1100000: too long",
+        ),
         ("MOSAIC", np.zeros((64, 64), np.int16), "MOSAIC"),
         ("MOSAIC", np.zeros((1, 64, 64), np.uint16), "MOSAIC"),
         ("BLACK", np.zeros(3, np.float32), "BLACK"),
