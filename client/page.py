@@ -61,7 +61,7 @@ def _launched(blocks: gr.Blocks, folder: Path, host: str, port: int) -> str:
                 server_port=port,
                 allowed_paths=[str(folder)],
                 max_file_size=LARGEST_UPLOAD,
-                app_kwargs={"middleware": [Middleware(Guard, host=host)]},
+                app_kwargs={"middleware": [Middleware(Guard, host=host, folder=folder, largest=LARGEST_UPLOAD)]},
                 theme=gr.themes.Base(font="sans-serif", font_mono="monospace"),  # others are fetched from Google
                 prevent_thread_lock=True,
                 quiet=True,

@@ -200,6 +200,20 @@ def test_uploads_have_an_end(page: Page) -> None:
     """What the page was told when it was loaded; Gradio refuses more."""
     config = json.loads(asked(page.url, {}, "config")[2])
     assert config["max_file_size"] == 1 << 30
+    assert asked(page.url, {"Content-Length": str(1100 << 20)}, "gradio_api/upload", b"")[0] == 413
+
+
+def test_uploads_that_broke_off_are_removed(page: Page) -> None:
+    """When the next one begins: not those that may still go on."""
+    (folder,) = (place for place in page.folder.iterdir() if place.is_dir() and "exposure" in place.name)
+    broken, going_on = folder / "tmpbroken", folder / "tmpgoing"
+    for part in (broken, going_on):
+        part.write_bytes(b"half")
+    os.utime(broken, (time.time() - 3600,) * 2)
+    asked(page.url, {}, "gradio_api/upload", b"")
+    assert not broken.exists()
+    assert going_on.exists()
+    going_on.unlink()
 
 
 def test_a_page_in_ipv6(address: str) -> None:
