@@ -21,7 +21,7 @@ from . import output
 from .access import ServerError, ServerGoneError
 from .darkframes import DarkFrames, read_dark_frames
 from .inputs import PREVIEW, Names, Source, is_text, resolved
-from .rawfile import RawFile, RawFileError
+from .rawfile import RawFile, RawFileError, Stamp, stamp_of
 from .reader import Readers
 from .recipe import LEVELS, Choice, Recipe
 from .results import OutputError, Results, TakenError, claimed, remove_leftovers
@@ -188,15 +188,15 @@ class Batch:
         if source.problem:
             raise RawFileError(source.problem)
         self._refuse_inputs(targets)
-        content = _content_of(source.path)
+        stamp, content = _known(source.path)
         self._names.refuse_taken(source)
         made_by = None if self.overwrite else self._results.made_by(content, self._settings, targets)
         if self.dry_run:
-            return self._planned(source, targets, content, made_by)
+            return self._planned(source, targets, stamp, content, made_by)
         if made_by is not None and made_by == self._checkpoint():
             return Outcome(source.path, HELD, tuple(targets))
         started = time.monotonic()
-        file, choice, sidecars = self._chosen(source, targets, content)
+        file, choice, sidecars = self._chosen(source, targets, stamp, content)
         network = self._checkpoint()
         with self._room(file), claimed([*targets, *sidecars.copies]):
             if not self.overwrite and self._results.made_by(content, self._settings, targets) == network:
@@ -223,11 +223,11 @@ class Batch:
             warning=sidecars.warning,
         )
 
-    def _planned(self, source: Source, targets: list[Path], content: str, made_by: str | None) -> Outcome:
+    def _planned(self, source: Source, targets: list[Path], stamp: Stamp, content: str, made_by: str | None) -> Outcome:
         """What would be done. Only the servers know whether their network still is the one that made a result."""
         if made_by is not None:
             return Outcome(source.path, HELD, tuple(targets))
-        file, choice, sidecars = self._chosen(source, targets, content)
+        file, choice, sidecars = self._chosen(source, targets, stamp, content)
         return Outcome(
             source.path,
             PLANNED,
@@ -238,9 +238,13 @@ class Batch:
             replaces=tuple(target for target in targets if target.exists()),
         )
 
-    def _chosen(self, source: Source, targets: Sequence[Path], content: str) -> tuple[RawFile, Choice, Sidecars]:
+    def _chosen(
+        self, source: Source, targets: Sequence[Path], stamp: Stamp, content: str
+    ) -> tuple[RawFile, Choice, Sidecars]:
         """The file, what is asked for it, and what lies beside it, which a DNG takes along."""
         file = self._readers.read(source.path)
+        if stamp_of(source.path) != stamp:  # as of a copy that was not complete: it would be noted by other content
+            raise RawFileError("it changed while it was read; once it is whole, the same command does it")
         if self._dark is not None:
             file = self._dark.subtracted_from(file)
         choice = self.recipe.choose(file, self._long)
@@ -322,12 +326,16 @@ def _refused(source: Source, error: Exception) -> Outcome:
 
 
 def _content_of(path: Path) -> str:
-    """SHA-256 of a file that can be read to its end, as a pipe cannot. Raises RawFileError."""
+    return _known(path)[1]
+
+
+def _known(path: Path) -> tuple[Stamp, str]:
+    """Stamp and SHA-256 of a file that can be read to its end, as a pipe cannot. Raises RawFileError."""
     if not is_text(path.absolute()):
         raise RawFileError("its path is not in UTF-8, as LibRaw and the table of results want it; rename it")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise RawFileError("it is not a regular file")
-        return sha256(path)
+        return stamp_of(path), sha256(path)  # in this order
     except OSError as error:
         raise RawFileError(f"it cannot be opened ({reason_of(error)})") from error

@@ -53,6 +53,7 @@ SENSOR_TAGS = (
 ACTIVE_AREA_TAGS = ("OpcodeList2", "OpcodeList3")  # they count from its corner
 WHOLE_SENSOR_TAGS = ("OpcodeList1",)  # it counts from the sensor's corner
 PRIVATE_TAGS = ("DNGPrivateData", "MakerNoteSafety")  # of a DNG only: elsewhere their codes mean other things
+DEFAULT_SCALE = 50718
 JPEG, SRGB = 7, 2  # Compression, PreviewColorSpace
 TILE = 512
 SOFTWARE = f"exposure {exposure.__version__}"
@@ -246,12 +247,17 @@ def _sensor_tags(file: RawFile) -> list[Tag]:
         _tag(50717, LONG, (round(sensor.white),)),  # WhiteLevel
     ]
     if file.crop:
-        left, top, width, height = file.crop
-        tags += [_tag(50719, LONG, (left, top)), _tag(50720, LONG, (width, height))]  # DefaultCropOrigin, -Size
+        whole = all(float(side).is_integer() for side in file.crop)
+        kind, sides = (LONG, tuple(map(int, file.crop))) if whole else (RATIONAL, _rationals(file.crop))
+        half = len(sides) // 2
+        tags += [_tag(50719, kind, sides[:half]), _tag(50720, kind, sides[half:])]  # DefaultCropOrigin, -Size
     if "DNGVersion" in file.tags:
         tags += _carried(file, SENSOR_TAGS)
         tags += _carried(file, ACTIVE_AREA_TAGS) if file.at_active_area else []
         tags += _carried(file, WHOLE_SENSOR_TAGS) if file.whole_sensor else []
+    if not any(tag[0] == DEFAULT_SCALE for tag in tags) and 0.1 < file.pixel_aspect < 10 and file.pixel_aspect != 1:
+        scale = max(file.pixel_aspect, 1), max(1 / file.pixel_aspect, 1)  # across and down; no pixel is lost
+        tags.append(_tag(DEFAULT_SCALE, RATIONAL, _rationals(scale)))
     return tags
 
 

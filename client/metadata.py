@@ -1,13 +1,13 @@
 """What a camera wrote about an exposure, carried byte for byte: EXIF, GPS, maker note, description, IPTC, XMP.
 
-TIFF 6.0 and EXIF 2.32 directories; the containers of Fuji (JPEG inside) and Canon CR3 (ISO 14496-12 boxes). Libraries
-turn values into their own types; here types, counts and bytes stay as they were.
+TIFF 6.0 and EXIF 2.32 directories; the containers of Fuji and Panasonic (JPEG inside) and Canon CR3 (ISO 14496-12
+boxes). Libraries turn values into their own types; here types, counts and bytes stay as they were.
 """
 
 import contextlib
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +17,7 @@ from .tiff import BYTE, LONG, SIZES, UNDEFINED
 
 SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 330, 34665, 34853, 40965, 37500
 DNG_VERSION, DNG_PRIVATE_DATA, MAKER_NOTE_SAFETY = 50706, 50740, 50741
-XMP = 700
+XMP, PANASONICS_JPEG = 700, 0x2E
 PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
 MOST_ENTRIES, MOST_BYTES = 1000, 1 << 24  # of a directory, of a value; more is damage
 TIFF_HEADER = 8  # bytes
@@ -103,7 +103,8 @@ def read_metadata(path: Path) -> Metadata | None:
         start = file.read(16)
         if start[4:12] == b"ftypcrx ":
             return _canon_cr3(file)
-        return _tiff(file, _fuji_base(file) if start.startswith(b"FUJIFILM") else 0)
+        told = _tiff(file, _fuji_base(file) if start.startswith(b"FUJIFILM") else 0)
+        return _with_panasonics_jpeg(file, told) if told and start.startswith(b"IIU\0") else told
     return None
 
 
@@ -164,6 +165,17 @@ def _tiff(file: BinaryIO, base: int) -> Metadata | None:
     return Metadata(order, description, camera | exif, gps, safe, DNG_PRIVATE_DATA in dng)
 
 
+def _with_panasonics_jpeg(file: BinaryIO, told: Metadata) -> Metadata:
+    """What only the JPEG inside an RW2 tells, such as lens and maker note, beneath what the RW2 itself tells."""
+    with contextlib.suppress(KeyError, struct.error, ValueError):  # none, or damaged: the rest is told nevertheless
+        jpeg = _directory(file, 0, _header(file, 0)[1], told.order)[PANASONICS_JPEG]
+        inner = _tiff(file, _exif_base(file, jpeg.offset))
+        if inner is not None and inner.order == told.order:  # as cameras write them
+            description, exif = {**inner.description, **told.description}, {**inner.exif, **told.exif}
+            return replace(told, description=description, exif=exif, gps={**inner.gps, **told.gps})
+    return told
+
+
 def _header(file: BinaryIO, base: int) -> tuple[str, int]:
     """Byte order and offset of the first directory; "" where no TIFF begins at `base`."""
     file.seek(base)
@@ -204,6 +216,11 @@ def _fuji_base(file: BinaryIO) -> int:
     """Where the TIFF part begins in the JPEG of a RAF file."""
     file.seek(84)
     (jpeg,) = struct.unpack(">I", file.read(4))
+    return _exif_base(file, jpeg)
+
+
+def _exif_base(file: BinaryIO, jpeg: int) -> int:
+    """Where the TIFF part begins in the JPEG that begins at `jpeg`."""
     file.seek(jpeg)
     start = file.read(4096)
     place = start.find(b"Exif\0\0")

@@ -11,6 +11,8 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
 
 from exposure.files import whole
 from exposure.sensor import SMALLEST_SIDE, Sensor, pack, unpack
@@ -130,7 +132,9 @@ def _thumbnail(file: RawFile, mosaic: NDArray[np.uint16], part: Path) -> NDArray
     """
     factor = -(-max(mosaic.shape) // (2 * PREVIEW_SIDE))
     small = _binned(mosaic, factor) if min(mosaic.shape) >= factor * SMALLEST_SIDE else mosaic
-    copy = replace(file, path=part, stamp=(), crop=None, metadata=None)
+    nameless = {name: tag for name, tag in file.tags.items() if name != "UniqueCameraModel"}
+    # LibRaw takes margins for granted in any file of some cameras, by their name
+    copy = replace(file, path=part, stamp=(), crop=None, metadata=None, make="", model="", tags=nameless)
     write_dng(part, copy, small, compressed=False)  # its writing and reading take a sixth of the time
     picture = Image.fromarray(render(copy, small, half_size=True))
     turned = picture.transpose(UNDONE_BY[file.orientation]) if file.orientation in UNDONE_BY else picture
@@ -165,7 +169,9 @@ def write_preview(path: Path, file: RawFile, exposed: Exposed, ratio: float, not
 
 
 def _reads_like(path: Path, picture: NDArray[np.uint8]) -> bool:
-    """Whether a PNG holds the picture, or a JPEG one of its size."""
-    with Image.open(path) as image:
+    """Whether a PNG holds the picture, or a JPEG one of its size. Both are our own: they may be larger than Pillow's
+    `open` lets foreign ones be.
+    """
+    with (JpegImageFile if path.suffix == ".jpg" else PngImageFile)(path) as image:
         again = np.asarray(image)
     return again.shape == picture.shape and (path.suffix == ".jpg" or np.array_equal(again, picture))

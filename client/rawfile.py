@@ -25,14 +25,18 @@ from .tags import END_OF_DATA, Tags, active_corner, known_numbers, read_tags, te
 LEAST_BITS_PER_PIXEL = 0.25  # the tightest lossy RAW stays above 1; below, the data is not there
 MOST_DEAD_ROWS = 15  # of a sensor; files that were allotted and not filled have more
 NOT_A_MOSAIC = {0: "grayscale", 1: "grayscale", 2: "RGB", 3: "palette"}  # TIFF PhotometricInterpretation
+PLAIN_TIFF = b"II*\0", b"MM\0*"
 # TIFF and its dialects (Olympus, Panasonic, Phase One), Canon CRW, Fuji, Minolta, Sigma, ARRI, Nokia, QuickTake, Red.
 SIGNATURES = (
-    *(b"II*\0", b"MM\0*", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"IIII", b"MMMM", b"II\x1a\0", b"MM\0\x1a", b"FUJIFILM"),
+    *(*PLAIN_TIFF, b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"IIII", b"MMMM", b"II\x1a\0", b"MM\0\x1a", b"FUJIFILM"),
     *(b"\0MRM", b"FOVb", b"ARRI", b"NOKIARAW", b"qktk", b"qktn", b"\0\0\0RED"),
 )
 M_PERTURB = -6  # of glibc's malloc.h
 FILLS = 0x01, 0x02  # leftovers in memory of the first and second look, so dark that levels make sense nevertheless
 ORIENTATIONS = {0: 1, 1: 2, 2: 4, 3: 3, 4: 5, 5: 8, 6: 6, 7: 7}  # LibRaw's flip to the TIFF tag
+
+Crop = tuple[float, float, float, float]
+Stamp = tuple[int, ...]
 
 _stderr = threading.RLock()  # one descriptor for the whole process
 
@@ -46,11 +50,12 @@ class RawFile:
     """One exposure. mosaic: [H, W] uint16 DN, the visible area, first pixel at the CFA's origin.
 
     white_balance: multipliers of R, G, B with green 1, or None; xyz_to_camera: 3x3 rows R, G, B, or None (LibRaw's
-    table for the camera); crop: left, top, width, height that the camera would show; orientation: TIFF tag 274;
-    iso, exposure_s, aperture (f-number): 0 where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the
-    main image's first; metadata: what is carried byte for byte; whole_sensor: the mosaic has no margins cut off;
-    at_active_area: it begins where a DNG's ActiveArea does; stamp: the file's size, time and place when it was read;
-    dark_frames: whose excess over black was subtracted from the mosaic; checksum: CRC-32 of what LibRaw decoded.
+    table for the camera); crop: left, top, width, height that the camera would show, in a DNG not always whole;
+    pixel_aspect: a pixel's width by its height; orientation: TIFF tag 274; iso, exposure_s, aperture (f-number): 0
+    where unknown; tags: (TIFF field type, value) by tag name, of all IFDs, the main image's first; metadata: what is
+    carried byte for byte; whole_sensor: the mosaic has no margins cut off; at_active_area: it begins where a DNG's
+    ActiveArea does; stamp: the file's size, time and place when it was read; dark_frames: whose excess over black was
+    subtracted from the mosaic; checksum: CRC-32 of what LibRaw decoded.
     """
 
     path: Path
@@ -64,10 +69,11 @@ class RawFile:
     orientation: int = 1
     white_balance: tuple[float, float, float] | None = None
     xyz_to_camera: tuple[float, ...] | None = None
-    crop: tuple[int, int, int, int] | None = None
+    crop: Crop | None = None
+    pixel_aspect: float = 1.0
     whole_sensor: bool = True
     at_active_area: bool = True
-    stamp: tuple[int, ...] = ()
+    stamp: Stamp = ()
     dark_frames: int = 0
     checksum: int = 0
     tags: Tags = field(default_factory=dict, repr=False)
@@ -87,16 +93,17 @@ def read(path: str | os.PathLike[str]) -> RawFile:
 def read_once(path: str | os.PathLike[str], *, own: bool = False) -> RawFile:
     """`read` without the second look, for which see `unless_by_chance`.
 
-    own: the mosaic is held against the one that was just written there; so nothing that is missing is looked for.
+    own: the mosaic is held against the one that was just written there; so nothing that is missing is looked for, and
+    margins that LibRaw cuts off any file of some cameras stay.
     """
     path = Path(path)
     with _refusals():
-        stamp = _stamp(path)
+        stamp = stamp_of(path)
         _refuse_other_files(path)
         with _quiet(), _heap_filled_with(FILLS[0]), rawpy.imread(str(path)) as raw:
             _refuse_other_sensors(raw)
             tags = read_tags(path, raw.raw_image.shape)
-            mosaic = np.array(raw.raw_image_visible)
+            mosaic = np.array(raw.raw_image if own else raw.raw_image_visible)
             checksum = zlib.crc32(mosaic.data)
             if not own:
                 _refuse_missing_data(path, mosaic, tags)
@@ -114,7 +121,8 @@ def read_once(path: str | os.PathLike[str], *, own: bool = False) -> RawFile:
                 orientation=ORIENTATIONS.get(raw.sizes.flip, 1),
                 white_balance=_white_balance(raw),
                 xyz_to_camera=_xyz_to_camera(raw),
-                crop=_crop(raw.sizes, mosaic.shape),
+                crop=_crop(raw.sizes, mosaic.shape, tags),
+                pixel_aspect=float(raw.sizes.pixel_aspect),
                 whole_sensor=raw.raw_image.shape == mosaic.shape,
                 at_active_area=active_corner(tags) == (raw.sizes.top_margin, raw.sizes.left_margin),
                 stamp=stamp,
@@ -167,7 +175,7 @@ def render(
     """
     levels = sensor or file.sensor
     try:
-        if file.stamp and _stamp(file.path) != file.stamp:
+        if file.stamp and stamp_of(file.path) != file.stamp:
             raise RawFileError("it has changed since it was read")
         with rawpy.imread(str(file.path)) as raw:
             raw.raw_image_visible[:] = mosaic
@@ -196,8 +204,8 @@ def _black_of_colours(raw: Any, sensor: Sensor) -> list[int]:
     return [round(float(black[cells == colour].mean() if colour in cells else black.mean())) for colour in range(4)]
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
-    """What differs once a file is written anew or replaced."""
+def stamp_of(path: Path) -> Stamp:
+    """Size, time and place: what differs once a file is written anew or replaced."""
     known = path.stat()
     return known.st_size, known.st_mtime_ns, known.st_ino
 
@@ -220,12 +228,16 @@ def _quiet() -> Iterator[None]:
 def _refuse_other_files(path: Path) -> None:
     if path.is_dir():
         raise RawFileError("it is a folder")
-    with path.open("rb") as file:
-        start = file.read(16)
+    start = _start_of(path)
     if not start:
         raise RawFileError("it is empty")
     if not start.startswith(SIGNATURES) and start[4:12] != b"ftypcrx ":
         raise RawFileError("it does not begin like a RAW file")  # LibRaw would guess its layout from its size
+
+
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
 
 
 def _refuse_other_sensors(raw: Any) -> None:
@@ -246,7 +258,7 @@ def _refuse_other_sensors(raw: Any) -> None:
 def _refuse_missing_data(path: Path, mosaic: NDArray[np.uint16], tags: Tags) -> None:
     _, photometric = tags.get("PhotometricInterpretation", (0, None))
     kind = NOT_A_MOSAIC.get(photometric)
-    if kind:
+    if kind and _start_of(path).startswith(PLAIN_TIFF):  # Olympus declares its mosaics grayscale
         raise RawFileError(f"it declares a {kind} picture, not a colour filter array")
     if min(mosaic.shape) < SMALLEST_SIDE:
         raise RawFileError(f"it is {shape_text(mosaic.shape)}; both sides must be at least {SMALLEST_SIDE}")
@@ -330,10 +342,17 @@ def _xyz_to_camera(raw: Any) -> tuple[float, ...] | None:
     return tuple(float(value) for value in matrix.ravel()) if np.any(matrix) else None
 
 
-def _crop(sizes: Any, shape: tuple[int, ...]) -> tuple[int, int, int, int] | None:
-    left, top = sizes.crop_left_margin - sizes.left_margin, sizes.crop_top_margin - sizes.top_margin
-    fits = left >= 0 and top >= 0 and left + sizes.crop_width <= shape[1] and top + sizes.crop_height <= shape[0]
-    return (left, top, sizes.crop_width, sizes.crop_height) if sizes.crop_width and sizes.crop_height and fits else None
+def _crop(sizes: Any, shape: tuple[int, ...], tags: Tags) -> Crop | None:
+    """A DNG's own, for LibRaw rounds it to whole cells; else LibRaw's."""
+    shown = sizes.crop_left_margin, sizes.crop_top_margin, sizes.crop_width, sizes.crop_height
+    origin, size = known_numbers(tags, "DefaultCropOrigin"), known_numbers(tags, "DefaultCropSize")
+    top, left = active_corner(tags)
+    own = [(left + origin[0], top + origin[1], *size)] if "DNGVersion" in tags and len(origin + size) == 4 else []
+    for x, y, width, height in (*own, shown):
+        x, y = x - sizes.left_margin, y - sizes.top_margin
+        if min(x, y) >= 0 and min(width, height) > 0 and x + width <= shape[1] and y + height <= shape[0]:
+            return x, y, width, height
+    return None
 
 
 def _camera(tags: Tags, metadata: Metadata | None, name: str, code: int) -> str:

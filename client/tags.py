@@ -14,7 +14,7 @@ from .tiff import RATIONAL, SRATIONAL
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # its remarks on broken tags are not for users
 IFDS_READ = 16  # of a TIFF; corrupt ones chain in circles
 END_OF_DATA = "end of data"
-OF_THE_MOSAIC = {"PhotometricInterpretation", "SampleFormat", "ActiveArea"} | {
+OF_THE_MOSAIC = {"PhotometricInterpretation", "SampleFormat", "ActiveArea", "DefaultCropOrigin", "DefaultCropSize"} | {
     *("BlackLevelRepeatDim", "BlackLevel", "BlackLevelDeltaH", "BlackLevelDeltaV"),
 }
 

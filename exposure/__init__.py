@@ -9,7 +9,7 @@ from .sensor import Sensor, pack, unpack
 if TYPE_CHECKING:
     from .networks import load_checkpoint
 
-__version__ = "0.5.1"
+__version__ = "0.5.2"
 __all__ = ["Sensor", "Step", "denoise", "load_checkpoint", "pack", "unpack", "unroll"]
 
 

@@ -310,6 +310,38 @@ def test_a_file_is_done_once(address: str, tmp_path: Path, capsys: pytest.Captur
     assert [line["status"] for line in lines(capsys)] == ["done"] * 3
 
 
+def test_a_file_that_is_still_being_copied_is_done_once_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hashed before its end came, and read after: it would be noted by content that it has no more."""
+    (path,) = make_files(tmp_path / "in", 1)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    client: Any = SimpleNamespace(
+        checkpoint=lambda: "c", answer=lambda mosaic, sensor, **_: Answer(mosaic, sensor, "c"), close=lambda: None
+    )
+    outcomes: list[batch.Outcome] = []
+    watcher: Any = SimpleNamespace(progress=lambda _: None, outcome=outcomes.append)
+
+    def run() -> None:
+        sources = find_sources([tmp_path / "in"], recursive=False)
+        batch.Batch(sources, Recipe(ratio=8, gain=3), tmp_path / "out", lambda: client, watcher).run()
+
+    def hashed_too_early(path: Path) -> str:
+        found = sha256(path)
+        path.write_bytes(content)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "sha256", hashed_too_early)
+        run()
+    assert not (tmp_path / "out").exists()
+    run()
+    run()
+    assert [outcome.status for outcome in outcomes] == ["failed", "done", "already done"]
+    assert outcomes[0].reason == "it changed while it was read; once it is whole, the same command does it"
+
+
 def test_another_checkpoint_does_the_files_again(
     address: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from exposure import Sensor
 from exposure import __version__ as version
 from exposure.client import output
 from exposure.client.dng import adobes_name, write_dng
-from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, read_metadata
+from exposure.client.metadata import MAKER_NOTE, Entry, Metadata, exif_block, read_metadata
 from exposure.client.picture import write_tiff
 from exposure.client.rawfile import RawFile, read, render
 from exposure.client.recipe import Choice, Recipe, finer
@@ -270,6 +270,29 @@ def test_private_data_are_those_of_a_dng(tmp_path: Path) -> None:
     assert MAKER_NOTE not in metadata.movable_exif
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_only_the_jpeg_in_an_rw2_tells_arrives(tmp_path: Path, damaged: bool) -> None:
+    """Maker note and lens; what the RW2 tells itself goes before it."""
+    note = b"Panasonic\0\0\0a note"
+    inner = {MAKER_NOTE: Entry(7, len(note), note), 42036: Entry(2, 8, b"A lens.\0"), 34855: Entry(3, 1, b"\x64\0")}
+    block = exif_block(Metadata("<", {315: Entry(2, 4, b"you\0")}, inner, {1: Entry(2, 2, b"N\0")}, note_is_safe=True))
+    jpeg = b"\xff\xd8\xff\xe1" + struct.pack(">H", 2 + len(block)) + block
+    jpeg = jpeg.replace(b"Exif\0\0II*\0", b"Exif\0\0II*\1") if damaged else jpeg
+    mosaic = np.zeros((64, 80), np.uint16)
+    tags = [(0x2E, 7, len(jpeg), jpeg, True), (34855, 3, 1, 3200, True)]
+    tifffile.imwrite(tmp_path / "a.rw2", mosaic, byteorder="<", metadata=None, extratags=tags)
+    with (tmp_path / "a.rw2").open("r+b") as file:
+        file.write(b"IIU\0")
+    metadata = read_metadata(tmp_path / "a.rw2")
+    assert metadata is not None
+    assert metadata.exif[34855].data == struct.pack("<H", 3200)
+    if damaged:
+        assert metadata.exif.keys() == {34855}
+    else:
+        assert (metadata.text(315), metadata.gps[1].data, metadata.exif[42036].data) == ("you", b"N\0", b"A lens.\0")
+        assert metadata.private_data.endswith(b"II" + struct.pack(">I", block.index(note) - len(b"Exif\0\0")) + note)
+
+
 @pytest.mark.parametrize("compressed", [True, False])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47), (512, 512), (513, 529), (700, 1030), (64, 1024), (1024, 1024)])
@@ -370,6 +393,23 @@ def test_results_of_every_width_are_what_was_written(tmp_path: Path, width: int)
     assert (np.diff(small[small.shape[0] // 2, :, 1].astype(int)) >= -1).all()  # no tile of another place
 
 
+@pytest.mark.parametrize(
+    ("make", "model"),
+    [("LEICA CAMERA AG", "LEICA SL2"), ("Panasonic", "DMC-LX100"), ("LEICA CAMERA AG", "D-LUX (Typ 109)")],
+)
+@pytest.mark.parametrize("width", [320, 4480])
+def test_margins_that_libraw_knows_by_a_cameras_name_are_no_part_of_a_result(
+    tmp_path: Path, make: str, model: str, width: int
+) -> None:
+    mosaic = np.random.default_rng(0).integers(512, 1000, (160, width)).astype(np.uint16)
+    file = RawFile(tmp_path / "nowhere.raw", mosaic, SENSOR, make=make, model=model, white_balance=(2, 1, 1.5))
+    output.write(tmp_path / "result.dng", file, Recipe(ratio=8).finish(file, Answer(mosaic, SENSOR), CHOICE))
+    with tifffile.TiffFile(tmp_path / "result.dng") as tif:
+        assert tif.pages.first.tags["Model"].value == model
+    other = output._thumbnail(replace(file, make="Maker", model="Model 1"), mosaic, tmp_path / "small.dng")
+    np.testing.assert_array_equal(output._thumbnail(file, mosaic, tmp_path / "small.dng"), other)
+
+
 @exiftool
 @pytest.mark.parametrize("name", ["plain.dng", "Nacht über Köln.dng", "夜.dng"])
 def test_the_name_of_the_source_arrives(tmp_path: Path, name: str) -> None:
@@ -463,6 +503,19 @@ def dark(tmp_path: Path) -> RawFile:
     path = tmp_path / "dark.dng"
     write_dng(path, RawFile(path, mosaic, SENSOR, white_balance=(1, 1, 1)), mosaic)
     return read(path)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("most", [1000, 8000])  # pixels: Pillow warns above, and refuses twice as many
+def test_pictures_larger_than_pillow_opens_are_written(
+    dark: RawFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """As before and after of a 100 MP sensor, side by side."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    result = output.Exposed(dark.sensor, dark.mosaic, (1, 0), 1.0)
+    output.write_preview(tmp_path / "preview.png", dark, result, 8.0)
+    output.write(tmp_path / "result.jpg", dark, result)
+    assert most == Image.MAX_IMAGE_PIXELS  # foreign pictures stay as they were
 
 
 @pytest.mark.parametrize("suffix", ["tiff", "png", "jpg"])

@@ -144,6 +144,72 @@ def test_odd_black_tags_are_refused(tmp_path: Path, tags: list[Any], reason: str
         read(tagged(tmp_path / "a.dng", mosaic, *tags))
 
 
+@pytest.mark.parametrize("magic", [b"IIRO", b"IIRS", b"MMOR"])
+def test_olympus_declares_its_mosaics_grayscale(tmp_path: Path, magic: bytes) -> None:
+    mosaic = np.random.default_rng(0).integers(300, 4000, (64, 80)).astype(np.uint16)
+    bits = (mosaic[..., None] >> np.arange(12)[::-1] & 1).astype(np.uint8)
+    packed = np.packbits(bits).reshape(-1, 4)[:, ::-1].tobytes()  # in words of four bytes
+    layout: dict[str, Any] = {"shape": mosaic.shape, "dtype": np.uint16, "bitspersample": 12, "rowsperstrip": 64}
+    camera = [(271, 2, 0, "OLYMPUS IMAGING CORP.", True), (272, 2, 0, "E-M10", True)]
+    with tifffile.TiffWriter(tmp_path / "a.orf", byteorder=">" if magic[:1] == b"M" else "<") as tif:
+        tif.write(iter([packed]), photometric="minisblack", metadata=None, extratags=camera, **layout)
+    with (tmp_path / "a.orf").open("r+b") as file:
+        file.write(magic)
+    back = read(tmp_path / "a.orf")
+    np.testing.assert_array_equal(back.mosaic, mosaic)
+    assert (back.model, back.sensor) == ("E-M10", Sensor((0, 0, 0, 0), 4095, CFAS["RGGB"]))
+
+
+@pytest.mark.parametrize(
+    ("corner", "origin", "size", "crop"),
+    [
+        ((0, 0), (5, 3), (40, 30), (5, 3, 40, 30)),
+        ((2, 4), (5, 3), (40, 30), (5, 3, 40, 30)),
+        ((1, 1), (4, 4), (40, 30), (3, 3, 40, 30)),  # LibRaw begins a pixel later
+        ((0, 0), (4.5, 3.25), (40, 30.5), (4.5, 3.25, 40, 30.5)),
+        ((0, 0), (4, 4), (90, 30), None),  # wider than the mosaic
+        ((0, 0), (4, 4), (0, 30), None),
+    ],
+)
+def test_the_crop_of_a_dng_stays_exactly_as_it_is(
+    tmp_path: Path, corner: tuple[int, int], origin: Any, size: Any, crop: Any
+) -> None:
+    """LibRaw moves odd origins by one; the specification allows fractions."""
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    pairs = ((50719, origin), (50720, size))  # DefaultCropOrigin, DefaultCropSize, in quarters of a pixel
+    tags = [(code, 5, 2, (int(4 * x), 4, int(4 * y), 4), True) for code, (x, y) in pairs]
+    active_area = (50829, 4, 4, (*corner, 64, 80), True)
+    source = read(tagged(tmp_path / "a.dng", mosaic, active_area, *tags))
+    write_dng(tmp_path / "b.dng", source, source.mosaic)
+    assert source.crop == read(tmp_path / "b.dng").crop == crop
+
+
+def test_the_crop_of_a_preview_is_not_the_mosaics(tmp_path: Path) -> None:
+    mosaic = np.random.default_rng(0).integers(600, 4000, (64, 80)).astype(np.uint16)
+    path = tagged(tmp_path / "a.dng", mosaic)
+    crop = [(50719, 4, 2, (4, 4), True), (50720, 4, 2, (8, 8), True)]
+    tifffile.imwrite(path, np.ones((32, 40), np.uint8), append=True, metadata=None, subfiletype=1, extratags=crop)
+    assert read(path).crop is None
+
+
+@pytest.mark.parametrize(("aspect", "scale"), [(0.5, (1, 1, 2, 1)), (1.5, (3, 2, 1, 1))])
+def test_pixels_that_are_no_squares_keep_their_shape(tmp_path: Path, aspect: float, scale: tuple[int, ...]) -> None:
+    """As those of Nikon's D1X, which are twice as high as they are wide."""
+    mosaic = np.random.default_rng(0).integers(512, 4000, (64, 80)).astype(np.uint16)
+    camera = [(271, 2, 0, "NIKON CORPORATION", True), (272, 2, 0, "NIKON D1X", True)]
+    not_a_dng = [tag for tag in plain_tags() if tag[0] != 50706]
+    tifffile.imwrite(tmp_path / "a.nef", mosaic, photometric="cfa", metadata=None, extratags=[*not_a_dng, *camera])
+    file = read(tmp_path / "a.nef")
+    assert file.pixel_aspect == 0.5
+    write_dng(tmp_path / "b.dng", replace(file, pixel_aspect=aspect), file.mosaic)
+    back = read(tmp_path / "b.dng")
+    assert (back.pixel_aspect, back.tags["DefaultScale"]) == (aspect, (5, scale))
+    write_dng(tmp_path / "c.dng", back, back.mosaic)  # carried
+    assert read(tmp_path / "c.dng").tags["DefaultScale"] == (5, scale)
+    height, width, _ = render(back, back.mosaic).shape
+    assert width / height == pytest.approx(aspect * back.mosaic.shape[1] / back.mosaic.shape[0], rel=0.02)
+
+
 def test_other_mosaics_are_refused(tmp_path: Path) -> None:
     """A cell of 6x6, as Fujifilm's X-Trans has it, and no colour at all."""
     mosaic = np.random.default_rng(0).integers(600, 4000, (66, 84)).astype(np.uint16)
