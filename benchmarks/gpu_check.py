@@ -85,8 +85,8 @@ def run(
 
 def earlier(path: Path, machine: dict[str, str]) -> dict[str, Any]:
     """What was found before on this card, each with its date and machine, but of this version of the project only."""
-    found = json.loads(path.read_text())["checks"] if path.exists() else {}
-    return {name: check for name, check in found.items() if check.get("machine", {}).get(OURS) == machine.get(OURS)}
+    written = json.loads(path.read_text())["checks"] if path.exists() else {}
+    return {name: check for name, check in written.items() if check.get("machine", {}).get(OURS) == machine.get(OURS)}
 
 
 def checks(until: float = math.inf, keep: Keep = lambda _: None) -> dict[str, Check]:

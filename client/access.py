@@ -73,7 +73,7 @@ class Access:
                 remedy = "a name has letters, digits and -_., no -bin at its end; a value is ASCII"
                 raise ServerError(f'the header "{name}" is no text: {remedy}')
         authorities = self.authorities
-        if authorities is not None and not (Path(authorities).is_file() and os.access(authorities, os.R_OK)):
+        if authorities is not None and not _is_readable(Path(authorities)):
             raise ServerError(f"{self.authorities} cannot be read; it must hold the authorities to trust, as PEM")
         if self.certificate is None and self.key is None:
             return
@@ -99,12 +99,16 @@ class Access:
         if self.authorities is not None or os.environ.get(ROOTS):
             return self.authorities
         paths = ssl.get_default_verify_paths()  # heeds SSL_CERT_FILE
-        return next((path for path in (paths.cafile, *SYSTEM_AUTHORITIES) if path and Path(path).is_file()), None)
+        return next((path for path in (paths.cafile, *SYSTEM_AUTHORITIES) if path and _is_readable(Path(path))), None)
 
     @property
     def encrypts(self) -> bool:
         """Whether TLS is spoken."""
         return self.tls or self.authorities is not None or self.certificate is not None
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
 
 
 def host_of(address: str) -> str:

@@ -103,7 +103,8 @@ class Connection:
         self.has_answered = False
         self._pause_s = PAUSE_S
         self._access, self._ended = access, ended
-        self._proxy = "" if is_own(host) else next((name for name in PROXIES if os.environ.get(name)), "")
+        proxy = next((name for name in PROXIES if os.environ.get(name)), "")
+        self._proxy = "" if proxy and is_local_address(host) else proxy
         self._grpc = grpc.InferenceServerClient(
             address,
             ssl=access.encrypts,
@@ -342,8 +343,8 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> list[Any]:
     return tensors
 
 
-def is_own(host: str) -> bool:
-    """Whether a host name means an address of this machine, to which no proxy leads."""
+def is_local_address(host: str) -> bool:
+    """Whether a host name means any address of this machine: no proxy is needed on the way there."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(host.strip("[]"), 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as one:

@@ -29,7 +29,7 @@ class DarkFrames:
     excess: NDArray[np.float32]
 
     def subtracted_from(self, file: RawFile) -> RawFile:
-        """The file without that. Raises RawFileError where it is of another camera, ISO, size or levels."""
+        """The file without that. Raises RawFileError where it is of another camera, ISO, time, size or levels."""
         _refuse_others(file, self.first)
         mosaic = without_dark(file.mosaic, self.excess, file.sensor.white)
         return replace(file, mosaic=mosaic, dark_frames=len(self.contents))
@@ -80,8 +80,8 @@ def _refuse_others(file: RawFile, first: RawFile) -> None:
     ):
         if its != theirs:
             raise RawFileError(f"its {what} is {its}, and that of the dark frames ({first.path.name}) {theirs}")
-    its_s, theirs_s = sorted((file.exposure_s, first.exposure_s))
-    if 0 < its_s < theirs_s / TIME_VARIES and theirs_s > DARK_S:
+    shorter_s, longer_s = sorted((file.exposure_s, first.exposure_s))
+    if 0 < shorter_s < longer_s / TIME_VARIES and longer_s > DARK_S:
         raise RawFileError(
             f"its exposure took {file.exposure_s:.3g} s, and that of the dark frames ({first.path.name}) "
             f"{first.exposure_s:.3g} s"

@@ -18,6 +18,7 @@ from .tiff import BYTE, LONG, SIZES, UNDEFINED
 SUB_IFDS, EXIF_IFD, GPS_IFD, INTEROPERABILITY_IFD, MAKER_NOTE = 330, 34665, 34853, 40965, 37500
 DNG_VERSION, DNG_PRIVATE_DATA, MAKER_NOTE_SAFETY = 50706, 50740, 50741
 XMP, PANASONICS_JPEG = 700, 0x2E
+OF_A_JPEG = {37121, 37122, 40962, 40963}  # its components, bits and sides
 PLACEHOLDERS = {EXIF_IFD: EXIF_IFD - 1, GPS_IFD: GPS_IFD - 1}  # tifffile writes no pointers; these sort as they do
 MOST_ENTRIES, MOST_BYTES = 1000, 1 << 24  # of a directory, of a value; more is damage
 TIFF_HEADER = 8  # bytes
@@ -171,7 +172,8 @@ def _with_panasonics_jpeg(file: BinaryIO, told: Metadata) -> Metadata:
         jpeg = _directory(file, 0, _header(file, 0)[1], told.order)[PANASONICS_JPEG]
         inner = _tiff(file, _exif_base(file, jpeg.offset))
         if inner is not None and inner.order == told.order:  # as cameras write them
-            description, exif = {**inner.description, **told.description}, {**inner.exif, **told.exif}
+            kept = {code: entry for code, entry in inner.exif.items() if code not in OF_A_JPEG}
+            description, exif = {**inner.description, **told.description}, {**kept, **told.exif}
             return replace(told, description=description, exif=exif, gps={**inner.gps, **told.gps})
     return told
 

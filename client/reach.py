@@ -13,7 +13,7 @@ from exposure.assets import MODEL_REPOSITORY
 from exposure.tiles import SMALLEST_TILE, TILE_PIXELS
 
 from .access import HEADER, LONGEST_S, PRINTABLE, Access, ServerError, ServerGoneError, host_of
-from .connection import is_own
+from .connection import is_local_address
 from .hardware import choose_config
 from .server import ServerOptions, running_server, server_is_installed
 from .triton import IN_FLIGHT, Client
@@ -95,7 +95,8 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
 def _tell_open(reach: dict[str, Any], servers: list[str]) -> None:
     """Say where a token is sent for all to read."""
     for address in servers:
-        if "authorization" in reach["headers"] and not Access(**reach).encrypts and not is_own(host_of(address)):
+        encrypts = reach["tls"] or reach["authorities"] or reach["certificate"]
+        if "authorization" in reach["headers"] and not encrypts and not is_local_address(host_of(address)):
             print(f"exposure: the token goes to {address} unencrypted; --tls encrypts", file=sys.stderr)
 
 
@@ -147,7 +148,7 @@ def add_reach_flags(reach: Any) -> None:
         type=float,
         default=TILE_PIXELS / 1e6,
         metavar="MP",
-        help=f"send larger frames in tiles of at most so many megapixels (default: {TILE_PIXELS / 1e6:g})",
+        help=f"send larger and longer frames in tiles of at most so many megapixels (default: {TILE_PIXELS / 1e6:g})",
     )
     reach.add_argument(
         "--requests",

@@ -321,7 +321,7 @@ class AsyncClient:
 
     async def answer(self, mosaic: NDArray[np.uint16], sensor: Sensor, **physics: Any) -> Answer:
         """`Client.answer`."""
-        given_up = threading.Event()
+        given_up = physics.pop("given_up", None) or threading.Event()
         call = partial(self._client.answer, mosaic, sensor, given_up=given_up, **physics)
         try:
             answer = self._threads.submit(call)

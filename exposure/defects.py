@@ -13,10 +13,8 @@ from .sensor import Sensor
 CERTAIN = 6.0  # standard deviations beyond the nearest in value of its neighbours
 ISOLATED = 2.5  # times what these neighbours differ from each other: beside texture, nothing is called defective
 SHARED = 0.1  # of its excess: points of light bring more to the pixels around, but for some of one pure colour
-STAR, SURE = (
-    0.8,
-    2.0,
-)  # what a star brings them, as narrow as 0.45 pixels; standard deviations that they must lack of it
+STAR = 0.8  # of its excess: what a star brings to the pixels around, as narrow as 0.45 pixels (standard deviation)
+SURE = 2.0  # standard deviations of their noise that a defect's must lack of that
 MARGIN = 3  # pixels to the farthest that is asked: a neighbour of a neighbour
 ROWS = 64  # that are looked at together, so that they stay in the processor's caches
 BLOCK, BLOCKS, QUIETEST = 32, 24, 10  # pixels on a side, blocks on a side, and percentile: where the noise is black's

@@ -10,10 +10,7 @@ PUBLISHED_PHOTON_UNIT = 15583.0
 """Photon unit of the published checkpoints: white 16383 - black 800, in DN of the Sony A7S2."""
 
 SERVED_PASSES = (1, 2, 3, 4)  # one ensemble each; the paper uses 3, and a fourth hurts
-TRAINED_RATIOS = (
-    1.0,
-    300.0,
-)  # of the default network; the other shipped ones saw 20 to 300, the published ones as well
+TRAINED_RATIOS = (1.0, 300.0)  # of the default network; the other shipped ones and the published saw 20 to 300
 MOST_ELECTRONS = 2.0**24  # beyond, FP32 cannot count; a hundred times the deepest photosite
 
 

@@ -350,7 +350,7 @@ static void admits() {
     };
     Admission door;
     auto now = Admission::Clock::now();
-    std::chrono::seconds quiet(3);
+    std::chrono::seconds quiet(5);
     door.limit_to(10);
     expect(!is_busy(door, 60, now), "alone, a request of any size is let in");
     expect(is_busy(door, 4, now), "beyond the limit");

@@ -214,13 +214,16 @@ def test_refusals_name_the_tensor(address: str, name: str, value: NDArray[Any], 
 
 
 def test_every_processor_gives_these_bytes(address: str, repository: Path) -> None:
-    """By our kernels, with photons drawn twice; a change of theirs that is meant to change results changes this digest."""
+    """By our kernels, with photons drawn twice. A change that is meant to change results changes the digest, too."""
     if read_manifest(repository / "denoiser" / "1" / "openvino").convolutions != "winograd":
         pytest.skip("OpenVINO computes the network here")
     rows, columns = np.mgrid[:90, :134]
     mosaic = (512 + (7919 * rows + 104729 * columns) % 61 + rows * columns // 40).astype(np.uint16)
     answer = infer(address, {**GOOD, "MOSAIC": mosaic, "RATIO": np.array([40], np.float32)})
-    assert hashlib.sha256(answer.tobytes()).hexdigest() == "938d770d042af5fe224611b945afc653e7324adade883267f0914ce9bfea0f23"
+    assert (
+        hashlib.sha256(answer.tobytes()).hexdigest()
+        == "938d770d042af5fe224611b945afc653e7324adade883267f0914ce9bfea0f23"
+    )
 
 
 def test_the_checkpoint_alone_wants_a_whole_request(address: str) -> None:

@@ -4,7 +4,7 @@
 
 static const int64_t ROUNDS = 4;  // passes of the longest ensemble: how often a request waits behind all others
 
-static const std::chrono::seconds PATIENCE(2);  // clients ask again within one
+static const std::chrono::seconds PATIENCE(4);  // clients ask again after one at most, and have to send the frame
 
 uint64_t Admission::enter(int64_t pixels, Clock::time_point now) {
     std::lock_guard<std::mutex> held(lock_);
@@ -14,7 +14,10 @@ uint64_t Admission::enter(int64_t pixels, Clock::time_point now) {
     if (now > waits_until_) waiting_ = 0;
     bool full = under_way_ > 0 && under_way_ + pixels > limit_;
     bool in_the_way = waiting_ > 0 && pixels != waiting_ && under_way_ + pixels + waiting_ > limit_;
-    if (full || in_the_way) {
+    if (in_the_way && !full)
+        throw Busy(sentence("the server is busy: an earlier request of %.1f megapixels waits for its turn; ask again later",
+                            waiting_ / 1e6));
+    if (full) {
         if (waiting_ == 0) waiting_ = pixels;
         if (waiting_ == pixels) waits_until_ = now + PATIENCE;
         throw Busy(sentence("the server is busy: requests of %.1f megapixels are under way, and it takes %.1f; ask again "

@@ -22,9 +22,9 @@ class Admission {
     // Passes are computed by others, on a card, and are not seen here: what is quiet for longer only is over.
     void passes_are_not_seen() { quiet_ = std::chrono::seconds(10); }
 
-    // A request of so many pixels begins; a single one always may. Returns the ticket that it leaves with. Throws Busy, and
-    // then keeps others, by their size, from the room that the first one so refused waits for: else a large one would ask
-    // in vain for as long as small ones come.
+    // A request of so many pixels begins; alone, one of any size may. Returns the ticket that it leaves with. Throws Busy,
+    // and then keeps those of other sizes from the room that the one so refused waits for, though nothing else be under
+    // way: else a large one would ask in vain for as long as small ones come.
     uint64_t enter(int64_t pixels, Clock::time_point now = Clock::now());
     // It has been answered, or has failed.
     void leave(uint64_t ticket);

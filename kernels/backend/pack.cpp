@@ -41,7 +41,7 @@ class Pack : public Model {
                                    (long long)height, (long long)width, (long long)(2 * h), (long long)(2 * w)));
         if (widest > 0 && (h > highest || w > widest))
             throw Refusal(sentence("MOSAIC is %lldx%lld; the engine takes at most %lldx%lld: send smaller tiles, or build it "
-                                   "with a larger --tile",
+                                   "anew with their --tile",
                                    (long long)height, (long long)width, (long long)(2 * highest), (long long)(2 * widest)));
         std::vector<std::string> asked = request.outputs();
         uint64_t ticket = 0;
