@@ -264,7 +264,7 @@ def test_the_manifest_is_complete(engine: Path) -> None:
     assert manifest.runs_on["library_version"]
     assert len(manifest.built_from["checkpoint"]) == 64
     assert set(manifest.files) == {"model.xml", "model.bin"}
-    assert manifest.profile == {"smallest": [16, 16], "usual": [32, 48], "largest": [256, 256]}
+    assert manifest.profile == {"smallest": [16, 16], "usual": [32, 48], "largest": [2416, 2416]}
     assert manifest.planes == [[32, 48]]
     assert manifest.build_seconds > 0
     scenes = manifest.accuracy["scenes"]
