@@ -6,6 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,11 @@ def client_for(options: argparse.Namespace) -> Iterator[Client]:
 
 def _tell_open(reach: dict[str, Any], servers: list[str]) -> None:
     """Say where a token is sent for all to read."""
+    access = Access(**{field.name: reach[field.name] for field in fields(Access)})
+    if access.encrypts or "authorization" not in access.metadata:
+        return
     for address in servers:
-        encrypts = reach["tls"] or reach["authorities"] or reach["certificate"]
-        if "authorization" in reach["headers"] and not encrypts and not is_local_address(host_of(address)):
+        if not is_local_address(host_of(address)):
             print(f"exposure: the token goes to {address} unencrypted; --tls encrypts", file=sys.stderr)
 
 

@@ -53,10 +53,10 @@ def plan_tiles(shape: tuple[int, int], most_pixels: int) -> list[Tile]:
     """
     if most_pixels < SMALLEST_TILE:
         raise ValueError(f"the tile bound is {most_pixels} pixels; a tile holds at least {SMALLEST_TILE}")
-    work: dict[tuple[int, int], int] = {}
+    longest, work = longest_side(most_pixels), dict[tuple[int, int], int]()
     for down, across in product(range(1, MOST_PIECES + 1), repeat=2):
         sides = _length(_padded(shape[0]), down), _length(_padded(shape[1]), across)
-        if math.prod(sides) <= most_pixels and max(sides) <= longest_side(most_pixels):
+        if math.prod(sides) <= most_pixels and max(sides) <= longest:
             work[down, across] = down * across * math.prod(sides)
     if not work:
         raise ValueError(

@@ -60,6 +60,12 @@ def ours(before: set[str]) -> set[str]:
     return {name for name in shared_memory() - before if PREFIX in name}
 
 
+def answered(client: Client) -> int:
+    """How many frames and tiles its first server has answered."""
+    (unpack,) = [model for model in client._connections[0].statistics() if model["name"] == "unpack"]
+    return int(unpack["inference_stats"].get("success", {}).get("count", 0))
+
+
 KILLED = """
 import os, signal, sys
 import numpy as np
@@ -294,10 +300,6 @@ def test_a_deadline_is_one_sentence_and_mixes_nothing(address: str) -> None:
 def test_what_is_nearly_done_is_not_cancelled(small_repository: Path) -> None:
     """Triton can end when a request is cancelled in the moment it is answered: neither close nor a deadline do that."""
 
-    def computed(watcher: Connection) -> int:
-        (unpack,) = [model for model in watcher.statistics() if model["name"] == "unpack"]
-        return int(unpack["inference_stats"]["success"]["count"])
-
     def asked(client: Client) -> Future[Any]:
         call = thread.submit(client.denoise, dark((1024, 1024), SENSOR), SENSOR, **PHYSICS)
         while not client._connections[0]._calls and not call.done():
@@ -317,9 +319,9 @@ def test_what_is_nearly_done_is_not_cancelled(small_repository: Path) -> None:
                     error, tries = asked(hasty).exception(), tries + 1
             assert isinstance(error, ServerError)
         deadline = time.monotonic() + 5  # Triton counts after it answers
-        while computed(watcher._connections[0]) < before + 1 + tries and time.monotonic() < deadline:
+        while answered(watcher) < before + 1 + tries and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert computed(watcher._connections[0]) == before + 1 + tries
+        assert answered(watcher) == before + 1 + tries
         assert regions(server.address) == set()  # neither left any behind
 
 
@@ -493,10 +495,6 @@ def test_a_cancelled_call_sends_no_further_tile(address: str) -> None:
                 await asyncio.wait_for(client.denoise(frame, SENSOR, **PHYSICS), 0.05)
             await client.denoise(dark((64, 64), SENSOR), SENSOR, **PHYSICS)  # when its one thread is free again
             return answered(client._client) - before
-
-    def answered(client: Client) -> int:
-        (unpack,) = [model for model in client._connections[0].statistics() if model["name"] == "unpack"]
-        return int(unpack["inference_stats"].get("success", {}).get("count", 0))
 
     assert asyncio.run(cancelled()) < len(plan_tiles((704, 6 * 704), SMALLEST_TILE)) / 2
 
